@@ -1,0 +1,50 @@
+"""What is on disk: the ticket store, its parts, its manifest. No torch."""
+
+from .errors import (
+    BadImageError,
+    CheckpointError,
+    DatalttError,
+    DuplicateKeyError,
+    IncompletePartsError,
+    MissingTicketError,
+    ModelError,
+    OptionError,
+    OutputExistsError,
+    Problem,
+    SampleError,
+    SchemaError,
+    ShardError,
+    StoreNotFoundError,
+    TicketMismatchError,
+    UnsupportedVersionError,
+)
+from .manifest import SCHEMA_VERSION, Dataset, Manifest, Selector, SkippedSample, View, parse_manifest
+from .store import TicketStore, read_manifest
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "BadImageError",
+    "CheckpointError",
+    "DatalttError",
+    "Dataset",
+    "DuplicateKeyError",
+    "IncompletePartsError",
+    "Manifest",
+    "MissingTicketError",
+    "ModelError",
+    "OptionError",
+    "OutputExistsError",
+    "Problem",
+    "SampleError",
+    "SchemaError",
+    "Selector",
+    "ShardError",
+    "SkippedSample",
+    "StoreNotFoundError",
+    "TicketMismatchError",
+    "TicketStore",
+    "UnsupportedVersionError",
+    "View",
+    "parse_manifest",
+    "read_manifest",
+]

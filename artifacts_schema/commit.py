@@ -1,0 +1,330 @@
+"""From parts to a store: read in shard order, written in whole shard objects, checked, and renamed into place.
+
+Memory: one part, one unwritten block per array, and 8 bytes per image for the duplicate check.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+
+from .errors import DuplicateKeyError, IncompletePartsError, OutputExistsError
+from .layout import ArraySpec, array_specs
+from .manifest import MANIFEST_ATTRIBUTE, SCHEMA_VERSION, Dataset, Manifest, Selector, SkippedSample, View
+from .parts import Part, PartHeader, part_path, parts_dir, read_header, read_part
+from .strings import encode_strings, hash_strings
+from .tickets import bad_ranks, bad_tickets, ranks_dtype
+
+# Arrays whose rows stand in the parts as they stand in the store.
+_PART_ARRAYS = frozenset({"labels", "digests", "tickets", "ranks", "views/boxes", "views/flips"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSpec:
+    """What a selection knows about its store before the parts are there."""
+
+    grid: tuple[int, int]
+    patch_px: int
+    image_px: int
+    num_keep: int
+    num_views: int
+    has_ranks: bool
+    has_views: bool
+    selector: Selector
+    view: View
+    dataset_name: str
+    split: str
+    source: str
+    shards: Sequence[str]
+    tool_version: str
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+
+class _ArrayWriter:
+    """Appends along the first axis, writing whole shard objects only, so that each is written once."""
+
+    def __init__(self, group: zarr.Group, spec: ArraySpec, length: int) -> None:
+        trailing = tuple(n for n in spec.shape[1:] if n is not None)
+        self._block_len = spec.shard_len(length)
+        self._block = np.empty((min(self._block_len, length), *trailing), dtype=spec.dtype)
+        self._filled = 0
+        self._written = 0
+        self._length = length
+        # Bit-shuffled Blosc halves the integer columns (offsets, labels); plain zstd does best on text and bits.
+        integers = spec.dtype.itemsize > 1 and spec.dtype.kind in "iu"
+        compressor: Any = (
+            BloscCodec(cname="zstd", clevel=9, shuffle="bitshuffle", typesize=spec.dtype.itemsize)
+            if integers
+            else ZstdCodec(level=19 if spec.shape[0] is None else 9)
+        )
+        self._array = group.create_array(
+            spec.path,
+            shape=(length, *trailing),
+            dtype=spec.dtype,
+            chunks=(spec.chunk_len, *trailing),
+            shards=(self._block_len, *trailing),
+            compressors=[compressor, Crc32cCodec()],
+            filters=None,
+            fill_value=0,
+            # A chunk of zeros is written like any other: a chunk that is not there is damage.
+            config={"write_empty_chunks": True},
+        )
+
+    def append(self, rows: npt.NDArray[Any]) -> None:
+        taken = 0
+        while taken < len(rows):
+            n = min(len(rows) - taken, len(self._block) - self._filled)
+            self._block[self._filled : self._filled + n] = rows[taken : taken + n]
+            self._filled += n
+            taken += n
+            if self._filled == self._block_len:
+                self._flush()
+
+    def _flush(self) -> None:
+        self._array[self._written : self._written + self._filled] = self._block[: self._filled]
+        self._written += self._filled
+        self._filled = 0
+
+    def close(self) -> None:
+        if self._filled:
+            self._flush()
+        if self._written != self._length:
+            raise IncompletePartsError(
+                f"{self._array.path}: {self._written} of {self._length} entries written"
+            )
+
+
+def read_headers(store_path: Path, shards: Sequence[str]) -> list[PartHeader]:
+    """The headers of all parts, in shard order.
+
+    Raises:
+        IncompletePartsError: a part is missing, or belongs to another shard.
+    """
+    directory = parts_dir(store_path)
+    headers = []
+    for index, shard in enumerate(shards):
+        path = part_path(directory, index)
+        if not path.exists():
+            raise IncompletePartsError(
+                f"{directory} has no part for shard {shard}; run the same select again"
+            )
+        header = read_header(path)
+        if header.shard != shard:
+            raise IncompletePartsError(
+                f"{path} is of shard {header.shard}, not {shard}; delete it and select again"
+            )
+        headers.append(header)
+    return headers
+
+
+def commit(
+    store_path: Path,
+    spec: StoreSpec,
+    *,
+    overwrite: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Manifest:
+    """Makes the store from its finished parts and removes them.
+
+    Args:
+        store_path: where the store is to stand; parts are read from `parts_dir(store_path)`.
+        on_progress: called with (parts written, parts in all).
+
+    Raises:
+        OutputExistsError: something stands at `store_path` and `overwrite` is not given.
+        IncompletePartsError: parts are missing or do not fit the spec.
+        DuplicateKeyError: two samples have the same key.
+    """
+    if store_path.exists() and not overwrite:
+        raise OutputExistsError(
+            f"{store_path} exists; pass --overwrite to replace it, or choose another --out"
+        )
+    headers = read_headers(store_path, spec.shards)
+    num_images = sum(h.num_rows for h in headers)
+    if num_images == 0:
+        raise IncompletePartsError(
+            f"no image in {len(headers)} shard(s) of {spec.source}; there is nothing to store"
+        )
+    temporary = store_path.with_name(f"{store_path.name}.tmp-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        # One chunk at a time: each that is encoded beside it would take its own buffers.
+        with zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):
+            keys_sha256 = _write_arrays(temporary, spec, headers, num_images, on_progress)
+        manifest = _manifest(spec, headers, num_images, keys_sha256, hash_objects(temporary))
+        # The attributes, in the group's own metadata object, are the last thing written.
+        zarr.open_group(temporary, mode="r+").update_attributes({MANIFEST_ATTRIBUTE: manifest.to_json()})
+        if overwrite and store_path.exists():
+            shutil.rmtree(store_path)
+        os.rename(temporary, store_path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(parts_dir(store_path))
+    return manifest
+
+
+def _write_arrays(
+    temporary: Path,
+    spec: StoreSpec,
+    headers: Sequence[PartHeader],
+    num_images: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> str:
+    """Writes every array; returns the digest of the keys."""
+    specs = array_specs(
+        num_images=num_images,
+        num_views=spec.num_views,
+        num_patches=spec.num_patches,
+        num_shards=len(headers),
+        has_ranks=spec.has_ranks,
+        has_views=spec.has_views,
+    )
+    group = zarr.open_group(temporary, mode="w-", zarr_format=3)
+    num_key_bytes = 0
+    hashes = np.empty(num_images, dtype=np.uint64)
+    writers = {p: _ArrayWriter(group, s, num_images) for p, s in specs.items() if p in _PART_ARRAYS}
+    offsets_writer = _ArrayWriter(group, specs["keys/offsets"], num_images + 1)
+    offsets_writer.append(np.zeros(1, np.int64))
+    # An array's length is fixed when it is made, so the key bytes are counted first, in a pass over that column.
+    keys_writer = _ArrayWriter(group, specs["keys/data"], sum(_key_bytes(h) for h in headers))
+    first_row = 0
+    for done, header in enumerate(headers, start=1):
+        part = _read(spec, header)
+        data, offsets = encode_strings(part.keys)
+        keys_writer.append(data)
+        offsets_writer.append(offsets[1:] + num_key_bytes)
+        num_key_bytes += len(data)
+        hashes[first_row : first_row + part.num_rows] = hash_strings(part.keys.to_pylist())
+        first_row += part.num_rows
+        for path, writer in writers.items():
+            writer.append(getattr(part, path.removeprefix("views/")))
+        if on_progress is not None:
+            on_progress(done, len(headers))
+    for each in (*writers.values(), offsets_writer, keys_writer):
+        each.close()
+    _write_shard_names(group, specs, headers)
+    hashes.sort()
+    _refuse_duplicates(hashes, headers)
+    return keys_digest(hashes)
+
+
+def _write_shard_names(group: zarr.Group, specs: dict[str, ArraySpec], headers: Sequence[PartHeader]) -> None:
+    data, offsets = encode_strings([h.shard for h in headers])
+    rows = np.cumsum([0, *(h.num_rows for h in headers)], dtype=np.int64)
+    for path, values in (("shards/data", data), ("shards/offsets", offsets), ("shards/rows", rows)):
+        writer = _ArrayWriter(group, specs[path], len(values))
+        writer.append(values)
+        writer.close()
+
+
+def _key_bytes(header: PartHeader) -> int:
+    keys = pq.read_table(header.path, columns=["key"], use_threads=False).column("key")
+    return int(pc.sum(pc.binary_length(keys)).as_py() or 0)
+
+
+def _read(spec: StoreSpec, header: PartHeader) -> Part:
+    """A part whose tickets and ranks are what the spec says."""
+    part = read_part(
+        header,
+        num_views=spec.num_views,
+        num_patches=spec.num_patches,
+        ranks_dtype=ranks_dtype(spec.num_patches),
+    )
+    has = {"ranks": part.ranks is not None, "boxes": part.boxes is not None, "flips": part.flips is not None}
+    wanted = {"ranks": spec.has_ranks, "boxes": spec.has_views, "flips": spec.has_views}
+    bad = bad_tickets(part.tickets, spec.num_patches, spec.num_keep).any()
+    if has != wanted or bad or (part.ranks is not None and bad_ranks(part.ranks).any()):
+        raise IncompletePartsError(
+            f"{header.path} is damaged or of another selection; delete it and select again"
+        )
+    return part
+
+
+def keys_digest(sorted_hashes: npt.NDArray[np.uint64]) -> str:
+    """SHA-256 (hex) of the keys' XXH3-64 digests, sorted, as little-endian uint64: the same for any sharding."""
+    return hashlib.sha256(sorted_hashes.astype("<u8", copy=False).data).hexdigest()
+
+
+def _refuse_duplicates(sorted_hashes: npt.NDArray[np.uint64], headers: Sequence[PartHeader]) -> None:
+    repeated = sorted_hashes[1:][sorted_hashes[1:] == sorted_hashes[:-1]]
+    if not len(repeated):
+        return
+    # Equal digests are all but surely equal keys; one more pass over the keys alone finds the names.
+    wanted, seen = set(repeated.tolist()), dict[str, str]()
+    for header in headers:
+        keys = pq.read_table(header.path, columns=["key"], use_threads=False).column("key").to_pylist()
+        for key, digest in zip(keys, hash_strings(keys).tolist(), strict=True):
+            if digest in wanted:
+                if key in seen:
+                    raise DuplicateKeyError(key, seen[key], header.shard)
+                seen[key] = header.shard
+    raise IncompletePartsError(
+        f"keys {sorted(seen)[:2]} differ but have one XXH3-64 digest; rename one of them, since lookups go by digest"
+    )
+
+
+def hash_objects(root: Path) -> dict[str, str]:
+    """SHA-256 of every file below `root` but the root group's metadata (which carries the manifest)."""
+    digests = {}
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        name = path.relative_to(root).as_posix()
+        if name != "zarr.json":
+            with path.open("rb") as file:
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _manifest(
+    spec: StoreSpec,
+    headers: Sequence[PartHeader],
+    num_images: int,
+    keys_sha256: str,
+    objects: dict[str, str],
+) -> Manifest:
+    skipped: list[SkippedSample] = [s for h in headers for s in h.skipped]
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")  # reproducible-builds.org: fixes the one field that is a time
+    now = (
+        datetime.datetime.fromtimestamp(int(epoch), datetime.UTC)
+        if epoch
+        else datetime.datetime.now(datetime.UTC)
+    )
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        grid=spec.grid,
+        patch_px=spec.patch_px,
+        image_px=spec.image_px,
+        num_patches=spec.num_patches,
+        num_keep=spec.num_keep,
+        num_views=spec.num_views,
+        num_images=num_images,
+        has_ranks=spec.has_ranks,
+        selector=spec.selector,
+        view=spec.view,
+        dataset=Dataset(
+            name=spec.dataset_name,
+            split=spec.split,
+            shards=list(spec.shards),
+            source=spec.source,
+            keys_sha256=keys_sha256,
+        ),
+        created=now.isoformat(timespec="seconds"),
+        tool_version=spec.tool_version,
+        skipped=skipped,
+        objects=objects,
+    )

@@ -1,0 +1,124 @@
+"""Everything that dataltt raises for a reason a user can act on, as one tree.
+
+Each message is one sentence that names the file, key or option and the way out; only the command line turns it
+into an exit code. Errors cross process boundaries (data-loader workers), so every class pickles with its fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class DatalttError(Exception):
+    """Base of all errors that dataltt raises on purpose."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exception's own __reduce__ calls the class with self.args, which is the finished message.
+        return _rebuild, (type(self), str(self), dict(self.__dict__))
+
+
+def _rebuild(kind: type[DatalttError], message: str, fields: dict[str, object]) -> DatalttError:
+    error = kind.__new__(kind, message)
+    Exception.__init__(error, message)
+    error.__dict__.update(fields)
+    return error
+
+
+class OptionError(DatalttError):
+    """An option, or a combination of options, that cannot be meant."""
+
+
+class OutputExistsError(DatalttError):
+    """The place to write to is taken; nothing was touched."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing wrong with a document or array: where it is, what kind it is, and a sentence about it."""
+
+    where: str
+    kind: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}"
+
+
+class SchemaError(DatalttError):
+    """A store that is not what TICKET_STORE (docs/store-format.md) says; carries every problem found."""
+
+    def __init__(self, store: str, problems: Sequence[Problem]) -> None:
+        self.store = store
+        self.problems = tuple(problems)
+        listed = "; ".join(str(p) for p in self.problems)
+        super().__init__(f"{store} is not a valid ticket store: {listed}")
+
+
+class UnsupportedVersionError(SchemaError):
+    """The store's major schema version is not one that this version of dataltt reads."""
+
+    def __init__(self, store: str, found: str, supported: str) -> None:
+        where = "schema_version"
+        message = f"is {found!r}, and this dataltt reads {supported}.x; install a dataltt that reads {found}"
+        super().__init__(store, [Problem(where=where, kind="unsupported_version", message=message)])
+
+
+class StoreNotFoundError(DatalttError):
+    """There is no ticket store at the path given."""
+
+
+class IncompletePartsError(DatalttError):
+    """The parts of a selection do not fit together or are not all there."""
+
+
+class DuplicateKeyError(DatalttError):
+    """Two samples of one data set have the same key, so a ticket could not be told to belong to either."""
+
+    def __init__(self, key: str, first_shard: str, second_shard: str) -> None:
+        self.key, self.first_shard, self.second_shard = key, first_shard, second_shard
+        where = (
+            f"twice in {first_shard}"
+            if first_shard == second_shard
+            else f"in {first_shard} and {second_shard}"
+        )
+        super().__init__(f"key {key!r} occurs {where}; rename or remove one, since tickets are joined by key")
+
+
+class MissingTicketError(DatalttError):
+    """A sample has no ticket in the store."""
+
+    def __init__(self, shard: str, key: str, store: str) -> None:
+        self.shard, self.key, self.store = shard, key, store
+        super().__init__(
+            f"{shard}: sample {key!r} has no ticket in {store}; "
+            "select tickets for these shards, or pass --on-missing-ticket skip"
+        )
+
+
+class TicketMismatchError(DatalttError):
+    """Tickets that belong to another image, grid, or view than the one at hand."""
+
+
+class ShardError(DatalttError):
+    """A shard that cannot be found, opened, or read to its end."""
+
+
+class BadImageError(DatalttError):
+    """An image that cannot be decoded."""
+
+    def __init__(self, shard: str, key: str, reason: str, way_out: str) -> None:
+        self.shard, self.key, self.reason = shard, key, reason
+        super().__init__(f"{shard}: image of sample {key!r} cannot be decoded ({reason}); {way_out}")
+
+
+class SampleError(DatalttError):
+    """A sample without an image, or without a label where one is needed."""
+
+
+class ModelError(DatalttError):
+    """A model that cannot do what is asked of it."""
+
+
+class CheckpointError(DatalttError):
+    """Weights or training state that cannot be read, or that belong to something else."""

@@ -1,0 +1,75 @@
+"""Which arrays a store has, with their shapes, dtypes, chunks and codecs: one table for the writer and the readers.
+
+Letters: R images (rows), V views, P patches, W ticket bytes, S shards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .tickets import num_ticket_bytes, ranks_dtype
+
+CHUNK_ROWS = 4096
+CHUNK_BYTES = 1 << 18  # of the key bytes, which are one long array
+# Shard objects are a few MB each. Larger ones would not read faster (readers fetch inner chunks), and a commit holds
+# one of each array, and Zarr's copy of it, in memory.
+SHARD_ROWS = 1 << 17
+SHARD_BYTES = 16 << 20
+KEY_SHARD_BYTES = 4 << 20
+
+# Only codecs of the Zarr v3 core registry: what any Zarr v3 reader has, and none that can run code.
+ALLOWED_CODECS = frozenset({"sharding_indexed", "bytes", "zstd", "crc32c", "blosc", "gzip", "transpose"})
+MAX_CHUNK_BYTES = 1 << 28
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArraySpec:
+    """One array of the store. `shape[0]` is None where only the array itself knows its length (key bytes)."""
+
+    path: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one entry along the first axis."""
+        return (
+            int(np.prod([n for n in self.shape[1:] if n is not None], dtype=np.int64)) * self.dtype.itemsize
+        )
+
+    @property
+    def chunk_len(self) -> int:
+        """Inner chunk length along the first axis."""
+        return CHUNK_BYTES if self.shape[0] is None else CHUNK_ROWS
+
+    def shard_len(self, length: int) -> int:
+        """Length of one shard object along the first axis: whole chunks, no longer than needed."""
+        num_chunks = -(-length // self.chunk_len)
+        most = KEY_SHARD_BYTES if self.shape[0] is None else min(SHARD_ROWS, SHARD_BYTES // self.row_bytes)
+        return max(1, min(num_chunks, most // self.chunk_len)) * self.chunk_len
+
+
+def array_specs(
+    *, num_images: int, num_views: int, num_patches: int, num_shards: int, has_ranks: bool, has_views: bool
+) -> dict[str, ArraySpec]:
+    """All arrays of a store with these numbers, by path."""
+    rows, views = num_images, num_views
+    shapes: dict[str, tuple[Any, tuple[int | None, ...]]] = {
+        "tickets": (np.uint8, (rows, views, num_ticket_bytes(num_patches))),
+        "keys/data": (np.uint8, (None,)),
+        "keys/offsets": (np.int64, (rows + 1,)),
+        "labels": (np.int32, (rows,)),
+        "digests": (np.uint64, (rows,)),
+        "shards/data": (np.uint8, (None,)),
+        "shards/offsets": (np.int64, (num_shards + 1,)),
+        "shards/rows": (np.int64, (num_shards + 1,)),
+    }
+    if has_ranks:
+        shapes["ranks"] = (ranks_dtype(num_patches), (rows, views, num_patches))
+    if has_views:
+        shapes["views/boxes"] = (np.float32, (rows, views, 4))
+        shapes["views/flips"] = (np.uint8, (rows, views))
+    return {p: ArraySpec(path=p, dtype=np.dtype(d), shape=s) for p, (d, s) in shapes.items()}

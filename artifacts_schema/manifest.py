@@ -1,0 +1,166 @@
+"""The manifest of a ticket store: one JSON document, validated whole, every problem reported with its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from .errors import Problem, SchemaError, UnsupportedVersionError
+from .tickets import MAX_PATCHES
+
+SCHEMA_VERSION = "1.0"
+MANIFEST_ATTRIBUTE = "dataltt"
+
+Count = Annotated[int, Field(ge=1, le=2**40)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(min_length=1, max_length=4096)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selector:
+    """What chose the tickets. One of `ratio` (final kept share) and `keep_rate` (per drop block) is set."""
+
+    model: Name
+    weights_sha256: Sha256
+    drop_blocks: list[Annotated[int, Field(ge=0, le=10_000)]]
+    keep_counts: list[Annotated[int, Field(ge=1, le=MAX_PATCHES)]]
+    precision: Literal["fp32", "bf16"]
+    ratio: Share | None = None
+    keep_rate: Share | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """How an encoded image became the pixels that the selector saw.
+
+    `center`: the shorter side is resized to `resize_px`, the central `image_px` square is cut out, and values in
+    [0, 1] are normalised by `mean` and `std` (one per channel). `crop_share` is image_px / resize_px as configured.
+    `replay` adds a crop box and flip per view (arrays views/boxes and views/flips) and names its recipe.
+    """
+
+    kind: Literal["center", "replay"]
+    resize_px: Annotated[int, Field(ge=1, le=65_536)]
+    crop_share: Share
+    interpolation: Literal["bicubic", "bilinear", "nearest", "lanczos"]
+    mean: Annotated[list[float], Field(min_length=1, max_length=16)]
+    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=16)]
+    augment: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """Where the images came from. `keys_sha256` does not depend on how images are dealt to shards."""
+
+    name: Name
+    split: str
+    shards: list[Name]
+    source: str
+    keys_sha256: Sha256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedSample:
+    """A sample that was left out because its image could not be decoded."""
+
+    shard: Name
+    key: Name
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The manifest; docs/store-format.md explains each field."""
+
+    schema_version: str
+    grid: tuple[Annotated[int, Field(ge=1, le=256)], Annotated[int, Field(ge=1, le=256)]]
+    patch_px: Annotated[int, Field(ge=1, le=4096)]
+    image_px: Annotated[int, Field(ge=1, le=65_536)]
+    num_patches: Annotated[int, Field(ge=1, le=MAX_PATCHES)]
+    num_keep: Annotated[int, Field(ge=1, le=MAX_PATCHES)]
+    num_views: Annotated[int, Field(ge=1, le=4096)]
+    num_images: Count
+    has_ranks: bool
+    selector: Selector
+    view: View
+    dataset: Dataset
+    created: str
+    tool_version: str
+    skipped: list[SkippedSample] = field(default_factory=list)
+    parent: list[dict[str, Any]] | None = None
+    objects: dict[str, Sha256] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as JSON types."""
+        document: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return document
+
+
+_ADAPTER = TypeAdapter(Manifest)
+_OBJECT_PATH = re.compile(r"^(?:[A-Za-z0-9_.-]+/)*[A-Za-z0-9_.-]+$")
+
+
+def parse_manifest(document: Any, store: str) -> Manifest:
+    """Validates a manifest document whole; `store` is only named in errors.
+
+    Fields unknown to this minor version are ignored.
+
+    Raises:
+        UnsupportedVersionError: the document's major version is not ours.
+        SchemaError: anything else, with every problem found.
+    """
+    if not isinstance(document, Mapping):
+        problem = Problem(where="manifest", kind="dict_type", message="should be a JSON object")
+        raise SchemaError(store, [problem])
+    version = document.get("schema_version")
+    if isinstance(version, str) and version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
+        raise UnsupportedVersionError(store, version, SCHEMA_VERSION.split(".")[0])
+    try:
+        # JSON mode: strict about types (no "3" for 3), while lists may fill tuples.
+        manifest = _ADAPTER.validate_json(json.dumps(document), strict=True)
+    except ValidationError as error:
+        problems = [
+            Problem(
+                where=".".join(str(part) for part in detail["loc"]) or "manifest",
+                kind=detail["type"],
+                message=detail["msg"][0].lower() + detail["msg"][1:],
+            )
+            for detail in error.errors()
+        ]
+        raise SchemaError(store, problems) from None
+    problems = list(_cross_field_problems(manifest))
+    if problems:
+        raise SchemaError(store, problems)
+    return manifest
+
+
+def _cross_field_problems(m: Manifest) -> list[Problem]:
+    counts, blocks = m.selector.keep_counts, m.selector.drop_blocks
+    checks = [
+        ("num_patches", m.num_patches == m.grid[0] * m.grid[1], "should be the product of grid"),
+        ("image_px", m.image_px == m.grid[0] * m.patch_px, "should be grid[0] · patch_px"),
+        ("num_keep", m.num_keep <= m.num_patches, "should be at most num_patches"),
+        ("selector.keep_counts", counts[-1:] == [m.num_keep], "should end with num_keep"),
+        ("selector.keep_counts", counts == sorted(counts, reverse=True), "should not increase"),
+        ("selector.drop_blocks", len(blocks) == len(counts), "should have one entry per keep count"),
+        ("selector.drop_blocks", blocks == sorted(set(blocks)), "should increase"),
+        (
+            "selector",
+            (m.selector.ratio is None) != (m.selector.keep_rate is None),
+            "should have one of ratio and keep_rate",
+        ),
+        ("view.std", len(m.view.std) == len(m.view.mean), "should be as long as mean"),
+        ("dataset.shards", len(set(m.dataset.shards)) == len(m.dataset.shards), "should not repeat a name"),
+        (
+            "objects",
+            all(_OBJECT_PATH.match(p) and ".." not in p.split("/") for p in m.objects),
+            "should name objects inside the store",
+        ),
+    ]
+    return [Problem(where=where, kind="inconsistent", message=text) for where, ok, text in checks if not ok]

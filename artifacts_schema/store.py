@@ -1,0 +1,253 @@
+"""Reading a ticket store. Whatever is read is checked before it is returned: a store is somebody else's bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from .errors import Problem, SchemaError, StoreNotFoundError
+from .layout import ALLOWED_CODECS, MAX_CHUNK_BYTES, array_specs
+from .manifest import MANIFEST_ATTRIBUTE, Manifest, parse_manifest
+from .strings import MAX_STRING_BYTES, decode_strings
+from .tickets import Packed, Ranks, bad_ranks, bad_tickets
+
+_MAX_METADATA_BYTES = 256 << 20
+
+
+# A run of rows (one contiguous read), or any row numbers, int64 [n].
+Rows = range | npt.NDArray[np.int64]
+
+
+def _selection(rows: Rows) -> slice | npt.NDArray[np.int64]:
+    return slice(rows.start, rows.stop) if isinstance(rows, range) else rows
+
+
+def read_manifest(path: str) -> Manifest:
+    """Reads and validates a store's manifest without opening its arrays (no Zarr, so no thread is started).
+
+    Raises:
+        StoreNotFoundError: there is no store at `path`.
+        SchemaError, UnsupportedVersionError: there is one, but it is not valid.
+    """
+    fs, root = fsspec.core.url_to_fs(str(path))
+    location = f"{root}/zarr.json"
+    if not fs.exists(location):
+        raise StoreNotFoundError(_not_found(path, fs, root))
+    if fs.size(location) > _MAX_METADATA_BYTES:
+        raise _invalid(path, "zarr.json", "too_large", f"is larger than {_MAX_METADATA_BYTES} bytes")
+    try:
+        document = json.loads(fs.cat_file(location))
+    except ValueError as error:
+        raise _invalid(path, "zarr.json", "json_invalid", f"is not JSON ({error})") from None
+    attributes = document.get("attributes") if isinstance(document, dict) else None
+    if not isinstance(attributes, dict) or MANIFEST_ATTRIBUTE not in attributes:
+        raise _invalid(path, "zarr.json", "missing", f"has no attribute {MANIFEST_ATTRIBUTE!r}")
+    return parse_manifest(attributes[MANIFEST_ATTRIBUTE], str(path))
+
+
+def _not_found(path: str, fs: Any, root: str) -> str:
+    if fs.exists(f"{root}.parts"):
+        return f"{path} is not finished (only {path}.parts is there); run the same select again to finish it"
+    return f"there is no ticket store at {path}; make one with: dataltt select --out {path}"
+
+
+def _invalid(path: str, where: str, kind: str, message: str) -> SchemaError:
+    return SchemaError(str(path), [Problem(where=where, kind=kind, message=message)])
+
+
+class TicketStore:
+    """A complete store, opened for reading.
+
+    Open it in the process that reads it: Zarr runs an event-loop thread, which a fork does not carry over.
+    """
+
+    def __init__(self, path: str, manifest: Manifest, group: zarr.Group) -> None:
+        self.path, self.manifest = path, manifest
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+        problems = [*self._missing_objects(), *self._open_arrays(group)]
+        if problems:
+            raise SchemaError(path, problems)
+
+    @classmethod
+    def open(cls, path: str) -> TicketStore:
+        """Opens the store at a local path or fsspec URL.
+
+        Raises:
+            StoreNotFoundError, SchemaError, UnsupportedVersionError
+        """
+        path = str(path)
+        manifest = read_manifest(path)
+        try:
+            group = zarr.open_group(path, mode="r", zarr_format=3)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _invalid(path, "zarr.json", "zarr", f"cannot be opened ({error})") from None
+        return cls(path, manifest, group)
+
+    def _missing_objects(self) -> Iterator[Problem]:
+        # Zarr reads an object that is not there as fill values, so absence has to be looked for.
+        fs, root = fsspec.core.url_to_fs(self.path)
+        found = {f[len(root) :].lstrip("/") for f in fs.find(root)}
+        for name in sorted(set(self.manifest.objects) - found):
+            yield Problem(where=name, kind="missing", message="is missing from the store")
+
+    def _open_arrays(self, group: zarr.Group) -> Iterator[Problem]:
+        m = self.manifest
+        specs = array_specs(
+            num_images=m.num_images,
+            num_views=m.num_views,
+            num_patches=m.num_patches,
+            num_shards=len(m.dataset.shards),
+            has_ranks=m.has_ranks,
+            has_views=m.num_views > 1 or m.view.kind == "replay",
+        )
+        for path, spec in specs.items():
+            try:
+                array = group[path]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                yield Problem(where=path, kind="zarr", message=f"cannot be opened ({error})")
+                continue
+            if not isinstance(array, zarr.Array):
+                yield Problem(where=path, kind="array_type", message="should be an array")
+                continue
+            shape_ok = len(array.shape) == len(spec.shape) and all(
+                want is None or want == got for want, got in zip(spec.shape, array.shape, strict=True)
+            )
+            if not shape_ok:
+                want = "[" + ", ".join("bytes" if n is None else str(n) for n in spec.shape) + "]"
+                yield Problem(
+                    where=path, kind="shape", message=f"has shape {list(array.shape)}, should be {want}"
+                )
+            if array.dtype != spec.dtype:
+                yield Problem(where=path, kind="dtype", message=f"is {array.dtype}, should be {spec.dtype}")
+            yield from _codec_problems(path, array)
+            self._arrays[path] = array
+
+    def _read(self, path: str, selection: Any) -> npt.NDArray[Any]:
+        try:
+            values: npt.NDArray[Any] = np.asarray(self._arrays[path].oindex[selection])
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+            reason = str(error) or type(error).__name__
+            raise _invalid(
+                self.path, path, "damaged", f"cannot be read ({reason}); fetch it again"
+            ) from error
+        return values
+
+    @cached_property
+    def shard_names(self) -> list[str]:
+        """Names of the source shards, in row order."""
+        data, offsets = self._read("shards/data", slice(None)), self._read("shards/offsets", slice(None))
+        try:
+            names = decode_strings(data, offsets)
+        except ValueError as error:
+            raise _invalid(self.path, "shards", "strings", str(error)) from None
+        if names != self.manifest.dataset.shards:
+            raise _invalid(self.path, "shards", "inconsistent", "are not the shards that the manifest names")
+        return names
+
+    @cached_property
+    def shard_rows(self) -> npt.NDArray[np.int64]:
+        """int64 [S + 1]: rows of shard s are shard_rows[s] up to shard_rows[s + 1]."""
+        rows = self._read("shards/rows", slice(None))
+        if rows[0] != 0 or rows[-1] != self.manifest.num_images or (np.diff(rows) < 0).any():
+            raise _invalid(self.path, "shards/rows", "inconsistent", "does not divide the rows")
+        return rows
+
+    @cached_property
+    def _shard_index(self) -> dict[str, int]:
+        return {name: s for s, name in enumerate(self.shard_names)}
+
+    def rows_of_shard(self, name: str) -> range | None:
+        """The rows of a shard, or None if the store does not know it."""
+        s = self._shard_index.get(name)
+        return None if s is None else range(int(self.shard_rows[s]), int(self.shard_rows[s + 1]))
+
+    def read_keys(self, rows: range) -> list[str]:
+        """The keys of a run of rows."""
+        offsets = self._read("keys/offsets", slice(rows.start, rows.stop + 1))
+        num_bytes = self._arrays["keys/data"].shape[0]
+        first, last = int(offsets[0]), int(offsets[-1])
+        if not 0 <= first <= last <= num_bytes or last - first > MAX_STRING_BYTES * len(rows):
+            raise _invalid(
+                self.path, "keys/offsets", "inconsistent", f"is wrong in rows {rows.start}-{rows.stop}"
+            )
+        data = self._read("keys/data", slice(first, last))
+        try:
+            return decode_strings(data, offsets - first)
+        except ValueError as error:
+            where = f"keys[{rows.start}:{rows.stop}]"
+            raise _invalid(self.path, where, "strings", str(error)) from None
+
+    def read_tickets(self, rows: Rows) -> Packed:
+        """Packed tickets uint8 [n, V, W], each with exactly K bits and no spare bit set."""
+        m = self.manifest
+        tickets = self._read("tickets", _selection(rows))
+        self._refuse(
+            "tickets", rows, bad_tickets(tickets, m.num_patches, m.num_keep), f"not {m.num_keep} patches"
+        )
+        return tickets
+
+    def read_ranks(self, rows: Rows) -> Ranks:
+        """Ranks uint8 or uint16 [n, V, P], each a permutation; the store must have them."""
+        ranks = self._read("ranks", _selection(rows))
+        self._refuse("ranks", rows, bad_ranks(ranks), "not a permutation")
+        return ranks
+
+    def read_labels(self, rows: Rows) -> npt.NDArray[np.int32]:
+        """Class indices int32 [n], -1 where unknown."""
+        return self._read("labels", _selection(rows))
+
+    def read_digests(self, rows: Rows) -> npt.NDArray[np.uint64]:
+        """XXH3-64 of the encoded images, uint64 [n]."""
+        return self._read("digests", _selection(rows))
+
+    def _refuse(self, path: str, rows: Rows, bad: npt.NDArray[np.bool_], why: str) -> None:
+        """Raises if any of `bad`, bool [n, V], is set."""
+        if bad.any():
+            row = int(rows[int(np.flatnonzero(bad.any(axis=1))[0])])
+            raise _invalid(self.path, f"{path}[{row}]", "damaged", f"is {why}; fetch the store again")
+
+    def read_views(self, rows: range) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]] | None:
+        """Boxes float32 [n, V, 4] and flips uint8 [n, V] of a run of rows; None for a store of one centre view."""
+        if "views/boxes" not in self._arrays:
+            return None
+        selection = slice(rows.start, rows.stop)
+        return self._read("views/boxes", selection), self._read("views/flips", selection)
+
+    def num_stored_bytes(self) -> dict[str, int]:
+        """Bytes on disk of each array (its objects, metadata included), by path."""
+        fs, root = fsspec.core.url_to_fs(self.path)
+        sizes = dict.fromkeys(self._arrays, 0)
+        for file, info in fs.find(root, detail=True).items():
+            name = file[len(root) :].lstrip("/")
+            owner = next((a for a in self._arrays if name.startswith(a + "/")), None)
+            if owner is not None:
+                sizes[owner] += info["size"]
+        return sizes
+
+
+def _codec_problems(path: str, array: zarr.Array[Any]) -> Iterator[Problem]:
+    document = array.metadata.to_dict()
+    names = set(_codec_names(document.get("codecs", ())))
+    for name in sorted(names - ALLOWED_CODECS):
+        yield Problem(
+            where=path, kind="codec", message=f"uses codec {name!r}, which is not one of the core codecs"
+        )
+    chunk_bytes = int(np.prod(array.chunks, dtype=np.float64)) * array.dtype.itemsize
+    if chunk_bytes > MAX_CHUNK_BYTES:
+        yield Problem(where=path, kind="chunk_size", message=f"has chunks of {chunk_bytes} bytes")
+
+
+def _codec_names(codecs: Any) -> Iterator[str]:
+    for codec in codecs:
+        if isinstance(codec, dict):
+            yield codec.get("name", "?")
+            configuration = codec.get("configuration") or {}
+            yield from _codec_names(configuration.get("codecs", ()))
+            yield from _codec_names(configuration.get("index_codecs", ()))

@@ -1,0 +1,146 @@
+"""Every check of the store format, one after the other, over all rows and objects, in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import fsspec
+import numpy as np
+
+from .commit import keys_digest
+from .errors import DatalttError, SchemaError
+from .lookup import iter_row_blocks
+from .store import TicketStore
+from .strings import hash_strings
+from .tickets import pack_ranks
+
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """The outcome of one check; `detail` says what was counted, or what is wrong."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def verify_store(path: str, on_progress: Callable[[int, int], None] | None = None) -> Iterator[Check]:
+    """Runs every check and yields its outcome; later checks run even where earlier ones failed, if they can.
+
+    Args:
+        path: the store.
+        on_progress: called with (rows checked, rows in all).
+    """
+    try:
+        store = TicketStore.open(path)
+        num_shards = len(store.shard_names)
+        store.shard_rows  # noqa: B018 (reads and checks)
+    except DatalttError as error:
+        yield Check(name="manifest, shapes, dtypes, codecs", ok=False, detail=str(error))
+        return
+    m = store.manifest
+    yield Check(
+        name="manifest, shapes, dtypes, codecs",
+        ok=True,
+        detail=f"{m.num_images} images, {m.num_views} view(s), {m.num_keep} of {m.num_patches} patches, "
+        f"{num_shards} shard(s)",
+    )
+    yield _check_objects(store)
+    yield from _check_rows(store, on_progress)
+
+
+def _check_objects(store: TicketStore) -> Check:
+    fs, root = fsspec.core.url_to_fs(store.path)
+    wanted = store.manifest.objects
+    found = {f[len(root) :].lstrip("/") for f in fs.find(root)} - {"zarr.json"}
+    wrong = [f"{name} is not in the manifest" for name in sorted(found - set(wanted))]
+    wrong += [f"{name} is missing" for name in sorted(set(wanted) - found)]
+    for name in sorted(found & set(wanted)):
+        digest = hashlib.sha256()
+        with fs.open(f"{root}/{name}", "rb") as file:
+            while block := file.read(_READ_BYTES):
+                digest.update(block)
+        if digest.hexdigest() != wanted[name]:
+            wrong.append(f"{name} has another SHA-256 than the manifest says")
+    return Check(name="object digests", ok=not wrong, detail="; ".join(wrong) or f"{len(wanted)} objects")
+
+
+def _check_rows(store: TicketStore, on_progress: Callable[[int, int], None] | None) -> Iterator[Check]:
+    m = store.manifest
+    problems: dict[str, list[str]] = {name: [] for name in ("tickets", "keys", "labels", "views")}
+    if m.has_ranks:
+        problems["ranks"] = []
+    hashes = np.empty(m.num_images, dtype=np.uint64)
+    keys_readable = True
+    for block in iter_row_blocks(m.num_images, 16_384):
+        try:
+            hashes[block.start : block.stop] = hash_strings(store.read_keys(block))
+        except SchemaError as error:
+            keys_readable = False
+            problems["keys"] += [str(p) for p in error.problems]
+        for name, found in _block_problems(store, block):
+            problems[name].append(found)
+        if on_progress is not None:
+            on_progress(block.stop, m.num_images)
+    if keys_readable:
+        hashes.sort()
+        if (hashes[1:] == hashes[:-1]).any():
+            problems["keys"].append("a key occurs twice")
+        if keys_digest(hashes) != m.dataset.keys_sha256:
+            problems["keys"].append("are not those of dataset.keys_sha256")
+    for name, found_problems in problems.items():
+        shown = "; ".join(found_problems[:5])
+        more = f"; and {len(found_problems) - 5} more" if len(found_problems) > 5 else ""
+        yield Check(name=name, ok=not found_problems, detail=shown + more or f"{m.num_images} rows")
+
+
+def _block_problems(store: TicketStore, block: range) -> Iterator[tuple[str, str]]:
+    """(array, problem) of a run of rows, each problem found on its own."""
+
+    def attempt(name: str, read: Callable[[], str]) -> Iterator[tuple[str, str]]:
+        try:
+            found = read()
+            if found:
+                yield name, found
+        except SchemaError as error:
+            for problem in error.problems:
+                yield name, str(problem)
+
+    yield from attempt("tickets", lambda: _ticket_problem(store, block))
+    yield from attempt("labels", lambda: _label_problem(store, block))
+    yield from attempt("views", lambda: _view_problem(store, block))
+    if store.manifest.has_ranks:
+        yield from attempt("ranks", lambda: _rank_problem(store, block))
+
+
+def _ticket_problem(store: TicketStore, block: range) -> str:
+    store.read_tickets(block)  # raises what is wrong
+    return ""
+
+
+def _label_problem(store: TicketStore, block: range) -> str:
+    labels = store.read_labels(block)
+    return f"a label below -1 in rows {block.start}-{block.stop}" if (labels < -1).any() else ""
+
+
+def _view_problem(store: TicketStore, block: range) -> str:
+    views = store.read_views(block)
+    if views is None:
+        return ""
+    boxes, flips = views
+    ends = boxes[..., :2] + boxes[..., 2:]
+    inside = (boxes[..., :2] >= 0).all() and (boxes[..., 2:] > 0).all() and (ends <= 1 + 1e-6).all()
+    if not inside:
+        return f"a box outside its image in rows {block.start}-{block.stop}"
+    return f"a flip that is neither 0 nor 1 in rows {block.start}-{block.stop}" if (flips > 1).any() else ""
+
+
+def _rank_problem(store: TicketStore, block: range) -> str:
+    ranks = store.read_ranks(block)
+    tickets = store.read_tickets(block)
+    agree = np.array_equal(pack_ranks(ranks, store.manifest.num_keep), tickets)
+    return "" if agree else f"ranks < K is not the ticket in rows {block.start}-{block.stop}"

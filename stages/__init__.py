@@ -1,0 +1,1 @@
+"""The two stages, the models and the data streams they share."""

@@ -1,0 +1,125 @@
+"""Joining samples with their tickets, by key, shard by shard.
+
+A worker that opens a shard which the store knows reads that shard's slice once. Samples that the slice does not have,
+or whole shards that the store does not know, go through a lookup over all keys.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import xxhash
+
+from ...artifacts_schema import MissingTicketError, TicketMismatchError, TicketStore
+from ...artifacts_schema.lookup import KeyLookup
+from ...artifacts_schema.store import Rows
+from ...artifacts_schema.tickets import Packed, Ranks
+from .shards import RawSample, Shard
+
+# Samples that are looked up together: few reads of the store against little memory for their images.
+LOOKUP_WINDOW = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinConfig:
+    """What to read of the store, and what to do with samples that do not fit it."""
+
+    store: str
+    ranks: bool = False
+    on_missing_ticket: Literal["error", "skip"] = "error"
+    on_changed_image: Literal["error", "allow"] = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """What the store holds of one sample. Letters: V views, W ticket bytes, P patches."""
+
+    packed: Packed  # [V, W]
+    ranks: Ranks | None = None  # [V, P]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Slice:
+    """Some rows of the store, by key."""
+
+    index: dict[str, int]
+    digests: np.ndarray
+    packed: Packed
+    ranks: Ranks | None
+
+
+class TicketJoin:
+    """Joins streams of samples with the tickets of one store. Make it in the process that reads the samples."""
+
+    def __init__(self, config: JoinConfig) -> None:
+        self._config = config
+        self._store = TicketStore.open(config.store)
+        self._skipped_keys = {s.key for s in self._store.manifest.skipped}
+        self.num_missing = 0
+
+    @cached_property
+    def _lookup(self) -> KeyLookup:
+        return KeyLookup(self._store)
+
+    def was_skipped(self, sample: RawSample) -> bool:
+        """Whether the selection left this sample out since its image could not be decoded (the manifest lists it)."""
+        return sample.key in self._skipped_keys
+
+    def join(self, shard: Shard, samples: Iterable[RawSample]) -> Iterator[tuple[RawSample, Ticket]]:
+        """Pairs the samples of a shard with their tickets, in the shard's order.
+
+        Raises:
+            MissingTicketError: a sample has no ticket (or it is counted in `num_missing` and passed over).
+            TicketMismatchError: a ticket was made from other image bytes.
+            SchemaError: the store is damaged.
+        """
+        rows = self._store.rows_of_shard(shard.name)
+        known = self._slice(self._store.read_keys(rows), rows) if rows is not None else None
+        # Runs of samples of the shard's own slice pass one by one; the others are gathered into windows.
+        for is_known, run in itertools.groupby(samples, lambda s: known is not None and s.key in known.index):
+            if is_known and known is not None:
+                for sample in run:
+                    yield sample, self._ticket(sample, known)
+                continue
+            while window := list(itertools.islice(run, LOOKUP_WINDOW)):
+                yield from self._look_up(window)
+
+    def _look_up(self, window: list[RawSample]) -> Iterator[tuple[RawSample, Ticket]]:
+        found = self._lookup.find([s.key for s in window])
+        rows = np.unique(found[found >= 0])
+        position = {int(row): i for i, row in enumerate(rows)}
+        index = {s.key: position[int(row)] for s, row in zip(window, found, strict=True) if row >= 0}
+        part = self._slice([], rows, index) if len(rows) else None
+        for sample in window:
+            if part is not None and sample.key in part.index:
+                yield sample, self._ticket(sample, part)
+            elif self._config.on_missing_ticket == "error":
+                raise MissingTicketError(sample.shard, sample.key, self._config.store)
+            else:
+                self.num_missing += 1
+
+    def _slice(self, keys: list[str], rows: Rows, index: dict[str, int] | None = None) -> _Slice:
+        return _Slice(
+            index={k: i for i, k in enumerate(keys)} if index is None else index,
+            digests=self._store.read_digests(rows),
+            packed=self._store.read_tickets(rows),
+            ranks=self._store.read_ranks(rows) if self._config.ranks else None,
+        )
+
+    def _ticket(self, sample: RawSample, part: _Slice) -> Ticket:
+        i = part.index[sample.key]
+        if (
+            self._config.on_changed_image == "error"
+            and xxhash.xxh3_64_intdigest(sample.image) != part.digests[i]
+        ):
+            raise TicketMismatchError(
+                f"{sample.shard}: the image of sample {sample.key!r} is not the one that its ticket in "
+                f"{self._config.store} was made from; select tickets for these shards, or pass "
+                "--on-changed-image allow if they are a re-encoded copy"
+            )
+        return Ticket(packed=part.packed[i], ranks=None if part.ranks is None else part.ranks[i])

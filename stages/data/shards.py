@@ -1,0 +1,202 @@
+"""Finding shards and reading samples out of them, in order, to the end, or with an error that names the shard."""
+
+from __future__ import annotations
+
+import glob
+import os
+import tarfile
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import braceexpand
+import webdataset as wds
+from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+from ...artifacts_schema import DuplicateKeyError, OptionError, SampleError, ShardError
+
+SHARDS_VARIABLE = "DATALTT_SHARDS"
+CONFIG_FILE = "dataltt.toml"
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+_TAR_BLOCK_BYTES = 512
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """A shard: where it is, and the name that the store knows it by."""
+
+    url: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawSample:
+    """One sample as it stands in its shard; nothing is decoded. `label` is -1 where there is no .cls file."""
+
+    shard: str
+    key: str
+    image: bytes
+    label: int
+
+
+def default_shards_spec() -> str:
+    """What --shards is when it is not given: $DATALTT_SHARDS, else [data] shards in ./dataltt.toml.
+
+    Raises:
+        OptionError: neither is there.
+    """
+    if spec := os.environ.get(SHARDS_VARIABLE):
+        return spec
+    path = Path(CONFIG_FILE)
+    if path.exists():
+        try:
+            spec = tomllib.loads(path.read_text()).get("data", {}).get("shards")
+        except (tomllib.TOMLDecodeError, AttributeError) as error:
+            raise OptionError(f"{path} is not valid TOML ({error}); mend it, or pass --shards") from None
+        if isinstance(spec, str):
+            return spec
+    raise OptionError(
+        "which shards? pass --shards 'imagenet/train-{000000..001023}.tar' (braces, a glob, or a URL), "
+        f'set ${SHARDS_VARIABLE}, or write [data] shards = "…" into {CONFIG_FILE}'
+    )
+
+
+def is_url(spec: str) -> bool:
+    """Whether webdataset opens this by its scheme (http:, s3:, pipe:, hf:, …) rather than as a local file."""
+    return ":" in spec.split("/")[0] and not Path(spec).exists()
+
+
+def absolute_spec(spec: str) -> str:
+    """The spec as another working directory would need it: local ones made absolute, URLs as they are."""
+    return spec if is_url(spec) else os.path.abspath(spec)
+
+
+def resolve_shards(spec: str) -> list[Shard]:
+    """The shards of a brace expression, glob, or URL, in sorted order for globs and as written else.
+
+    Raises:
+        ShardError: nothing matches, or a local file of a brace expression is not there.
+    """
+    urls: list[str] = []
+    for pattern in braceexpand.braceexpand(spec):
+        if is_url(pattern):
+            urls.append(pattern)
+        elif glob.has_magic(pattern):
+            urls.extend(sorted(glob.glob(pattern, recursive=True)))
+        elif Path(pattern).is_file():
+            urls.append(pattern)
+        else:
+            raise ShardError(
+                f"there is no shard {pattern} (from --shards {spec!r}); check the path and the range"
+            )
+    if not urls:
+        raise ShardError(f"no shard matches --shards {spec!r}; check the path, and quote the pattern")
+    if len(set(urls)) != len(urls):
+        raise ShardError(f"--shards {spec!r} names a shard twice")
+    return [Shard(url=u, name=n) for u, n in zip(urls, _shard_names(urls), strict=True)]
+
+
+def _shard_names(urls: Sequence[str]) -> list[str]:
+    """File names if they are distinct, else as many of the last path components as make them so."""
+    parts = [PurePosixPath(u.split("?")[0]).parts for u in urls]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(p[-depth:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(urls)
+
+
+class _Tail:
+    """A stream that remembers its last bytes, to tell a whole tar (zero blocks at the end) from a cut one."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._last = b""
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        if data:
+            self._last = (self._last + data)[-_TAR_BLOCK_BYTES:] if len(data) < _TAR_BLOCK_BYTES else data
+        return data
+
+    def ends_with_zero_block(self) -> bool:
+        while self.read(_READ_BYTES):
+            pass
+        return self._last[-_TAR_BLOCK_BYTES:] == bytes(_TAR_BLOCK_BYTES)
+
+
+def iter_samples(shard: Shard) -> Iterator[RawSample]:
+    """All samples of a shard in its own order.
+
+    Raises:
+        ShardError: the shard cannot be opened, is not a tar, or is cut off.
+        SampleError: a sample without an image, or with a .cls that is not a number.
+        DuplicateKeyError: a key occurs twice in the shard.
+    """
+    seen: set[str] = set()
+    for group in _iter_groups(shard):
+        key = group["__key__"]
+        if key in seen:
+            raise DuplicateKeyError(key, shard.name, shard.name)
+        seen.add(key)
+        image = next((group[e] for e in IMAGE_EXTENSIONS if e in group), None)
+        if image is None:
+            found = ", ".join(k for k in group if not k.startswith("__"))
+            raise SampleError(
+                f"{shard.name}: sample {key!r} has no image (it has {found}; images are "
+                f"{', '.join('.' + e for e in IMAGE_EXTENSIONS)}); repack the shard without it"
+            )
+        yield RawSample(shard=shard.name, key=key, image=image, label=_label(group, shard, key))
+
+
+def _label(group: dict[str, bytes], shard: Shard, key: str) -> int:
+    if "cls" not in group:
+        return -1
+    try:
+        label = int(group["cls"])
+    except ValueError:
+        label = -2
+    if not -1 <= label < 2**31:
+        raise SampleError(f"{shard.name}: the .cls of sample {key!r} is not a class index; repack the shard")
+    return label
+
+
+def _iter_groups(shard: Shard) -> Iterator[dict[str, bytes]]:
+    """Samples as webdataset groups them: extension → bytes, and __key__."""
+    try:
+        with wds.gopen(shard.url) as stream:
+            tail = _Tail(stream)
+            files = ({**f, "__url__": shard.url} for f in tar_file_iterator(tail))
+            yield from group_by_keys(files)
+            if not tail.ends_with_zero_block():
+                raise ShardError(f"{shard.url} is cut off (no end-of-archive block); copy or make it again")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        reason = str(error).split(" @ ")[0]
+        raise ShardError(
+            f"{shard.url} cannot be read to its end ({reason}); copy or make it again"
+        ) from error
+    except ValueError as error:
+        if "duplicate file name" not in str(error):
+            raise
+        file_name = str(error).split(":")[0]
+        raise DuplicateKeyError(file_name.split(".")[0], shard.name, shard.name) from error
+
+
+def count_samples(shard: Shard) -> int:
+    """How many samples a shard has: from tar headers alone where it is a local file, else by reading it."""
+    if is_url(shard.url):
+        return sum(1 for _ in _iter_groups(shard))
+    keys: set[str] = set()
+    try:
+        with tarfile.open(shard.url, "r:") as tar:
+            for member in tar:
+                prefix, _ = wds.tariterators.base_plus_ext(member.name)
+                if member.isreg() and prefix is not None:
+                    keys.add(prefix)
+                tar.members = []  # type: ignore[assignment]
+    except (tarfile.TarError, OSError) as error:
+        raise ShardError(f"{shard.url} cannot be read to its end ({error}); copy or make it again") from error
+    return len(keys)

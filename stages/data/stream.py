@@ -1,0 +1,272 @@
+"""Shards to batches: the data set that loader workers run, for training and for testing.
+
+Everything about a sample (its flip, colours, random patches) is drawn from (seed, epoch, key), so it is the same in any
+worker, rank, batch or order.
+
+Letters: B batch, K kept patches, P patches of the grid.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import webdataset as wds
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ...artifacts_schema import BadImageError, DatalttError, OptionError, SampleError, ShardError, View
+from ...artifacts_schema.tickets import mask_to_indices, mirror, unpack_mask
+from ..randomness import generator_of, seed_of
+from .images import AugmentConfig, PhotometricAugment, center_crop, decode_image, mirror_image, to_tensor
+from .join import JoinConfig, Ticket, TicketJoin
+from .loader import Failure
+from .shards import RawSample, iter_samples
+from .spans import CountedShard, eval_run, num_train_steps, spans_of, train_run, worker_steps
+
+Subset = Literal["ticket", "random", "fixed-random", "inverse", "dense"]
+
+
+class Batch(NamedTuple):
+    """What a model is given. `num_skipped` counts samples that were left out, as the user asked, before this batch."""
+
+    images: Tensor  # uint8 [B, channels, H, W]
+    labels: Tensor  # int64 [B]
+    keep_indices: Tensor | None  # int64 [B, K], None for all patches
+    num_skipped: int
+
+
+# An image uint8 [channels, H, W], its label, and its kept patches int64 [K].
+_Processed = tuple[Tensor, int, npt.NDArray[np.int64] | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamConfig:
+    """What to stream, and which patches of each image to keep."""
+
+    shards: tuple[CountedShard, ...]
+    view: View
+    image_px: int
+    mode: str
+    grid: tuple[int, int]
+    subset: Subset
+    num_keep: int
+    batch_size: int
+    num_classes: int
+    seed: int
+    join: JoinConfig | None = None
+    augment: AugmentConfig | None = None  # None: no flip, no colours
+    on_bad_image: Literal["error", "skip"] = "error"
+    shuffle_buffer: int = 2000
+    training: bool = True
+
+    @property
+    def num_samples(self) -> int:
+        return sum(s.num_samples for s in self.shards)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamPosition:
+    """Which part of which epoch: set anew for every epoch, and for the step to resume at."""
+
+    epoch: int = 0
+    first_step: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+
+class SampleStream(IterableDataset):  # type: ignore[misc]
+    """Batches of one epoch, for one rank."""
+
+    def __init__(self, config: StreamConfig, position: StreamPosition) -> None:
+        super().__init__()
+        if config.subset in ("ticket", "inverse") and config.join is None:
+            raise OptionError(f"{config.subset} patches come from a ticket store; pass --tickets")
+        self.config, self.position = config, position
+
+    def __iter__(self) -> Iterator[Batch | Failure]:
+        info = get_worker_info()
+        worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
+        try:
+            yield from _Worker(self.config, self.position, worker, num_workers).batches()
+        except DatalttError as error:
+            yield Failure(error)
+
+
+class _Worker:
+    """One worker's share of one epoch."""
+
+    def __init__(self, config: StreamConfig, position: StreamPosition, worker: int, num_workers: int) -> None:
+        self.config, self.position = config, position
+        # The loader starts with its worker 0; when resuming, that one takes over whose turn it is.
+        self.worker = (worker + position.first_step) % num_workers
+        self.num_workers = num_workers
+        self.join = TicketJoin(config.join) if config.join else None
+        self.num_skipped = 0
+        self._reported = 0
+        self._photometric = PhotometricAugment(config.augment, config.view.mean) if config.augment else None
+
+    def batches(self) -> Iterator[Batch]:
+        c, p = self.config, self.position
+        if not c.training:
+            part = p.rank * self.num_workers + self.worker
+            run = eval_run(num_samples=c.num_samples, part=part, num_parts=p.world_size * self.num_workers)
+            yield from self._batched(self._processed(self._joined(run)), drop_last=False)
+            return
+        run = train_run(
+            num_samples=c.num_samples,
+            batch_size=c.batch_size,
+            rank=p.rank,
+            world_size=p.world_size,
+            worker=self.worker,
+            num_workers=self.num_workers,
+        )
+        num_steps = num_train_steps(c.num_samples, c.batch_size, p.world_size)
+        steps = worker_steps(num_steps, self.worker, self.num_workers)
+        num_done = sum(1 for s in steps if s < p.first_step)
+        samples = self._refilled(run, skip=num_done * c.batch_size)
+        yield from itertools.islice(self._batched(samples, drop_last=True), len(steps) - num_done)
+
+    def _refilled(self, run: tuple[int, int], skip: int) -> Iterator[_Processed]:
+        """The samples of a run; where some were skipped, as the user asked, others of the run fill their places."""
+        while True:
+            num_given = 0
+            for processed in self._processed(self._shuffled(run, skip)):
+                num_given += 1
+                yield processed
+            if num_given + skip == 0:
+                raise SampleError(
+                    "every sample of a worker's share was skipped; check the shards and the tickets"
+                )
+            skip = 0
+
+    def _sequence(self) -> list[CountedShard]:
+        """The shards in this epoch's order."""
+        shards = list(self.config.shards)
+        if self.config.training:
+            order = generator_of(self.config.seed, "shards", self.position.epoch).permutation(len(shards))
+            shards = [shards[i] for i in order]
+        return shards
+
+    def _joined(self, run: tuple[int, int]) -> Iterator[tuple[RawSample, Ticket | None]]:
+        """The samples of a run with their tickets."""
+        for span in spans_of(self._sequence(), *run):
+            shard = span.counted.shard
+            samples = self._of_span(iter_samples(shard), span.first, span.stop, span.counted)
+            if self.join is None:
+                yield from ((sample, None) for sample in samples)
+            else:
+                yield from self.join.join(shard, samples)
+
+    def _of_span(
+        self, samples: Iterator[RawSample], first: int, stop: int, counted: CountedShard
+    ) -> Iterator[RawSample]:
+        position = 0
+        for sample in samples:
+            if self.join is not None and self.join.was_skipped(sample):
+                continue
+            if position == counted.num_samples:
+                raise ShardError(_miscounted(counted, "more"))
+            if first <= position < stop:
+                yield sample
+            position += 1
+            if position >= stop and stop < counted.num_samples:
+                return
+        if position < stop and self.config.on_bad_image == "error":
+            raise ShardError(_miscounted(counted, str(position)))
+
+    def _shuffled(self, run: tuple[int, int], skip: int = 0) -> Iterator[tuple[RawSample, Ticket | None]]:
+        c = self.config
+        rng = random.Random(seed_of(c.seed, "shuffle", self.position.epoch, *run))
+        buffered = wds.shuffle(max(1, c.shuffle_buffer), initial=max(1, c.shuffle_buffer), rng=rng)
+        for i, item in enumerate(buffered(self._joined(run))):
+            if i >= skip:
+                yield item
+
+    def _processed(self, items: Iterator[tuple[RawSample, Ticket | None]]) -> Iterator[_Processed]:
+        for sample, ticket in items:
+            try:
+                yield self._process(sample, ticket)
+            except BadImageError:
+                if self.config.on_bad_image == "error":
+                    raise
+                self.num_skipped += 1
+
+    def _process(self, sample: RawSample, ticket: Ticket | None) -> _Processed:
+        c = self.config
+        if not 0 <= sample.label < c.num_classes:
+            what = "no .cls" if sample.label < 0 else f"class {sample.label}"
+            raise SampleError(
+                f"{sample.shard}: sample {sample.key!r} has {what}, and the model has {c.num_classes} classes; "
+                "pass --num-classes, or repack the shard with labels"
+            )
+        image = decode_image(sample, c.mode, "mend the shard, or pass --on-bad-image skip")
+        image = center_crop(image, c.view, c.image_px)
+        names = (c.seed, self.position.epoch, sample.key)
+        flip = False
+        if c.augment is not None and self._photometric is not None:
+            flip = bool(generator_of(*names, "flip").random() < c.augment.hflip)
+            image = self._photometric(mirror_image(image) if flip else image, *names)
+        return to_tensor(image), sample.label, self._keep_indices(sample, ticket, flip)
+
+    def _keep_indices(
+        self, sample: RawSample, ticket: Ticket | None, flip: bool
+    ) -> npt.NDArray[np.int64] | None:
+        """The kept patches of the image as the student sees it, int64 [K]."""
+        c = self.config
+        num_patches = c.grid[0] * c.grid[1]
+        if c.subset == "dense":
+            return None
+        if c.subset == "random":
+            rng = generator_of(c.seed, "random", self.position.epoch, sample.key)
+            return rng.permutation(num_patches)[: c.num_keep]
+        if c.subset == "fixed-random":
+            mask = np.zeros(num_patches, dtype=np.bool_)
+            mask[generator_of(c.seed, "fixed-random", sample.key).permutation(num_patches)[: c.num_keep]] = (
+                True
+            )
+        else:
+            assert ticket is not None
+            # View 1, where there is one, is the ticket that the selector gave the mirrored image itself.
+            view = 1 if flip and len(ticket.packed) > 1 else 0
+            if c.subset == "ticket":
+                mask = unpack_mask(ticket.packed[view], num_patches)
+            else:
+                assert ticket.ranks is not None
+                mask = ticket.ranks[view] >= num_patches - c.num_keep
+            flip = flip and view == 0
+        return mask_to_indices(mirror(mask, c.grid) if flip else mask, c.num_keep)
+
+    def _batched(self, samples: Iterator[_Processed], *, drop_last: bool) -> Iterator[Batch]:
+        batch: list[_Processed] = []
+        for sample in samples:
+            batch.append(sample)
+            if len(batch) == self.config.batch_size:
+                yield self._collate(batch)
+                batch = []
+        if batch and not drop_last:
+            yield self._collate(batch)
+
+    def _collate(self, batch: list[_Processed]) -> Batch:
+        images, labels, keep = zip(*batch, strict=True)
+        num_skipped = self.num_skipped + (self.join.num_missing if self.join else 0)
+        new, self._reported = num_skipped - self._reported, num_skipped
+        return Batch(
+            images=torch.stack(images),
+            labels=torch.tensor(labels),
+            keep_indices=None if keep[0] is None else torch.from_numpy(np.stack(keep)),
+            num_skipped=new,
+        )
+
+
+def _miscounted(counted: CountedShard, found: str) -> str:
+    return (
+        f"{counted.shard.url} holds {found} samples where {counted.num_samples} were expected: it is not the shard "
+        "that the tickets were made from; pass --recount if its samples were only dealt anew"
+    )

@@ -1,0 +1,1 @@
+"""Models: the names dataltt knows, the ticket selector, the token-pruned student."""

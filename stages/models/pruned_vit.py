@@ -1,0 +1,64 @@
+"""The student: a timm ViT that computes on the kept patches alone.
+
+Letters: B batch, P patches of the grid, K kept patches, T prefix tokens, C channels, p patch side in pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+
+class TokenPrunedViT(nn.Module):
+    """Wraps a plain timm ViT; its own parameters are the ViT's, under timm's names, in `vit`."""
+
+    def __init__(self, vit: VisionTransformer) -> None:
+        super().__init__()
+        self.vit = vit
+
+    def forward(self, images: Tensor, keep_indices: Tensor | None = None) -> Tensor:
+        """Class logits from some patches of each image.
+
+        Args:
+            images: float [B, channels, height, width], normalised.
+            keep_indices: int64 [B, K], patches on the original grid, row-major, prefix tokens excluded; None for all
+                patches, which is timm's own forward.
+
+        Returns:
+            float [B, classes]. With all P patches kept, in any order, equal to timm's logits up to rounding.
+        """
+        if keep_indices is None:
+            return self.vit(images)
+        vit = self.vit
+        x = self._add_prefix(self._embed_patches(images, keep_indices), keep_indices)
+        x = vit.blocks(vit.norm_pre(vit.pos_drop(x)))
+        logits: Tensor = vit.forward_head(vit.norm(x))
+        return logits
+
+    def _embed_patches(self, images: Tensor, keep_indices: Tensor) -> Tensor:
+        """Patch embeddings of the kept patches, [B, K, C]: pixels are gathered first, the rest is never embedded."""
+        embed = self.vit.patch_embed
+        height, width = embed.grid_size
+        batch = torch.arange(len(images), device=images.device)[:, None]
+        # [B, channels, height, p, width, p] with the grid dimensions moved to the front, still a view.
+        tiles = images.unflatten(2, (height, -1)).unflatten(4, (width, -1)).permute(0, 2, 4, 1, 3, 5)
+        pixels = tiles[batch, keep_indices // width, keep_indices % width]  # [B, K, channels, p, p]
+        # A convolution whose stride is its kernel is a linear map of each patch.
+        embedded: Tensor = embed.norm(
+            F.linear(pixels.flatten(2), embed.proj.weight.flatten(1), embed.proj.bias)
+        )
+        return embedded
+
+    def _add_prefix(self, patches: Tensor, keep_indices: Tensor) -> Tensor:
+        """Position embeddings of the original grid positions, and prefix tokens in front: [B, T + K, C]."""
+        vit = self.vit
+        prefix = torch.cat([t for t in (vit.cls_token, vit.reg_token) if t is not None], dim=1)
+        if vit.pos_embed is not None:
+            # Older ViTs have position embeddings for prefix tokens too; DeiT III and later do not.
+            num_embedded = 0 if vit.no_embed_class else vit.num_prefix_tokens
+            if num_embedded:
+                prefix = prefix + vit.pos_embed[:, :num_embedded]
+            patches = patches + F.embedding(keep_indices + num_embedded, vit.pos_embed[0])
+        return torch.cat([prefix.expand(len(patches), -1, -1), patches], dim=1)

@@ -1,0 +1,237 @@
+"""Model names: dataltt's aliases and timm's own, what each needs of its images, and its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from timm.layers import PatchEmbed
+from timm.models.vision_transformer import VisionTransformer
+
+from ...artifacts_schema import CheckpointError, ModelError, View
+from .selector import is_supported_block
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelEntry:
+    """What an alias stands for."""
+
+    timm_name: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    drop_blocks: tuple[int, ...] | None = None  # None: a quarter, half, and three quarters of the depth
+
+
+ALIASES: Mapping[str, ModelEntry] = {
+    "deit_t": ModelEntry(timm_name="deit_tiny_patch16_224"),
+    "deit_s": ModelEntry(timm_name="deit_small_patch16_224"),
+    "deit_b": ModelEntry(timm_name="deit_base_patch16_224"),
+    # The model of `dataltt demo`, for 28-px grey images: 49 patches of 4 px. Mean and std are Fashion-MNIST's.
+    "vit_fashion": ModelEntry(
+        timm_name="vit_tiny_patch16_224",
+        kwargs={
+            "img_size": 28,
+            "patch_size": 4,
+            "in_chans": 1,
+            "embed_dim": 64,
+            "depth": 6,
+            "num_heads": 4,
+            "num_classes": 10,
+            "pretrained_cfg_overlay": {
+                "input_size": (1, 28, 28),
+                "mean": (0.2860,),
+                "std": (0.3530,),
+                "crop_pct": 1.0,
+                "interpolation": "bicubic",
+            },
+        },
+        drop_blocks=(1, 3, 5),
+    ),
+}
+
+
+def entry_of(name: str) -> ModelEntry:
+    """The entry of an alias, or of a timm name.
+
+    Raises:
+        ModelError: neither dataltt nor timm knows the name.
+    """
+    if name in ALIASES:
+        return ALIASES[name]
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name}*", module="vision_transformer")[:3]
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise ModelError(
+            f"--model {name!r} is neither an alias ({', '.join(ALIASES)}) nor a timm model{hint}; "
+            "plain ViTs are listed by: python -c \"import timm; print(timm.list_models('*vit*'))\""
+        )
+    return ModelEntry(timm_name=name)
+
+
+def create_vit(name: str, *, pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """Creates a plain ViT.
+
+    Args:
+        name: an alias or a timm name.
+        pretrained: load timm's pretrained weights (from its hub or its cache).
+        kwargs: passed to timm, over the alias's own; None values are left out.
+
+    Raises:
+        ModelError: an unknown name, or a model that is not a plain ViT with a CLS token.
+        CheckpointError: the pretrained weights cannot be had.
+    """
+    entry = entry_of(name)
+    given = {k: v for k, v in kwargs.items() if v is not None}
+    try:
+        model = timm.create_model(entry.timm_name, pretrained=pretrained, **{**entry.kwargs, **given})
+    except Exception as error:
+        if not pretrained:
+            raise ModelError(f"timm cannot create {name} ({type(error).__name__}: {error})") from error
+        raise CheckpointError(
+            f"timm's pretrained weights of {name} cannot be had ({type(error).__name__}); "
+            "connect to the hub once, or give a file with --checkpoint"
+        ) from error
+    check_plain_vit(model, name)
+    return model
+
+
+def check_plain_vit(model: torch.nn.Module, name: str) -> None:
+    """Refuses what the selector and the student cannot take apart.
+
+    Raises:
+        ModelError: not a plain ViT, or one without CLS token.
+    """
+    if type(model) is not VisionTransformer or not all(is_supported_block(b) for b in model.blocks):
+        raise ModelError(
+            f"{name} is not a plain ViT (timm's VisionTransformer with standard blocks); try deit_s"
+        )
+    if model.cls_token is None:
+        raise ModelError(f"{name} has no CLS token, whose attention tickets are made of; try deit_s")
+    embed = model.patch_embed
+    if not isinstance(embed, PatchEmbed) or embed.proj.kernel_size != embed.proj.stride:
+        raise ModelError(f"{name} does not embed separate patches; try deit_s")
+    if embed.img_size[0] != embed.img_size[1] or model.dynamic_img_size:
+        raise ModelError(f"{name} has no fixed square image size; try deit_s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """A ViT's image and patch grid. `mode` is what images are converted to: RGB, or L (grey)."""
+
+    grid: tuple[int, int]
+    patch_px: int
+    image_px: int
+    mode: str
+
+
+def geometry_of(model: VisionTransformer, name: str) -> Geometry:
+    """The geometry of a plain ViT.
+
+    Raises:
+        ModelError: it takes neither 1 nor 3 channels.
+    """
+    embed = model.patch_embed
+    channels = embed.proj.in_channels
+    if channels not in (1, 3):
+        raise ModelError(f"{name} takes {channels} channels; images have 1 (grey) or 3 (RGB)")
+    return Geometry(
+        grid=tuple(embed.grid_size),
+        patch_px=embed.patch_size[0],
+        image_px=embed.img_size[0],
+        mode="L" if channels == 1 else "RGB",
+    )
+
+
+def center_view_of(model: VisionTransformer) -> View:
+    """The evaluation view that the model's authors used, as timm records it."""
+    config = resolve_model_data_config(model)
+    image_px = model.patch_embed.img_size[0]
+    return View(
+        kind="center",
+        resize_px=int(image_px / config["crop_pct"]),  # rounded down, as timm does
+        crop_share=config["crop_pct"],
+        interpolation=config["interpolation"],
+        mean=list(config["mean"]),
+        std=list(config["std"]),
+    )
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """A state dict from .safetensors, or from .pth/.pt read without pickle's powers; a wrapping `model` or
+    `state_dict` entry (upstream's layout) is looked into.
+
+    Raises:
+        CheckpointError: the file is not there, or not such a file.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(f"there is no checkpoint file {path}; give a .safetensors or .pth file")
+    try:
+        # timm logs that it loaded the file; the caller says so in its own words.
+        logging.getLogger("timm.models._helpers").setLevel(logging.WARNING)
+        weights = timm.models.load_state_dict(str(path), use_ema=False, weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} cannot be read as weights ({reason}); give a .safetensors file, or a .pth that holds tensors only"
+        ) from error
+    if not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):
+        raise CheckpointError(f"{path} holds no state dict; give a .safetensors file, or a .pth of tensors")
+    return weights
+
+
+def load_vit(
+    name: str, checkpoint: str | Path | None, *, num_classes: int | None = None, **kwargs: Any
+) -> VisionTransformer:
+    """A ViT with weights: those of `checkpoint`, or timm's pretrained ones.
+
+    The number of classes is the checkpoint's, unless given.
+
+    Raises:
+        ModelError, CheckpointError
+    """
+    if checkpoint is None:
+        if name in ALIASES and ALIASES[name].kwargs:
+            raise CheckpointError(f"there are no pretrained weights of {name}; give --checkpoint")
+        return create_vit(name, pretrained=True, num_classes=num_classes, **kwargs)
+    weights = read_weights(checkpoint)
+    head = weights.get("head.weight")
+    if num_classes is None and head is not None:
+        num_classes = len(head)
+    model = create_vit(name, num_classes=num_classes, **kwargs)
+    load_weights(model, weights, f"{checkpoint}", name)
+    return model
+
+
+def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: str, name: str) -> None:
+    """Loads a state dict, all of it or nothing.
+
+    Raises:
+        CheckpointError: names or shapes are not the model's.
+    """
+    own = model.state_dict()
+    missing, unexpected = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+    shapes = [k for k in own if k in weights and own[k].shape != weights[k].shape]
+    if missing or unexpected or shapes:
+        found = [("missing", missing), ("unknown", unexpected), ("of another shape", shapes)]
+        text = "; ".join(f"{len(keys)} {what} (first: {keys[0]})" for what, keys in found if keys)
+        raise CheckpointError(f"{source} does not hold weights of {name}: {text}; check --model")
+    model.load_state_dict(dict(weights))
+
+
+def weights_sha256(model: torch.nn.Module) -> str:
+    """SHA-256 over the sorted state dict: of each tensor its name, dtype, shape and little-endian bytes.
+
+    The same weights give the same digest, whichever kind of file they came from.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        array = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}\0{str(array.dtype).removeprefix('torch.')}\0{tuple(array.shape)}\0".encode())
+        digest.update(array.view(torch.uint8).numpy().data if array.ndim else array.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,33 @@
+"""How the stages say what they are doing, without knowing who listens (a terminal, a log file, a test)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Reporter(Protocol):
+    """Receives progress and messages; pipeline/progress.py has those that print."""
+
+    def start(self, name: str, total: int | None, unit: str) -> None:
+        """A piece of work begins; any earlier one has ended."""
+
+    def advance(self, amount: int, note: str = "") -> None:
+        """`amount` more units are done; `note` is a short figure to show beside them."""
+
+    def finish(self) -> None:
+        """The piece of work has ended."""
+
+    def message(self, text: str) -> None:
+        """Something that should stay on the screen."""
+
+
+class SilentReporter:
+    """Drops everything: for ranks other than 0, and for callers that do not care."""
+
+    def start(self, name: str, total: int | None, unit: str) -> None: ...
+
+    def advance(self, amount: int, note: str = "") -> None: ...
+
+    def finish(self) -> None: ...
+
+    def message(self, text: str) -> None: ...

@@ -1,0 +1,310 @@
+"""Stage one: a ticket selector runs once over the shards and writes a ticket store.
+
+Shards are dealt to ranks, and on each rank to loader workers. Batches never span shards, so that what the selector
+computes does not depend on how many ranks and workers there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+import xxhash
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ..artifacts_schema import (
+    BadImageError,
+    DatalttError,
+    Manifest,
+    OptionError,
+    OutputExistsError,
+    Selector,
+    SkippedSample,
+    View,
+)
+from ..artifacts_schema.commit import StoreSpec, commit
+from ..artifacts_schema.parts import Part, begin_plan, part_path, parts_dir, read_header, write_part
+from ..artifacts_schema.tickets import order_to_ranks, pack_ranks
+from ..artifacts_schema.views import center_box
+from .data.images import center_crop, decode_image, normalize, to_tensor
+from .data.loader import Failure, iterate, num_workers_for
+from .data.shards import Shard, absolute_spec, is_url, iter_samples, resolve_shards
+from .distributed import Process, process_group
+from .models.cascade import default_drop_blocks, keep_counts
+from .models.registry import Geometry, center_view_of, entry_of, geometry_of, load_vit, weights_sha256
+from .models.selector import TicketSelector
+from .reporting import Reporter, SilentReporter
+from .version import tool_version
+
+# Views without an augmentation recipe: the centre view, and that view mirrored.
+MAX_CENTER_VIEWS = 2
+_SPLITS = ("train", "validation", "val", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectConfig:
+    """What `dataltt select` is asked to do; the command line's options, by their names."""
+
+    model: str
+    shards: str
+    out: Path
+    checkpoint: Path | None = None
+    ratio: float | None = None
+    keep_rate: float | None = None
+    drop_blocks: tuple[int, ...] | None = None
+    views: int = 1
+    ranks: bool = False
+    seed: int = 0
+    batch_size: int = 128
+    workers: int | None = None
+    device: str = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    overwrite: bool = False
+    on_bad_image: Literal["error", "skip"] = "error"
+    name: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    """Some samples of one shard, in its order; `last` marks the shard's end."""
+
+    index: int
+    images: list[Tensor]  # B of uint8 [channels, H, W]
+    keys: list[str]
+    labels: list[int]
+    digests: list[int]
+    boxes: list[npt.NDArray[np.float32]]
+    skipped: list[SkippedSample]
+    last: bool
+
+
+class _ShardBatches(IterableDataset):  # type: ignore[misc]
+    """Decoded batches, shard by shard."""
+
+    def __init__(
+        self, shards: Sequence[tuple[int, Shard]], config: SelectConfig, view: View, geo: Geometry
+    ) -> None:
+        super().__init__()
+        self.shards, self.config, self.view, self.geometry = shards, config, view, geo
+
+    def __iter__(self) -> Iterator[_Batch | Failure]:
+        info = get_worker_info()
+        first, step = (info.id, info.num_workers) if info else (0, 1)
+        try:
+            for index, shard in self.shards[first::step]:
+                yield from self._batches(index, shard)
+        except DatalttError as error:
+            yield Failure(error)
+
+    def _batches(self, index: int, shard: Shard) -> Iterator[_Batch]:
+        batch = _empty_batch(index)
+        for sample in iter_samples(shard):
+            if len(batch.keys) == self.config.batch_size:
+                yield batch
+                batch = _empty_batch(index)
+            try:
+                image = decode_image(
+                    sample, self.geometry.mode, "mend the shard, or pass --on-bad-image skip"
+                )
+            except BadImageError as error:
+                if self.config.on_bad_image == "error":
+                    raise
+                batch.skipped.append(SkippedSample(shard=shard.name, key=sample.key, reason=error.reason))
+                continue
+            crop_px = self.geometry.image_px
+            batch.images.append(to_tensor(center_crop(image, self.view, crop_px)))
+            batch.keys.append(sample.key)
+            batch.labels.append(sample.label)
+            batch.digests.append(xxhash.xxh3_64_intdigest(sample.image))
+            batch.boxes.append(center_box(*image.size, resize_px=self.view.resize_px, crop_px=crop_px))
+        yield replace(batch, last=True)
+
+
+def _empty_batch(index: int) -> _Batch:
+    return _Batch(index=index, images=[], keys=[], labels=[], digests=[], boxes=[], skipped=[], last=False)
+
+
+def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest | None:
+    """Runs stage one; under torchrun, this process's share of it.
+
+    Returns:
+        The manifest of the finished store on rank 0, None on the others.
+
+    Raises:
+        DatalttError: anything that the user can mend. Finished parts stay, and the same call goes on from them.
+    """
+    if config.out.exists() and not config.overwrite:
+        raise OutputExistsError(
+            f"{config.out} exists; pass --overwrite to replace it, or choose another --out"
+        )
+    if not 1 <= config.views <= MAX_CENTER_VIEWS:
+        raise OptionError(
+            f"--views {config.views}: without random crops an image has {MAX_CENTER_VIEWS} views, "
+            "the centre view and that view mirrored; give 1 or 2"
+        )
+    if config.batch_size < 1:
+        raise OptionError(f"--batch-size {config.batch_size} should be at least 1")
+    # Cheap checks come before the model is loaded.
+    keep_counts(1, ratio=config.ratio, keep_rate=config.keep_rate)
+    shards = resolve_shards(config.shards)
+    with process_group(config.device) as process:
+        quiet = reporter if reporter is not None and process.is_main else SilentReporter()
+        model = load_vit(config.model, config.checkpoint)
+        spec = _store_spec(config, model, shards)
+        if process.is_main:
+            begin_plan(parts_dir(config.out), _plan(spec, shards, config), discard_others=config.overwrite)
+        process.barrier()
+        _make_parts(config, model, spec, shards, process, quiet)
+        process.barrier()
+        if not process.is_main:
+            return None
+        quiet.start("writing the store", len(shards), "shards")
+        manifest = commit(
+            config.out, spec, overwrite=config.overwrite, on_progress=lambda *_: quiet.advance(1)
+        )
+        quiet.finish()
+        return manifest
+
+
+def _store_spec(config: SelectConfig, model: VisionTransformer, shards: Sequence[Shard]) -> StoreSpec:
+    geometry = geometry_of(model, config.model)
+    blocks = (
+        config.drop_blocks or entry_of(config.model).drop_blocks or default_drop_blocks(len(model.blocks))
+    )
+    num_patches = geometry.grid[0] * geometry.grid[1]
+    counts = keep_counts(num_patches, ratio=config.ratio, keep_rate=config.keep_rate, num_stages=len(blocks))
+    selector = Selector(
+        model=config.model,
+        weights_sha256=weights_sha256(model),
+        drop_blocks=list(blocks),
+        keep_counts=list(counts),
+        precision=config.precision,
+        ratio=config.ratio,
+        keep_rate=config.keep_rate,
+    )
+    return StoreSpec(
+        grid=geometry.grid,
+        patch_px=geometry.patch_px,
+        image_px=geometry.image_px,
+        num_keep=counts[-1],
+        num_views=config.views,
+        has_ranks=config.ranks,
+        has_views=config.views > 1,
+        selector=selector,
+        view=center_view_of(model),
+        dataset_name=config.name or _dataset_name(shards[0]),
+        split=config.split or next((s for s in _SPLITS if s in shards[0].name), "unknown"),
+        source=absolute_spec(config.shards),
+        shards=[s.name for s in shards],
+        tool_version=tool_version(),
+    )
+
+
+def _dataset_name(shard: Shard) -> str:
+    """What the shards' names have in common: imagenet-train-000017.tar is of imagenet-train."""
+    return shard.name.rsplit(".", 1)[0].rstrip("0123456789-_") or shard.name
+
+
+def _plan(spec: StoreSpec, shards: Sequence[Shard], config: SelectConfig) -> dict[str, Any]:
+    """What the parts are parts of: a selection goes on only if all of this is the same."""
+    plan = asdict(spec)
+    stats = [None if is_url(s.url) else Path(s.url).stat() for s in shards]
+    plan["shards"] = [
+        [s.name, *([] if st is None else [st.st_size, int(st.st_mtime)])]
+        for s, st in zip(shards, stats, strict=True)
+    ]
+    plan["seed"], plan["on_bad_image"] = config.seed, config.on_bad_image
+    return plan
+
+
+def _make_parts(
+    config: SelectConfig,
+    model: VisionTransformer,
+    spec: StoreSpec,
+    shards: Sequence[Shard],
+    process: Process,
+    reporter: Reporter,
+) -> None:
+    """Writes this rank's parts that are not there yet."""
+    directory = parts_dir(config.out)
+    mine = list(enumerate(shards))[process.rank :: process.world_size]
+    todo = [(i, s) for i, s in mine if not _is_done(directory, i)]
+    if len(todo) < len(mine):
+        reporter.message(
+            f"{len(mine) - len(todo)} of {len(mine)} shards were done before; going on from there"
+        )
+    selector = TicketSelector(model, spec.selector.drop_blocks, spec.selector.keep_counts).to(process.device)
+    geometry = geometry_of(model, config.model)
+    dataset = _ShardBatches(todo, config, spec.view, geometry)
+    num_workers = min(num_workers_for(config.workers, process.world_size), len(todo))
+    pending: dict[int, list[tuple[_Batch, npt.NDArray[np.int64]]]] = {}
+    reporter.start("selecting tickets", None, "images")
+    num_done = 0
+    for batch in iterate(dataset, num_workers, pin_memory=process.device.type == "cuda"):
+        order = _orders(selector, batch.images, spec, config, process)
+        pending.setdefault(batch.index, []).append((batch, order))
+        if batch.last:
+            write_part(directory, batch.index, _part(shards[batch.index], pending.pop(batch.index), spec))
+            num_done += 1
+        reporter.advance(len(batch.keys), f"{num_done}/{len(todo)} shards")
+    reporter.finish()
+
+
+def _is_done(directory: Path, index: int) -> bool:
+    path = part_path(directory, index)
+    return path.exists() and bool(read_header(path).shard)
+
+
+def _orders(
+    selector: TicketSelector,
+    images: Sequence[Tensor],
+    spec: StoreSpec,
+    config: SelectConfig,
+    process: Process,
+) -> npt.NDArray[np.int64]:
+    """Patch orders of every view, int64 [B, V, P], on each view's own grid."""
+    if not images:
+        return np.empty((0, spec.num_views, spec.num_patches), dtype=np.int64)
+    pixels = normalize(torch.stack(list(images)).to(process.device, non_blocking=True), spec.view)
+    autocast = (
+        torch.autocast(process.device.type, dtype=torch.bfloat16)
+        if config.precision == "bf16"
+        else nullcontext()
+    )
+    with autocast:
+        views = [pixels, pixels.flip(-1)][: spec.num_views]
+        return np.stack([selector(view).cpu().numpy() for view in views], axis=1)
+
+
+def _part(shard: Shard, batches: Sequence[tuple[_Batch, npt.NDArray[np.int64]]], spec: StoreSpec) -> Part:
+    keys = [key for batch, _ in batches for key in batch.keys]
+    ranks = order_to_ranks(np.concatenate([order for _, order in batches]))
+    boxes = flips = None
+    if spec.has_views:
+        # The views are the centre view and its mirror image: one box, and flips 0 and 1.
+        centers = np.array([box for batch, _ in batches for box in batch.boxes], dtype=np.float32).reshape(
+            -1, 1, 4
+        )
+        boxes = centers.repeat(spec.num_views, axis=1)
+        flips = np.tile(np.arange(spec.num_views, dtype=np.uint8), (len(keys), 1))
+    return Part(
+        shard=shard.name,
+        keys=pa.array(keys, type=pa.large_string()),
+        labels=np.array([label for batch, _ in batches for label in batch.labels], dtype=np.int32),
+        digests=np.array([digest for batch, _ in batches for digest in batch.digests], dtype=np.uint64),
+        tickets=pack_ranks(ranks, spec.num_keep),
+        ranks=ranks if spec.has_ranks else None,
+        boxes=boxes,
+        flips=flips,
+        skipped=[skipped for batch, _ in batches for skipped in batch.skipped],
+    )
