@@ -105,9 +105,7 @@ class _ArrayWriter:
         if self._filled:
             self._flush()
         if self._written != self._length:
-            raise IncompletePartsError(
-                f"{self._array.path}: {self._written} of {self._length} entries written"
-            )
+            raise IncompletePartsError(f"{self._array.path}: {self._written} of {self._length} entries written")
 
 
 def read_headers(store_path: Path, shards: Sequence[str]) -> list[PartHeader]:
@@ -121,14 +119,10 @@ def read_headers(store_path: Path, shards: Sequence[str]) -> list[PartHeader]:
     for index, shard in enumerate(shards):
         path = part_path(directory, index)
         if not path.exists():
-            raise IncompletePartsError(
-                f"{directory} has no part for shard {shard}; run the same select again"
-            )
+            raise IncompletePartsError(f"{directory} has no part for shard {shard}; run the same select again")
         header = read_header(path)
         if header.shard != shard:
-            raise IncompletePartsError(
-                f"{path} is of shard {header.shard}, not {shard}; delete it and select again"
-            )
+            raise IncompletePartsError(f"{path} is of shard {header.shard}, not {shard}; delete it and select again")
         headers.append(header)
     return headers
 
@@ -152,15 +146,11 @@ def commit(
         DuplicateKeyError: two samples have the same key.
     """
     if store_path.exists() and not overwrite:
-        raise OutputExistsError(
-            f"{store_path} exists; pass --overwrite to replace it, or choose another --out"
-        )
+        raise OutputExistsError(f"{store_path} exists; pass --overwrite to replace it, or choose another --out")
     headers = read_headers(store_path, spec.shards)
     num_images = sum(h.num_rows for h in headers)
     if num_images == 0:
-        raise IncompletePartsError(
-            f"no image in {len(headers)} shard(s) of {spec.source}; there is nothing to store"
-        )
+        raise IncompletePartsError(f"no image in {len(headers)} shard(s) of {spec.source}; there is nothing to store")
     temporary = store_path.with_name(f"{store_path.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -250,9 +240,7 @@ def _read(spec: StoreSpec, header: PartHeader) -> Part:
     wanted = {"ranks": spec.has_ranks, "boxes": spec.has_views, "flips": spec.has_views}
     bad = bad_tickets(part.tickets, spec.num_patches, spec.num_keep).any()
     if has != wanted or bad or (part.ranks is not None and bad_ranks(part.ranks).any()):
-        raise IncompletePartsError(
-            f"{header.path} is damaged or of another selection; delete it and select again"
-        )
+        raise IncompletePartsError(f"{header.path} is damaged or of another selection; delete it and select again")
     return part
 
 
@@ -299,11 +287,7 @@ def _manifest(
 ) -> Manifest:
     skipped: list[SkippedSample] = [s for h in headers for s in h.skipped]
     epoch = os.environ.get("SOURCE_DATE_EPOCH")  # reproducible-builds.org: fixes the one field that is a time
-    now = (
-        datetime.datetime.fromtimestamp(int(epoch), datetime.UTC)
-        if epoch
-        else datetime.datetime.now(datetime.UTC)
-    )
+    now = datetime.datetime.fromtimestamp(int(epoch), datetime.UTC) if epoch else datetime.datetime.now(datetime.UTC)
     return Manifest(
         schema_version=SCHEMA_VERSION,
         grid=spec.grid,

@@ -77,11 +77,7 @@ class DuplicateKeyError(DatalttError):
 
     def __init__(self, key: str, first_shard: str, second_shard: str) -> None:
         self.key, self.first_shard, self.second_shard = key, first_shard, second_shard
-        where = (
-            f"twice in {first_shard}"
-            if first_shard == second_shard
-            else f"in {first_shard} and {second_shard}"
-        )
+        where = f"twice in {first_shard}" if first_shard == second_shard else f"in {first_shard} and {second_shard}"
         super().__init__(f"key {key!r} occurs {where}; rename or remove one, since tickets are joined by key")
 
 

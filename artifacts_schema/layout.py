@@ -36,9 +36,7 @@ class ArraySpec:
     @property
     def row_bytes(self) -> int:
         """Bytes of one entry along the first axis."""
-        return (
-            int(np.prod([n for n in self.shape[1:] if n is not None], dtype=np.int64)) * self.dtype.itemsize
-        )
+        return int(np.prod([n for n in self.shape[1:] if n is not None], dtype=np.int64)) * self.dtype.itemsize
 
     @property
     def chunk_len(self) -> int:

@@ -121,9 +121,7 @@ class TicketStore:
             )
             if not shape_ok:
                 want = "[" + ", ".join("bytes" if n is None else str(n) for n in spec.shape) + "]"
-                yield Problem(
-                    where=path, kind="shape", message=f"has shape {list(array.shape)}, should be {want}"
-                )
+                yield Problem(where=path, kind="shape", message=f"has shape {list(array.shape)}, should be {want}")
             if array.dtype != spec.dtype:
                 yield Problem(where=path, kind="dtype", message=f"is {array.dtype}, should be {spec.dtype}")
             yield from _codec_problems(path, array)
@@ -134,9 +132,7 @@ class TicketStore:
             values: npt.NDArray[Any] = np.asarray(self._arrays[path].oindex[selection])
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
             reason = str(error) or type(error).__name__
-            raise _invalid(
-                self.path, path, "damaged", f"cannot be read ({reason}); fetch it again"
-            ) from error
+            raise _invalid(self.path, path, "damaged", f"cannot be read ({reason}); fetch it again") from error
         return values
 
     @cached_property
@@ -174,9 +170,7 @@ class TicketStore:
         num_bytes = self._arrays["keys/data"].shape[0]
         first, last = int(offsets[0]), int(offsets[-1])
         if not 0 <= first <= last <= num_bytes or last - first > MAX_STRING_BYTES * len(rows):
-            raise _invalid(
-                self.path, "keys/offsets", "inconsistent", f"is wrong in rows {rows.start}-{rows.stop}"
-            )
+            raise _invalid(self.path, "keys/offsets", "inconsistent", f"is wrong in rows {rows.start}-{rows.stop}")
         data = self._read("keys/data", slice(first, last))
         try:
             return decode_strings(data, offsets - first)
@@ -188,9 +182,7 @@ class TicketStore:
         """Packed tickets uint8 [n, V, W], each with exactly K bits and no spare bit set."""
         m = self.manifest
         tickets = self._read("tickets", _selection(rows))
-        self._refuse(
-            "tickets", rows, bad_tickets(tickets, m.num_patches, m.num_keep), f"not {m.num_keep} patches"
-        )
+        self._refuse("tickets", rows, bad_tickets(tickets, m.num_patches, m.num_keep), f"not {m.num_keep} patches")
         return tickets
 
     def read_ranks(self, rows: Rows) -> Ranks:
@@ -236,9 +228,7 @@ def _codec_problems(path: str, array: zarr.Array[Any]) -> Iterator[Problem]:
     document = array.metadata.to_dict()
     names = set(_codec_names(document.get("codecs", ())))
     for name in sorted(names - ALLOWED_CODECS):
-        yield Problem(
-            where=path, kind="codec", message=f"uses codec {name!r}, which is not one of the core codecs"
-        )
+        yield Problem(where=path, kind="codec", message=f"uses codec {name!r}, which is not one of the core codecs")
     chunk_bytes = int(np.prod(array.chunks, dtype=np.float64)) * array.dtype.itemsize
     if chunk_bytes > MAX_CHUNK_BYTES:
         yield Problem(where=path, kind="chunk_size", message=f"has chunks of {chunk_bytes} bytes")

@@ -6,6 +6,8 @@ tokens excluded. Leading dimensions (rows, views) are written `...`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -54,7 +56,7 @@ def order_to_ranks(order: npt.NDArray[np.integer]) -> Ranks:
     return ranks
 
 
-def mirror(per_patch: npt.NDArray[np.generic], grid: tuple[int, int]) -> npt.NDArray[np.generic]:
+def mirror(per_patch: npt.NDArray[Any], grid: tuple[int, int]) -> npt.NDArray[Any]:
     """A mask or rank map [..., P] of the image mirrored left-right."""
     height, width = grid
     lead = per_patch.shape[:-1]
@@ -65,9 +67,7 @@ def bad_tickets(packed: Packed, num_patches: int, num_keep: int) -> Mask:
     """Which of the tickets uint8 [..., W] are invalid, bool [...]: not exactly K bits set, or a spare bit set."""
     spare_bits = packed.shape[-1] * 8 - num_patches
     wrong_count = np.bitwise_count(packed).sum(axis=-1, dtype=np.int64) != num_keep
-    spare = (
-        packed[..., -1] >> np.uint8(8 - spare_bits) if spare_bits else np.zeros(packed.shape[:-1], np.uint8)
-    )
+    spare = packed[..., -1] >> np.uint8(8 - spare_bits) if spare_bits else np.zeros(packed.shape[:-1], np.uint8)
     result: Mask = wrong_count | (spare != 0)
     return result
 

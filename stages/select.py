@@ -40,7 +40,7 @@ from .data.loader import Failure, iterate, num_workers_for
 from .data.shards import Shard, absolute_spec, is_url, iter_samples, resolve_shards
 from .distributed import Process, process_group
 from .models.cascade import default_drop_blocks, keep_counts
-from .models.registry import Geometry, center_view_of, entry_of, geometry_of, load_vit, weights_sha256
+from .models.registry import Geometry, canonical_name, center_view_of, entry_of, geometry_of, load_vit, weights_sha256
 from .models.selector import TicketSelector
 from .reporting import Reporter, SilentReporter
 from .version import tool_version
@@ -88,12 +88,10 @@ class _Batch:
     last: bool
 
 
-class _ShardBatches(IterableDataset):  # type: ignore[misc]
+class _ShardBatches(IterableDataset[Any]):
     """Decoded batches, shard by shard."""
 
-    def __init__(
-        self, shards: Sequence[tuple[int, Shard]], config: SelectConfig, view: View, geo: Geometry
-    ) -> None:
+    def __init__(self, shards: Sequence[tuple[int, Shard]], config: SelectConfig, view: View, geo: Geometry) -> None:
         super().__init__()
         self.shards, self.config, self.view, self.geometry = shards, config, view, geo
 
@@ -113,9 +111,7 @@ class _ShardBatches(IterableDataset):  # type: ignore[misc]
                 yield batch
                 batch = _empty_batch(index)
             try:
-                image = decode_image(
-                    sample, self.geometry.mode, "mend the shard, or pass --on-bad-image skip"
-                )
+                image = decode_image(sample, self.geometry.mode, "mend the shard, or pass --on-bad-image skip")
             except BadImageError as error:
                 if self.config.on_bad_image == "error":
                     raise
@@ -144,9 +140,7 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
         DatalttError: anything that the user can mend. Finished parts stay, and the same call goes on from them.
     """
     if config.out.exists() and not config.overwrite:
-        raise OutputExistsError(
-            f"{config.out} exists; pass --overwrite to replace it, or choose another --out"
-        )
+        raise OutputExistsError(f"{config.out} exists; pass --overwrite to replace it, or choose another --out")
     if not 1 <= config.views <= MAX_CENTER_VIEWS:
         raise OptionError(
             f"--views {config.views}: without random crops an image has {MAX_CENTER_VIEWS} views, "
@@ -169,22 +163,18 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
         if not process.is_main:
             return None
         quiet.start("writing the store", len(shards), "shards")
-        manifest = commit(
-            config.out, spec, overwrite=config.overwrite, on_progress=lambda *_: quiet.advance(1)
-        )
+        manifest = commit(config.out, spec, overwrite=config.overwrite, on_progress=lambda *_: quiet.advance(1))
         quiet.finish()
         return manifest
 
 
 def _store_spec(config: SelectConfig, model: VisionTransformer, shards: Sequence[Shard]) -> StoreSpec:
     geometry = geometry_of(model, config.model)
-    blocks = (
-        config.drop_blocks or entry_of(config.model).drop_blocks or default_drop_blocks(len(model.blocks))
-    )
+    blocks = config.drop_blocks or entry_of(config.model).drop_blocks or default_drop_blocks(len(model.blocks))
     num_patches = geometry.grid[0] * geometry.grid[1]
     counts = keep_counts(num_patches, ratio=config.ratio, keep_rate=config.keep_rate, num_stages=len(blocks))
     selector = Selector(
-        model=config.model,
+        model=canonical_name(config.model),
         weights_sha256=weights_sha256(model),
         drop_blocks=list(blocks),
         keep_counts=list(counts),
@@ -220,8 +210,7 @@ def _plan(spec: StoreSpec, shards: Sequence[Shard], config: SelectConfig) -> dic
     plan = asdict(spec)
     stats = [None if is_url(s.url) else Path(s.url).stat() for s in shards]
     plan["shards"] = [
-        [s.name, *([] if st is None else [st.st_size, int(st.st_mtime)])]
-        for s, st in zip(shards, stats, strict=True)
+        [s.name, *([] if st is None else [st.st_size, int(st.st_mtime)])] for s, st in zip(shards, stats, strict=True)
     ]
     plan["seed"], plan["on_bad_image"] = config.seed, config.on_bad_image
     return plan
@@ -240,9 +229,7 @@ def _make_parts(
     mine = list(enumerate(shards))[process.rank :: process.world_size]
     todo = [(i, s) for i, s in mine if not _is_done(directory, i)]
     if len(todo) < len(mine):
-        reporter.message(
-            f"{len(mine) - len(todo)} of {len(mine)} shards were done before; going on from there"
-        )
+        reporter.message(f"{len(mine) - len(todo)} of {len(mine)} shards were done before; going on from there")
     selector = TicketSelector(model, spec.selector.drop_blocks, spec.selector.keep_counts).to(process.device)
     geometry = geometry_of(model, config.model)
     dataset = _ShardBatches(todo, config, spec.view, geometry)
@@ -277,9 +264,7 @@ def _orders(
         return np.empty((0, spec.num_views, spec.num_patches), dtype=np.int64)
     pixels = normalize(torch.stack(list(images)).to(process.device, non_blocking=True), spec.view)
     autocast = (
-        torch.autocast(process.device.type, dtype=torch.bfloat16)
-        if config.precision == "bf16"
-        else nullcontext()
+        torch.autocast(process.device.type, dtype=torch.bfloat16) if config.precision == "bf16" else nullcontext()
     )
     with autocast:
         views = [pixels, pixels.flip(-1)][: spec.num_views]
@@ -292,9 +277,7 @@ def _part(shard: Shard, batches: Sequence[tuple[_Batch, npt.NDArray[np.int64]]],
     boxes = flips = None
     if spec.has_views:
         # The views are the centre view and its mirror image: one box, and flips 0 and 1.
-        centers = np.array([box for batch, _ in batches for box in batch.boxes], dtype=np.float32).reshape(
-            -1, 1, 4
-        )
+        centers = np.array([box for batch, _ in batches for box in batch.boxes], dtype=np.float32).reshape(-1, 1, 4)
         boxes = centers.repeat(spec.num_views, axis=1)
         flips = np.tile(np.arange(spec.num_views, dtype=np.uint8), (len(keys), 1))
     return Part(

@@ -1,17 +1,19 @@
 """The selector's cascade once more, as plainly as it can be written: the yardstick for the fast one.
 
-Nothing is skipped, fused or shared with the package. Every block computes its whole softmax attention matrix, all
-blocks run to the end, and the head runs too. Only the modules of timm's `VisionTransformer` are used, by name, so that
-an error in the package's own reading of the method cannot hide here.
+Nothing is skipped, fused or shared with the package. Every block computes its whole softmax attention matrix,
+all blocks run to the end, and the head runs too. Only the modules of timm's `VisionTransformer` are used, by
+name, so that an error in the package's own reading of the method cannot hide here.
 
-Letters: B images, N tokens (prefix tokens and patches), P patches of the full grid, H heads, D channels a head, C = H·D.
+Letters: B images, N tokens (prefix tokens and patches), P patches of the full grid, H heads, D channels per
+head, C = H·D.
 """
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from timm.models import VisionTransformer
 
 
 def reference_keep_counts(num_patches: int, keep_rate: float) -> tuple[int, int, int]:
@@ -23,7 +25,7 @@ def reference_keep_counts(num_patches: int, keep_rate: float) -> tuple[int, int,
 
 
 def reference_order(
-    vit: nn.Module,
+    vit: VisionTransformer,
     images: torch.Tensor,
     drop_blocks: Sequence[int],
     keep_counts: Sequence[int],
@@ -38,8 +40,8 @@ def reference_order(
 
     Returns:
         int64 [B, P]: patch numbers on the input grid (row-major, prefix tokens not counted). The first
-        `keep_counts[-1]` are the ticket, by the last stage's attention; then come those dropped at the last stage, by
-        that stage's attention, then the one before's, and so on.
+        `keep_counts[-1]` are the ticket, by the last stage's attention; then come those dropped at the last
+        stage, by that stage's attention, then the one before's, and so on.
     """
     order, _ = reference_order_and_logits(vit, images, drop_blocks, keep_counts)
     return order
@@ -47,7 +49,7 @@ def reference_order(
 
 @torch.no_grad()
 def reference_order_and_logits(
-    vit: nn.Module,
+    vit: VisionTransformer,
     images: torch.Tensor,
     drop_blocks: Sequence[int],
     keep_counts: Sequence[int],
@@ -55,10 +57,9 @@ def reference_order_and_logits(
     """The order of `reference_order`, and the class scores [B, classes] of the pruned forward pass."""
     if len(drop_blocks) != len(keep_counts):
         raise ValueError(f"{len(drop_blocks)} dropping blocks, but {len(keep_counts)} counts")
-    if sorted(set(drop_blocks)) != list(drop_blocks) or not all(
-        0 <= b < len(vit.blocks) for b in drop_blocks
-    ):
-        raise ValueError(f"not ascending blocks of a model with {len(vit.blocks)}: {list(drop_blocks)}")
+    blocks: list[Any] = list(vit.blocks)
+    if [index for index in range(len(blocks)) if index in drop_blocks] != list(drop_blocks):
+        raise ValueError(f"not ascending blocks of a model with {len(blocks)}: {list(drop_blocks)}")
 
     x = _embed(vit, images)  # [B, N, C]
     num_prefix_tokens = vit.num_prefix_tokens
@@ -68,7 +69,7 @@ def reference_order_and_logits(
     patch_of_token = torch.arange(num_patches, device=x.device).repeat(batch_size, 1)
     dropped_by_stage: list[torch.Tensor] = []
 
-    for index, block in enumerate(vit.blocks):
+    for index, block in enumerate(blocks):
         attended, attention = _attend(block.attn, block.norm1(x))  # [B, N, C], [B, H, N, N]
         x = x + block.ls1(attended)
         if index in drop_blocks:
@@ -87,11 +88,13 @@ def reference_order_and_logits(
     return order, logits
 
 
-def _embed(vit: nn.Module, images: torch.Tensor) -> torch.Tensor:
+def _embed(vit: VisionTransformer, images: torch.Tensor) -> torch.Tensor:
     """Patch and prefix tokens with their position embeddings [B, N, C], prefix tokens first."""
     patches = vit.patch_embed(images)
     if patches.ndim != 3:
         raise ValueError("the reference wants a model of fixed image size (patch_embed gives [B, P, C])")
+    if vit.cls_token is None or vit.pos_embed is None:
+        raise ValueError("the reference wants a CLS token and position embeddings")
     prefix = [vit.cls_token.expand(len(images), -1, -1)]
     if vit.reg_token is not None:
         prefix.append(vit.reg_token.expand(len(images), -1, -1))
@@ -102,9 +105,9 @@ def _embed(vit: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return vit.norm_pre(x)
 
 
-def _attend(attn: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Self-attention of x [B, N, C]: its projected output [B, N, C] and the attention matrices [B, H, N, N]."""
-    if attn.gate is not None:
+def _attend(attn: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Self-attention of x [B, N, C]: its projected output [B, N, C] and its matrices [B, H, N, N]."""
+    if getattr(attn, "gate", None) is not None:
         raise ValueError("the reference knows no gated attention")
     batch_size, num_tokens, _ = x.shape
     qkv = attn.qkv(x).reshape(batch_size, num_tokens, 3, attn.num_heads, attn.head_dim)
@@ -116,7 +119,7 @@ def _attend(attn: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
 
 
 def _split_by_score(scores: torch.Tensor, num_kept: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token numbers of the `num_kept` highest scores [B, num_kept] and of the others, each by falling score."""
+    """Token numbers of the `num_kept` highest scores [B, num_kept] and of the others, by falling score."""
     kept = torch.topk(scores, num_kept, dim=1, largest=True, sorted=True).indices
     is_dropped = torch.ones_like(scores, dtype=torch.bool).scatter(1, kept, False)
     dropped_rows = []

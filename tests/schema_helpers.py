@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,6 +148,35 @@ def make_store(
     path = tmp_path / name
     write_parts(path, parts)
     return Made(path=path, spec=spec, parts=parts, manifest=commit(path, spec))
+
+
+def copy_store(made: Made, tmp_path: Path) -> Path:
+    """A copy of a store that a test may damage."""
+    return Path(shutil.copytree(made.path, tmp_path / made.path.name))
+
+
+def read_everything(path: Path) -> dict[str, Any]:
+    """All that the reader gives of all rows."""
+    store = TicketStore.open(str(path))
+    rows = range(store.manifest.num_images)
+    boxes, flips = store.read_views(rows) or (None, None)
+    return {
+        "shard_names": store.shard_names,
+        "shard_rows": store.shard_rows,
+        "keys": store.read_keys(rows),
+        "tickets": store.read_tickets(rows),
+        "ranks": store.read_ranks(rows) if store.manifest.has_ranks else None,
+        "labels": store.read_labels(rows),
+        "digests": store.read_digests(rows),
+        "boxes": boxes,
+        "flips": flips,
+    }
+
+
+def put(store: Path, array: str, selection: Any, values: Any) -> None:
+    """Overwrites entries of one array of a store through Zarr, so that its checksums are right."""
+    opened: Any = zarr.open_group(store, mode="r+")[array]
+    opened[selection] = values
 
 
 def edit_json(path: Path, change: Callable[[Any], object]) -> None:

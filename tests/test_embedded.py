@@ -1,4 +1,4 @@
-"""The embedded images: what is in the file, that it is what its source says, and the script that builds it."""
+"""The embedded images: what is in the file, that it equals its source, and the script that builds it."""
 
 import gzip
 import hashlib
@@ -12,9 +12,7 @@ from dataltt.pipeline import embedded
 from dataltt.pipeline.embedded import build
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # where Debian's dataset-fashion-mnist installs
-needs_debian_files = pytest.mark.skipif(
-    not DEBIAN_FOLDER.is_dir(), reason="dataset-fashion-mnist not installed"
-)
+needs_debian_files = pytest.mark.skipif(not DEBIAN_FOLDER.is_dir(), reason="no dataset-fashion-mnist here")
 
 IMAGES_PER_CLASS = {"train": 1_000, "test": 200}
 
@@ -96,9 +94,7 @@ def test_images_are_the_first_of_each_class_in_debians_files(split: str, stem: s
 
     images, labels = embedded.load_fashion_mnist(split)
     assert labels.tobytes() == bytes(all_labels[position] for position in wanted)
-    assert images.tobytes() == b"".join(
-        all_images[784 * position : 784 * (position + 1)] for position in wanted
-    )
+    assert images.tobytes() == b"".join(all_images[784 * index : 784 * index + 784] for index in wanted)
 
 
 @needs_debian_files
@@ -119,7 +115,7 @@ def test_build_names_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_build_refuses_too_few_images(tmp_path: Path) -> None:
     write_small_source(tmp_path, images_per_class=2)
-    with pytest.raises(ValueError, match=r"class 0 \(T-shirt/top\) has 2 images, 1000 are needed"):
+    with pytest.raises(ValueError, match=r"class 0 \(T-shirt/top\) has 2 images, not 1000"):
         build.build(tmp_path, tmp_path / "out.npz")
     assert not (tmp_path / "out.npz").exists()
 

@@ -1,11 +1,16 @@
 """A small labelled image set that travels with the package, so that a whole run needs no download.
 
-What: 12,000 images of Fashion-MNIST, grey, 28 × 28 px, in ten balanced classes: 10,000 to train on and 2,000 to test on.
-Source: Fashion-MNIST by Zalando Research, https://github.com/zalandoresearch/fashion-mnist (Xiao, Rasul and Vollgraf,
-arXiv 1708.07747), as packed by Debian in `dataset-fashion-mnist`.
+What: 12,000 images of Fashion-MNIST, grey, 28 × 28 px, in ten balanced classes: 10,000 to train on, 2,000 to
+test on.
+
+Source: Fashion-MNIST by Zalando Research, https://github.com/zalandoresearch/fashion-mnist (Xiao, Rasul and
+Vollgraf, arXiv 1708.07747), as packed by Debian in `dataset-fashion-mnist`.
+
 Licence: MIT, © 2017 Zalando SE; the text is in `LICENSE.fashion-mnist` beside this file.
-How: the first 1,000 images of each class in the train file and the first 200 of each class in the test file, pixels
-untouched and in the order of the files. `python -m dataltt.pipeline.embedded.build FOLDER OUT` makes the file again.
+
+How: the first 1,000 images of each class in the train file and the first 200 of each class in the test file,
+pixels untouched, in the order of the files. `python -m dataltt.pipeline.embedded.build FOLDER OUT` makes the
+file again.
 
 It is a subset: accuracies on it do not compare with those published for all of Fashion-MNIST.
 """

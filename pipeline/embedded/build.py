@@ -2,8 +2,9 @@
 
     python -m dataltt.pipeline.embedded.build FOLDER OUT
 
-FOLDER is where Debian's package `dataset-fashion-mnist` installs them, or any folder with the same four files. The same
-input gives the same bytes for the same versions of NumPy and zlib; the arrays are the same in any case.
+FOLDER is where Debian's package `dataset-fashion-mnist` installs them, or any folder with the same four
+files. The same input gives the same bytes for the same versions of NumPy and zlib; the arrays are the same in
+any case.
 """
 
 import argparse
@@ -28,8 +29,8 @@ IMAGE_SHAPE_PX = (28, 28)
 def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     """Read a gzipped IDX file of unsigned bytes.
 
-    The format: two zero bytes, the type's code, the number of dimensions, each dimension as a big-endian 32-bit number,
-    then the values in C order.
+    The format: two zero bytes, the type's code, the number of dimensions, each dimension as a big-endian
+    32-bit number, then the values in C order.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -65,9 +66,7 @@ def read_split(folder: Path, split: str) -> tuple[npt.NDArray[np.uint8], npt.NDA
     labels_path = folder / f"{IDX_STEM[split]}-labels-idx1-ubyte.gz"
     images, labels = read_idx(images_path), read_idx(labels_path)
     if images.ndim != 3 or images.shape[1:] != IMAGE_SHAPE_PX:
-        raise ValueError(
-            f"{images_path}: expected images of 28 × 28 px, found an array of shape {images.shape}"
-        )
+        raise ValueError(f"{images_path}: expected images of 28 × 28 px, found shape {images.shape}")
     if labels.shape != images.shape[:1]:
         raise ValueError(f"{labels_path}: labels of shape {labels.shape} for {len(images)} images")
     return images, labels
@@ -83,9 +82,7 @@ def first_of_each_class(labels: npt.NDArray[np.uint8], images_per_class: int) ->
     for label, name in enumerate(CLASSES):
         of_class = np.flatnonzero(labels == label)
         if len(of_class) < images_per_class:
-            raise ValueError(
-                f"class {label} ({name}) has {len(of_class)} images, {images_per_class} are needed"
-            )
+            raise ValueError(f"class {label} ({name}) has {len(of_class)} images, not {images_per_class}")
         positions.append(of_class[:images_per_class])
     return np.sort(np.concatenate(positions))
 
@@ -107,7 +104,13 @@ def build(folder: Path, out: Path) -> None:
     partial = out.with_name(f"{out.name}.partial")
     try:
         with partial.open("wb") as file:  # a handle, because NumPy adds a suffix to a name that lacks it
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(
+                file,
+                train_images=arrays["train_images"],
+                train_labels=arrays["train_labels"],
+                test_images=arrays["test_images"],
+                test_labels=arrays["test_labels"],
+            )
         os.replace(partial, out)
     finally:
         partial.unlink(missing_ok=True)
@@ -117,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m dataltt.pipeline.embedded.build",
-        description="Build the embedded subset of Fashion-MNIST: the first 1,000 train and 200 test images a class.",
+        description="Build the embedded subset of Fashion-MNIST: 1,000 train and 200 test images a class.",
     )
     parser.add_argument("folder", type=Path, help="folder with the four .gz files of Fashion-MNIST")
     parser.add_argument("out", type=Path, help="the .npz file to write")

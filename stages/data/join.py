@@ -113,10 +113,7 @@ class TicketJoin:
 
     def _ticket(self, sample: RawSample, part: _Slice) -> Ticket:
         i = part.index[sample.key]
-        if (
-            self._config.on_changed_image == "error"
-            and xxhash.xxh3_64_intdigest(sample.image) != part.digests[i]
-        ):
+        if self._config.on_changed_image == "error" and xxhash.xxh3_64_intdigest(sample.image) != part.digests[i]:
             raise TicketMismatchError(
                 f"{sample.shard}: the image of sample {sample.key!r} is not the one that its ticket in "
                 f"{self._config.store} was made from; select tickets for these shards, or pass "

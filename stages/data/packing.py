@@ -82,9 +82,7 @@ def pack_image_folder(
             image = images[int(i)]
             suffix = image.path.suffix.lower()
             extension = extension_of.get(suffix, suffix[1:])
-            yield EncodedSample(
-                key=image.key, image=image.path.read_bytes(), extension=extension, label=image.label
-            )
+            yield EncodedSample(key=image.key, image=image.path.read_bytes(), extension=extension, label=image.label)
 
     return write_shards(
         samples(), out, name=name, max_count=max_count, classes=classes, total=len(images), reporter=reporter
@@ -94,9 +92,7 @@ def pack_image_folder(
 def find_images(source: Path) -> tuple[list[str], list[_SourceImage]]:
     """Class names in sorted order, and all images below them in sorted order, their keys checked."""
     if not source.is_dir():
-        raise OptionError(
-            f"{source} is not a folder; give the root of an ImageFolder tree (SRC/CLASS/IMAGE.jpg)"
-        )
+        raise OptionError(f"{source} is not a folder; give the root of an ImageFolder tree (SRC/CLASS/IMAGE.jpg)")
     classes = sorted(d.name for d in source.iterdir() if d.is_dir())
     images: list[_SourceImage] = []
     path_of_key: dict[str, Path] = {}
@@ -108,9 +104,7 @@ def find_images(source: Path) -> tuple[list[str], list[_SourceImage]]:
             if key in path_of_key:
                 raise DuplicateKeyError(key, str(path_of_key[key]), str(path))
             if len(key.encode()) > MAX_STRING_BYTES:
-                raise SampleError(
-                    f"{path}: its key is longer than {MAX_STRING_BYTES} bytes; shorten the path"
-                )
+                raise SampleError(f"{path}: its key is longer than {MAX_STRING_BYTES} bytes; shorten the path")
             path_of_key[key] = path
             images.append(_SourceImage(path=path, key=key, label=label))
     if not images:
@@ -143,9 +137,7 @@ def write_shards(
     classes_path = out / "classes.json"
     classes_text = json.dumps({c: i for i, c in enumerate(classes)}, indent=1, ensure_ascii=False) + "\n"
     if taken := sorted(out.glob(f"{name}-*.tar")):
-        raise OutputExistsError(
-            f"{taken[0]} exists; delete the {name} shards, or choose another OUT or --name"
-        )
+        raise OutputExistsError(f"{taken[0]} exists; delete the {name} shards, or choose another OUT or --name")
     if classes_path.exists() and classes_path.read_text() != classes_text:
         raise OutputExistsError(
             f"{classes_path} lists other classes than this source has; pack it into a folder of its own"
@@ -165,9 +157,7 @@ def write_shards(
             shutil.rmtree(out)
         raise
     shutil.rmtree(temporary)
-    return PackSummary(
-        shards=[str(out / s.name) for s in shards], num_samples=num_samples, num_classes=len(classes)
-    )
+    return PackSummary(shards=[str(out / s.name) for s in shards], num_samples=num_samples, num_classes=len(classes))
 
 
 def _write(

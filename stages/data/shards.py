@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 import braceexpand
 import webdataset as wds
@@ -89,9 +89,7 @@ def resolve_shards(spec: str) -> list[Shard]:
         elif Path(pattern).is_file():
             urls.append(pattern)
         else:
-            raise ShardError(
-                f"there is no shard {pattern} (from --shards {spec!r}); check the path and the range"
-            )
+            raise ShardError(f"there is no shard {pattern} (from --shards {spec!r}); check the path and the range")
     if not urls:
         raise ShardError(f"no shard matches --shards {spec!r}; check the path, and quote the pattern")
     if len(set(urls)) != len(urls):
@@ -138,7 +136,7 @@ def iter_samples(shard: Shard) -> Iterator[RawSample]:
     """
     seen: set[str] = set()
     for group in _iter_groups(shard):
-        key = group["__key__"]
+        key = str(group["__key__"])
         if key in seen:
             raise DuplicateKeyError(key, shard.name, shard.name)
         seen.add(key)
@@ -152,7 +150,7 @@ def iter_samples(shard: Shard) -> Iterator[RawSample]:
         yield RawSample(shard=shard.name, key=key, image=image, label=_label(group, shard, key))
 
 
-def _label(group: dict[str, bytes], shard: Shard, key: str) -> int:
+def _label(group: dict[str, Any], shard: Shard, key: str) -> int:
     if "cls" not in group:
         return -1
     try:
@@ -164,7 +162,7 @@ def _label(group: dict[str, bytes], shard: Shard, key: str) -> int:
     return label
 
 
-def _iter_groups(shard: Shard) -> Iterator[dict[str, bytes]]:
+def _iter_groups(shard: Shard) -> Iterator[dict[str, Any]]:
     """Samples as webdataset groups them: extension → bytes, and __key__."""
     try:
         with wds.gopen(shard.url) as stream:
@@ -175,9 +173,7 @@ def _iter_groups(shard: Shard) -> Iterator[dict[str, bytes]]:
                 raise ShardError(f"{shard.url} is cut off (no end-of-archive block); copy or make it again")
     except (tarfile.TarError, OSError, EOFError) as error:
         reason = str(error).split(" @ ")[0]
-        raise ShardError(
-            f"{shard.url} cannot be read to its end ({reason}); copy or make it again"
-        ) from error
+        raise ShardError(f"{shard.url} cannot be read to its end ({reason}); copy or make it again") from error
     except ValueError as error:
         if "duplicate file name" not in str(error):
             raise
@@ -196,7 +192,6 @@ def count_samples(shard: Shard) -> int:
                 prefix, _ = wds.tariterators.base_plus_ext(member.name)
                 if member.isreg() and prefix is not None:
                     keys.add(prefix)
-                tar.members = []  # type: ignore[assignment]
     except (tarfile.TarError, OSError) as error:
         raise ShardError(f"{shard.url} cannot be read to its end ({error}); copy or make it again") from error
     return len(keys)

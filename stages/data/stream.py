@@ -12,7 +12,7 @@ import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -81,7 +81,7 @@ class StreamPosition:
     world_size: int = 1
 
 
-class SampleStream(IterableDataset):  # type: ignore[misc]
+class SampleStream(IterableDataset[Any]):
     """Batches of one epoch, for one rank."""
 
     def __init__(self, config: StreamConfig, position: StreamPosition) -> None:
@@ -141,9 +141,7 @@ class _Worker:
                 num_given += 1
                 yield processed
             if num_given + skip == 0:
-                raise SampleError(
-                    "every sample of a worker's share was skipped; check the shards and the tickets"
-                )
+                raise SampleError("every sample of a worker's share was skipped; check the shards and the tickets")
             skip = 0
 
     def _sequence(self) -> list[CountedShard]:
@@ -215,9 +213,7 @@ class _Worker:
             image = self._photometric(mirror_image(image) if flip else image, *names)
         return to_tensor(image), sample.label, self._keep_indices(sample, ticket, flip)
 
-    def _keep_indices(
-        self, sample: RawSample, ticket: Ticket | None, flip: bool
-    ) -> npt.NDArray[np.int64] | None:
+    def _keep_indices(self, sample: RawSample, ticket: Ticket | None, flip: bool) -> npt.NDArray[np.int64] | None:
         """The kept patches of the image as the student sees it, int64 [K]."""
         c = self.config
         num_patches = c.grid[0] * c.grid[1]
@@ -228,9 +224,7 @@ class _Worker:
             return rng.permutation(num_patches)[: c.num_keep]
         if c.subset == "fixed-random":
             mask = np.zeros(num_patches, dtype=np.bool_)
-            mask[generator_of(c.seed, "fixed-random", sample.key).permutation(num_patches)[: c.num_keep]] = (
-                True
-            )
+            mask[generator_of(c.seed, "fixed-random", sample.key).permutation(num_patches)[: c.num_keep]] = True
         else:
             assert ticket is not None
             # View 1, where there is one, is the ticket that the selector gave the mirrored image itself.

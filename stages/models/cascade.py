@@ -30,18 +30,14 @@ def keep_counts(
         OptionError: both or neither are given, or one lies outside (0, 1].
     """
     if (ratio is None) == (keep_rate is None):
-        raise OptionError(
-            "give exactly one of --ratio (final kept share) and --keep-rate (share kept per drop block)"
-        )
+        raise OptionError("give exactly one of --ratio (final kept share) and --keep-rate (share kept per drop block)")
     name, value = ("--ratio", ratio) if keep_rate is None else ("--keep-rate", keep_rate)
     assert value is not None
     if not 0 < value <= 1:
         raise OptionError(f"{name} {value} lies outside (0, 1]; 0.5 keeps half")
     if ratio is not None:
         # Rounded first, so that 0.55 · 100 is 55 and not the 56 that its binary fraction would give.
-        return tuple(
-            math.ceil(round(num_patches * ratio ** (i / num_stages), 9)) for i in range(1, num_stages + 1)
-        )
+        return tuple(math.ceil(round(num_patches * ratio ** (i / num_stages), 9)) for i in range(1, num_stages + 1))
     counts = []
     kept = num_patches
     for _ in range(num_stages):

@@ -46,9 +46,7 @@ class TokenPrunedViT(nn.Module):
         tiles = images.unflatten(2, (height, -1)).unflatten(4, (width, -1)).permute(0, 2, 4, 1, 3, 5)
         pixels = tiles[batch, keep_indices // width, keep_indices % width]  # [B, K, channels, p, p]
         # A convolution whose stride is its kernel is a linear map of each patch.
-        embedded: Tensor = embed.norm(
-            F.linear(pixels.flatten(2), embed.proj.weight.flatten(1), embed.proj.bias)
-        )
+        embedded: Tensor = embed.norm(F.linear(pixels.flatten(2), embed.proj.weight.flatten(1), embed.proj.bias))
         return embedded
 
     def _add_prefix(self, patches: Tensor, keep_indices: Tensor) -> Tensor:

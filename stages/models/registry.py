@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -74,6 +74,12 @@ def entry_of(name: str) -> ModelEntry:
     return ModelEntry(timm_name=name)
 
 
+def canonical_name(name: str) -> str:
+    """The name that manifests and checkpoints carry: timm's, unless only the alias says how the model is made."""
+    entry = entry_of(name)
+    return name if entry.kwargs else entry.timm_name
+
+
 def create_vit(name: str, *, pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """Creates a plain ViT.
 
@@ -98,7 +104,7 @@ def create_vit(name: str, *, pretrained: bool = False, **kwargs: Any) -> VisionT
             "connect to the hub once, or give a file with --checkpoint"
         ) from error
     check_plain_vit(model, name)
-    return model
+    return cast(VisionTransformer, model)
 
 
 def check_plain_vit(model: torch.nn.Module, name: str) -> None:
@@ -108,9 +114,7 @@ def check_plain_vit(model: torch.nn.Module, name: str) -> None:
         ModelError: not a plain ViT, or one without CLS token.
     """
     if type(model) is not VisionTransformer or not all(is_supported_block(b) for b in model.blocks):
-        raise ModelError(
-            f"{name} is not a plain ViT (timm's VisionTransformer with standard blocks); try deit_s"
-        )
+        raise ModelError(f"{name} is not a plain ViT (timm's VisionTransformer with standard blocks); try deit_s")
     if model.cls_token is None:
         raise ModelError(f"{name} has no CLS token, whose attention tickets are made of; try deit_s")
     embed = model.patch_embed

@@ -10,6 +10,7 @@ Letters: B batch, P patches of the grid, N tokens now (prefix included), T prefi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -29,18 +30,12 @@ class TicketSelector(nn.Module):
         keep_counts: patches kept at each drop block, not increasing.
     """
 
-    def __init__(
-        self, vit: VisionTransformer, drop_blocks: Sequence[int], keep_counts: Sequence[int]
-    ) -> None:
+    def __init__(self, vit: VisionTransformer, drop_blocks: Sequence[int], keep_counts: Sequence[int]) -> None:
         super().__init__()
         if len(drop_blocks) != len(keep_counts) or list(drop_blocks) != sorted(set(drop_blocks)):
-            raise ModelError(
-                f"drop blocks {list(drop_blocks)} and keep counts {list(keep_counts)} do not match"
-            )
+            raise ModelError(f"drop blocks {list(drop_blocks)} and keep counts {list(keep_counts)} do not match")
         if not 0 <= drop_blocks[0] <= drop_blocks[-1] < len(vit.blocks):
-            raise ModelError(
-                f"drop blocks {list(drop_blocks)} lie outside the {len(vit.blocks)} blocks of the model"
-            )
+            raise ModelError(f"drop blocks {list(drop_blocks)} lie outside the {len(vit.blocks)} blocks of the model")
         self.vit = vit.eval().requires_grad_(False)
         self.keep_count_of = dict(zip(drop_blocks, keep_counts, strict=True))
         self.last_drop_block = drop_blocks[-1]
@@ -66,7 +61,8 @@ class TicketSelector(nn.Module):
         prefix = torch.arange(num_prefix, device=x.device).expand(len(x), -1)
         dropped: list[Tensor] = []
         finite = torch.ones((), dtype=torch.bool, device=x.device)
-        for index, block in enumerate(vit.blocks[: self.last_drop_block + 1]):
+        blocks = cast(list[Block], list(vit.blocks)[: self.last_drop_block + 1])
+        for index, block in enumerate(blocks):
             if index not in self.keep_count_of:
                 x = block(x)
                 continue
@@ -83,9 +79,7 @@ class TicketSelector(nn.Module):
                 x = x[batch, rows] + block.ls1(_attend(block.attn, normed[batch, rows], normed, key))
                 x = x + block.ls2(block.mlp(block.norm2(x)))
         if not finite:
-            raise ModelError(
-                "the selector's attention is not finite; its weights are damaged or not for this model"
-            )
+            raise ModelError("the selector's attention is not finite; its weights are damaged or not for this model")
         return torch.cat([ids, *reversed(dropped)], dim=1)
 
 
@@ -93,11 +87,7 @@ def _project(attn: Attention, x: Tensor, part: int) -> Tensor:
     """Queries (part 0), keys (1) or values (2) alone: [B, N, C] to [B, H, N, C / H]."""
     rows = slice(part * attn.attn_dim, (part + 1) * attn.attn_dim)
     bias = None if attn.qkv.bias is None else attn.qkv.bias[rows]
-    heads = (
-        F.linear(x, attn.qkv.weight[rows], bias)
-        .unflatten(-1, (attn.num_heads, attn.head_dim))
-        .transpose(1, 2)
-    )
+    heads = F.linear(x, attn.qkv.weight[rows], bias).unflatten(-1, (attn.num_heads, attn.head_dim)).transpose(1, 2)
     projected: Tensor = (attn.q_norm, attn.k_norm, nn.Identity())[part](heads)
     return projected
 
@@ -118,6 +108,4 @@ def _attend(attn: Attention, normed_rows: Tensor, normed: Tensor, key: Tensor) -
 
 def is_supported_block(block: nn.Module) -> bool:
     """Whether a block is timm's plain pre-norm block with ungated attention, which `TicketSelector` takes apart."""
-    return (
-        type(block) is Block and type(block.attn) is Attention and getattr(block.attn, "gate", None) is None
-    )
+    return type(block) is Block and type(block.attn) is Attention and getattr(block.attn, "gate", None) is None

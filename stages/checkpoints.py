@@ -1,0 +1,173 @@
+"""Checkpoints of students: weights as safetensors under timm's names, training state apart from them.
+
+runs/NAME/
+  best.safetensors            the weights that did best under the validation protocol asked for
+  checkpoints/latest          the name of the newest complete checkpoint below
+  checkpoints/step-00000042/  model.safetensors, ema.safetensors, training.pt
+
+What a weights file belongs to (model, view, step, …) stands in its own safetensors header.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+
+from ..artifacts_schema import CheckpointError, View
+from ..artifacts_schema.parts import write_atomically
+from .models.registry import create_vit, load_weights, read_weights
+
+_HEADER = "dataltt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointInfo:
+    """What a student's weights are of. `protocol` and `top1` say by which validation, and how well, they did."""
+
+    model: str
+    num_classes: int
+    image_px: int
+    view: View
+    control: str
+    num_keep: int
+    step: int
+    epoch: int
+    protocol: str | None = None
+    top1: float | None = None
+
+
+_ADAPTER = TypeAdapter(CheckpointInfo)
+
+
+def save_weights(path: Path, weights: Mapping[str, torch.Tensor], info: CheckpointInfo) -> None:
+    """Writes weights and what they are of, whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    # Clones: safetensors refuses tensors that share memory.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    save_file(tensors, temporary, metadata={_HEADER: json.dumps(asdict(info))})
+    os.replace(temporary, path)
+
+
+def read_info(path: Path) -> CheckpointInfo | None:
+    """What a weights file says it is of; None if it is not one that dataltt wrote.
+
+    Raises:
+        CheckpointError: the header is damaged.
+    """
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            header = (file.metadata() or {}).get(_HEADER)
+        return None if header is None else _ADAPTER.validate_json(header)
+    except (SafetensorError, OSError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} cannot be read ({reason}); train it again, or fetch it again") from error
+
+
+def find_weights(path: Path, *, ema: bool = False) -> Path:
+    """The weights file that a path means: itself, or of a run its best (with `ema`: its newest average) weights.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if path.is_file():
+        return path
+    latest = latest_checkpoint(path)
+    if ema:
+        if latest is not None and (latest / "ema.safetensors").exists():
+            return latest / "ema.safetensors"
+        raise CheckpointError(f"{path} has no averaged weights (ema.safetensors); train with --ema-decay above 0")
+    if (path / "best.safetensors").exists():
+        return path / "best.safetensors"
+    for candidate in (path, *([latest] if latest else [])):
+        if (candidate / "model.safetensors").exists():
+            return candidate / "model.safetensors"
+    raise CheckpointError(f"there are no weights at {path}; give a .safetensors or .pth file, or a run's folder")
+
+
+def load_student(
+    path: Path, *, model: str | None = None, ema: bool = False
+) -> tuple[VisionTransformer, CheckpointInfo | None, Path]:
+    """A student, what it is of (None for foreign weights, which need `model`), and the file it came from.
+
+    Raises:
+        CheckpointError, ModelError
+    """
+    file = find_weights(path, ema=ema)
+    info = read_info(file)
+    name = model or (info.model if info else None)
+    if name is None:
+        raise CheckpointError(f"{file} does not say which model it is of; pass --model")
+    weights = read_weights(file)
+    head = weights.get("head.weight")
+    vit = create_vit(name, num_classes=info.num_classes if info else (None if head is None else len(head)))
+    load_weights(vit, weights, str(file), name)
+    return vit, info, file
+
+
+def _folder(run: Path) -> Path:
+    return run / "checkpoints"
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The newest complete checkpoint of a run."""
+    pointer = _folder(run) / "latest"
+    if not pointer.exists():
+        return None
+    path = _folder(run) / pointer.read_text().strip()
+    if path.parent != _folder(run) or not path.is_dir():
+        raise CheckpointError(f"{pointer} names a checkpoint that is not there; start the run anew with another --out")
+    return path
+
+
+def save_checkpoint(
+    run: Path,
+    info: CheckpointInfo,
+    weights: Mapping[str, torch.Tensor],
+    ema_weights: Mapping[str, torch.Tensor] | None,
+    training: Mapping[str, Any],
+) -> None:
+    """Writes a checkpoint beside the one there, points to it, and only then removes the older one."""
+    folder = _folder(run)
+    name = f"step-{info.step:08d}"
+    temporary = folder / f".{name}.tmp-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_weights(temporary / "model.safetensors", weights, info)
+    if ema_weights is not None:
+        save_weights(temporary / "ema.safetensors", ema_weights, info)
+    torch.save(dict(training), temporary / "training.pt")
+    if (folder / name).exists():  # saved at this very step before
+        shutil.rmtree(folder / name)
+    os.rename(temporary, folder / name)
+    write_atomically(folder / "latest", f"{name}\n".encode())
+    for old in folder.glob("*step-*"):
+        if old.name != name:
+            shutil.rmtree(old)
+
+
+def load_training_state(checkpoint: Path, device: torch.device) -> dict[str, Any]:
+    """Optimiser, scheduler and position of a checkpoint, read without pickle's powers.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    path = checkpoint / "training.pt"
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} cannot be read ({reason}); start the run anew with another --out") from error
+    return state

@@ -1,0 +1,222 @@
+"""Testing a student: top-1, top-5 and loss, on tickets, random subsets, or all patches."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from ..artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
+from .checkpoints import load_student
+from .data.counting import count_shards
+from .data.images import normalize
+from .data.join import JoinConfig
+from .data.loader import iterate, num_workers_for
+from .data.shards import Shard, resolve_shards
+from .data.stream import Batch, SampleStream, StreamConfig, StreamPosition, Subset
+from .distributed import Process, process_group
+from .models.pruned_vit import TokenPrunedViT
+from .models.registry import Geometry, center_view_of, geometry_of
+from .reporting import Reporter, SilentReporter
+
+EvalProtocol = Literal["ticket", "random", "dense"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """Means over all samples: accuracies in per cent, cross-entropy in nats."""
+
+    top1: float
+    top5: float
+    loss: float
+    num_samples: int
+    num_skipped: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalConfig:
+    """What `dataltt eval` is asked to do; the command line's options, by their names."""
+
+    checkpoint: Path
+    shards: str
+    test: EvalProtocol
+    tickets: str | None = None
+    model: str | None = None
+    ema: bool = False
+    num_keep: int | None = None
+    batch_size: int = 256
+    workers: int | None = None
+    device: str = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = 0
+    on_missing_ticket: Literal["error", "skip"] = "error"
+    on_changed_image: Literal["error", "allow"] = "error"
+    on_bad_image: Literal["error", "skip"] = "error"
+    recount: bool = False
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """bf16 autocast, or nothing for fp32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def check_tickets(manifest: Manifest, store: str, geometry: Geometry, view: View, model: str) -> None:
+    """Refuses tickets whose patches are not those that the model sees.
+
+    Raises:
+        TicketMismatchError: another grid, patch size, image size, or centre view.
+    """
+    ours = (geometry.grid, geometry.patch_px, geometry.image_px)
+    theirs = (tuple(manifest.grid), manifest.patch_px, manifest.image_px)
+    if ours != theirs:
+        described = [f"{g[0]}×{g[1]} patches of {p} px ({i} px)" for g, p, i in (theirs, ours)]
+        raise TicketMismatchError(
+            f"{store} holds tickets for {described[0]}, and {model} sees {described[1]}; select with a model of this "
+            "grid, or train another --model"
+        )
+    if (manifest.view.resize_px, manifest.view.kind) != (view.resize_px, view.kind):
+        raise TicketMismatchError(
+            f"{store} holds tickets of {manifest.view.kind} views resized to {manifest.view.resize_px} px, and these "
+            f"weights were trained on {view.kind} views resized to {view.resize_px} px; select with the same view"
+        )
+
+
+@torch.inference_mode()
+def evaluate_stream(
+    student: TokenPrunedViT,
+    stream: StreamConfig,
+    process: Process,
+    *,
+    num_workers: int,
+    precision: str,
+    reporter: Reporter,
+) -> Metrics:
+    """Tests a student on all samples of a stream, each once, over all ranks."""
+    student.eval()
+    position = StreamPosition(rank=process.rank, world_size=process.world_size)
+    sums = torch.zeros(5, dtype=torch.float64)
+    reporter.start("testing", stream.num_samples, "images")
+    for batch in iterate(SampleStream(stream, position), num_workers, pin_memory=process.device.type == "cuda"):
+        with autocast(process.device, precision):
+            logits = forward_batch(student, batch, stream.view, process.device).float()
+        labels = batch.labels.to(process.device)
+        top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        sums += torch.tensor(
+            [int(top[:, 0].sum()), int(top.sum()), float(loss), len(labels), batch.num_skipped], dtype=torch.float64
+        )
+        reporter.advance(len(labels) * process.world_size, f"top-1 {100 * float(sums[0] / sums[3]):.2f}")
+    reporter.finish()
+    total = process.sum(sums.float() if process.device.type == "mps" else sums).cpu()
+    top1, top5, loss, count, skipped = total.tolist()
+    if not count:
+        raise OptionError("there was no sample to test on; check --shards and the tickets")
+    return Metrics(
+        top1=100 * top1 / count,
+        top5=100 * top5 / count,
+        loss=loss / count,
+        num_samples=int(count),
+        num_skipped=int(skipped),
+    )
+
+
+def forward_batch(student: torch.nn.Module, batch: Batch, view: View, device: torch.device) -> torch.Tensor:
+    """Logits float [B, classes] of a batch as it comes from a stream."""
+    images = normalize(batch.images.to(device, non_blocking=True), view)
+    keep = batch.keep_indices
+    logits: torch.Tensor = student(images, None if keep is None else keep.to(device, non_blocking=True))
+    return logits
+
+
+def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
+    """Runs `dataltt eval`.
+
+    Raises:
+        DatalttError: anything that the user can mend.
+    """
+    if config.test == "ticket" and config.tickets is None:
+        raise OptionError("--test ticket needs the tickets of these shards; pass --tickets STORE")
+    with process_group(config.device) as process:
+        quiet = reporter if reporter is not None and process.is_main else SilentReporter()
+        vit, info, file = load_student(config.checkpoint, model=config.model, ema=config.ema)
+        quiet.message(f"weights: {file}")
+        name = config.model or (info.model if info else "the model")
+        view = info.view if info else center_view_of(vit)
+        num_keep = config.num_keep or (info.num_keep if info else None)
+        stream = eval_stream(
+            resolve_shards(config.shards),
+            config.tickets,
+            subset=config.test,
+            view=view,
+            geometry=geometry_of(vit, name),
+            model=name,
+            num_classes=vit.num_classes,
+            num_keep=num_keep,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            on_missing_ticket=config.on_missing_ticket,
+            on_changed_image=config.on_changed_image,
+            on_bad_image=config.on_bad_image,
+            recount=config.recount,
+            reporter=quiet,
+        )
+        student = TokenPrunedViT(vit).to(process.device)
+        num_workers = num_workers_for(config.workers, process.world_size)
+        return evaluate_stream(
+            student, stream, process, num_workers=num_workers, precision=config.precision, reporter=quiet
+        )
+
+
+def eval_stream(
+    shards: list[Shard],
+    tickets: str | None,
+    *,
+    subset: Subset,
+    view: View,
+    geometry: Geometry,
+    model: str,
+    num_classes: int,
+    num_keep: int | None,
+    batch_size: int,
+    seed: int,
+    on_missing_ticket: Literal["error", "skip"] = "error",
+    on_changed_image: Literal["error", "allow"] = "error",
+    on_bad_image: Literal["error", "skip"] = "error",
+    recount: bool = False,
+    reporter: Reporter,
+) -> StreamConfig:
+    """The stream that tests by a protocol, its tickets checked against the model.
+
+    Raises:
+        OptionError: random subsets of unknown size.
+        TicketMismatchError: tickets for another grid or view.
+    """
+    join = store = None
+    if tickets is not None:
+        manifest = read_manifest(tickets)
+        check_tickets(manifest, tickets, geometry, view, model)
+        store = TicketStore.open(tickets)
+        num_keep = manifest.num_keep
+        if subset == "ticket":
+            join = JoinConfig(store=tickets, on_missing_ticket=on_missing_ticket, on_changed_image=on_changed_image)
+    if subset == "random" and num_keep is None:
+        raise OptionError("--test random: how many patches? pass --tickets STORE or --num-keep")
+    return StreamConfig(
+        shards=count_shards(shards, store, reporter, recount=recount),
+        view=view,
+        image_px=geometry.image_px,
+        mode=geometry.mode,
+        grid=geometry.grid,
+        subset=subset,
+        num_keep=num_keep or geometry.grid[0] * geometry.grid[1],
+        batch_size=batch_size,
+        num_classes=num_classes,
+        seed=seed,
+        join=join,
+        on_bad_image=on_bad_image,
+        training=False,
+    )

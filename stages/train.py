@@ -1,0 +1,300 @@
+"""Stage two: trains a token-pruned ViT on shards joined with their tickets.
+
+Recipe: DeiT (Touvron et al. 2021), as Shen et al. 2023 use it, from timm's parts, with the augmentations that leave the
+patch grid in place.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from timm.data.random_erasing import RandomErasing
+from timm.loss import LabelSmoothingCrossEntropy
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from ..artifacts_schema import DatalttError, OptionError
+from .checkpoints import CheckpointInfo, latest_checkpoint, load_training_state, save_checkpoint, save_weights
+from .data.images import normalize
+from .data.loader import iterate
+from .data.stream import Batch, SampleStream, StreamPosition
+from .distributed import Process, process_group
+from .evaluate import EvalProtocol, Metrics, autocast, evaluate_stream
+from .models.registry import load_weights, read_weights
+from .randomness import seed_of
+from .reporting import Reporter, SilentReporter
+from .run_log import RunLog, begin_run
+from .train_config import RunPlan, TrainConfig, plan_run
+from .version import tool_version
+
+BASE_BATCH_SIZE = 512  # of the learning rate's linear scaling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """What came of a run. `validation` is the last one, `best_top1` the best, both by `protocol`."""
+
+    run: str
+    step: int
+    epoch: int
+    protocol: EvalProtocol | None
+    validation: Metrics | None
+    best_top1: float | None
+    num_skipped: int
+
+
+def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainResult:
+    """Runs stage two; under torchrun, this process's share of it.
+
+    Raises:
+        DatalttError: anything that the user can mend.
+    """
+    with process_group(config.device) as process:
+        quiet = reporter if reporter is not None and process.is_main else SilentReporter()
+        return _Trainer(plan_run(config, process, quiet), process, quiet).run()
+
+
+class _Trainer:
+    """One run under way."""
+
+    def __init__(self, plan: RunPlan, process: Process, reporter: Reporter) -> None:
+        self.process, self.reporter = process, reporter
+        self.config, self.stream, self.val_stream, self.protocol = (
+            plan.config,
+            plan.stream,
+            plan.val_stream,
+            plan.protocol,
+        )
+        self.steps_per_epoch, self.student = plan.steps_per_epoch, plan.student
+        self._build()
+
+    def _build(self) -> None:
+        """Optimiser, schedule, loss, average: timm's parts, with the recipe's numbers."""
+        c, device = self.config, self.process.device
+        self.student.to(device)
+        self.ema = ModelEmaV3(self.student.vit, decay=c.ema_decay) if c.ema_decay > 0 else None
+        self.lr = c.lr * c.batch_size * self.process.world_size / BASE_BATCH_SIZE
+        self.optimizer = create_optimizer_v2(self.student.vit, opt="adamw", lr=self.lr, weight_decay=c.weight_decay)
+        self.scheduler, _ = create_scheduler_v2(
+            self.optimizer,
+            sched="cosine",
+            num_epochs=c.epochs,
+            warmup_epochs=c.warmup_epochs,
+            min_lr=c.min_lr,
+            warmup_lr=c.warmup_lr,
+            step_on_epochs=False,
+            updates_per_epoch=self.steps_per_epoch,
+        )
+        self.criterion = LabelSmoothingCrossEntropy(c.smoothing) if c.smoothing > 0 else torch.nn.CrossEntropyLoss()
+        self.erasing = RandomErasing(c.random_erasing, mode="pixel", device=device) if c.random_erasing > 0 else None
+        self.step = 0
+        self.best_top1: float | None = None
+        self.validation: Metrics | None = None
+        self.num_skipped = 0
+        self._last_logged: tuple[int, float] | None = None
+
+    def run(self) -> TrainResult:
+        """Trains from the start, or from the newest checkpoint, to the end or to `max_steps`."""
+        c = self.config
+        if self.process.is_main:
+            resolved = {**asdict(c), "world_size": self.process.world_size, "tool_version": tool_version()}
+            begin_run(c.out, resolved, resume=c.resume)
+        self.process.barrier()
+        if c.resume:
+            self._load()
+        self.log = RunLog(c.out, first_step=self.step) if self.process.is_main else None
+        self._announce()
+        if c.compile:
+            self.student.compile()
+        self.model: torch.nn.Module = self.student
+        if self.process.world_size > 1:
+            ids = [self.process.device.index] if self.process.device.type == "cuda" else None
+            self.model = DistributedDataParallel(self.student, device_ids=ids)
+        try:
+            for epoch in range(self.step // self.steps_per_epoch, c.epochs):
+                if self._is_at_max_steps():
+                    break
+                self._epoch(epoch)
+        finally:
+            if self.log is not None:
+                self.log.close()
+        return TrainResult(
+            run=str(c.out),
+            step=self.step,
+            epoch=self.step // self.steps_per_epoch,
+            protocol=self.protocol,
+            validation=self.validation,
+            best_top1=self.best_top1,
+            num_skipped=self.num_skipped,
+        )
+
+    def _announce(self) -> None:
+        c, s = self.config, self.stream
+        kept = "all patches" if c.control == "dense" else f"{s.num_keep} of {s.grid[0] * s.grid[1]} patches"
+        left_out = s.num_samples - self.steps_per_epoch * c.batch_size * self.process.world_size
+        self.reporter.message(
+            f"{c.model}, {c.control}: {kept}; {s.num_samples} images, {self.steps_per_epoch} steps per epoch"
+            + (f" (each epoch leaves out another {left_out}, less than a batch)" if left_out else "")
+            + f", peak learning rate {self.lr:.3g}"
+            + (f"; best kept by testing on {self.protocol}" if self.protocol else "; no --val-shards: no best is kept")
+        )
+
+    def _is_at_max_steps(self) -> bool:
+        return self.config.max_steps is not None and self.step >= self.config.max_steps
+
+    def _epoch(self, epoch: int) -> None:
+        """Trains one epoch, or what is left of it, or up to `max_steps`; tests if it came to its end; saves."""
+        c = self.config
+        first, end = self.step - epoch * self.steps_per_epoch, (epoch + 1) * self.steps_per_epoch
+        position = StreamPosition(
+            epoch=epoch, first_step=first, rank=self.process.rank, world_size=self.process.world_size
+        )
+        self.reporter.start(f"epoch {epoch + 1}/{c.epochs}", self.steps_per_epoch * c.batch_size, "images")
+        self.reporter.advance(first * c.batch_size)
+        for batch in self._batches(position):
+            self._train_step(batch)
+            if self._is_at_max_steps():
+                break
+            if c.checkpoint_steps and self.step % c.checkpoint_steps == 0 and self.step < end:
+                self._save()
+        self.reporter.finish()
+        if self.step == end:
+            self._validate(epoch)
+        elif not self._is_at_max_steps():
+            raise DatalttError(f"epoch {epoch + 1} ended at step {self.step}, not {end}: its shards changed meanwhile")
+        self._save()
+
+    def _batches(self, position: StreamPosition) -> Iterator[Batch]:
+        assert self.config.workers is not None
+        pin = self.process.device.type == "cuda"
+        return iterate(SampleStream(self.stream, position), self.config.workers, pin_memory=pin)
+
+    def _train_step(self, batch: Batch) -> None:
+        c, device = self.config, self.process.device
+        # Stochastic depth and erasing are drawn anew by (seed, step, rank), so that a resumed run draws the same.
+        step_seed = seed_of(c.seed, "step", self.step, self.process.rank)
+        random.seed(step_seed)
+        torch.manual_seed(step_seed)
+        self.scheduler.step_update(self.step)
+        self.model.train()
+        images = normalize(batch.images.to(device, non_blocking=True), self.stream.view)
+        labels = batch.labels.to(device, non_blocking=True)
+        keep = None if batch.keep_indices is None else batch.keep_indices.to(device, non_blocking=True)
+        if self.erasing is not None:
+            images = self.erasing(images)
+        with autocast(device, c.precision):
+            loss = self.criterion(self.model(images, keep), labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.step += 1
+        if self.ema is not None:
+            self.ema.update(self.student.vit, step=self.step)
+        self.num_skipped += batch.num_skipped
+        note = self._log_step(loss.detach(), len(labels)) if self.step % c.log_steps == 0 else ""
+        self.reporter.advance(len(labels), note)
+
+    def _log_step(self, loss: Tensor, batch_size: int) -> str:
+        """Writes a line of metrics; returns the figure to show. All ranks come here at the same steps."""
+        mean = float(self.process.sum(loss.float().reshape(1))) / self.process.world_size
+        if not math.isfinite(mean):
+            raise DatalttError(f"the loss is {mean} at step {self.step}; lower --lr, or use --precision fp32")
+        now = time.perf_counter()
+        values: dict[str, Any] = {"loss": mean, "lr": self.optimizer.param_groups[0]["lr"]}
+        if self._last_logged is not None:
+            last_step, last_time = self._last_logged
+            seen = (self.step - last_step) * batch_size * self.process.world_size
+            values["images_per_s"] = seen / (now - last_time)
+        self._last_logged = (self.step, now)
+        if self.log is not None:
+            self.log.write(self.step, (self.step - 1) // self.steps_per_epoch, values)
+        return f"loss {mean:.3f}"
+
+    def _validate(self, epoch: int) -> None:
+        if self.val_stream is None:
+            return
+        c = self.config
+        assert c.workers is not None
+        metrics = evaluate_stream(
+            self.student,
+            self.val_stream,
+            self.process,
+            num_workers=c.workers,
+            precision=c.precision,
+            reporter=self.reporter,
+        )
+        self.validation = metrics
+        best = self.best_top1 is None or metrics.top1 > self.best_top1
+        if best:
+            self.best_top1 = metrics.top1
+        if self.log is not None:
+            values = {f"val_{k}": v for k, v in asdict(metrics).items()}
+            self.log.write(self.step, epoch, {**values, "val_protocol": self.protocol})
+        if best and self.process.is_main:
+            save_weights(c.out / "best.safetensors", self.student.vit.state_dict(), self._info())
+        self.reporter.message(
+            f"epoch {epoch + 1}: top-1 {metrics.top1:.2f}, loss {metrics.loss:.3f} on {self.protocol}"
+            + (" (best so far)" if best else "")
+        )
+        self._last_logged = (self.step, time.perf_counter())
+
+    def _info(self) -> CheckpointInfo:
+        c, s = self.config, self.stream
+        assert c.model is not None
+        return CheckpointInfo(
+            model=c.model,
+            num_classes=s.num_classes,
+            image_px=s.image_px,
+            view=s.view,
+            control=c.control,
+            num_keep=s.num_keep,
+            step=self.step,
+            epoch=self.step // self.steps_per_epoch,
+            protocol=self.protocol,
+            top1=self.validation.top1 if self.validation else None,
+        )
+
+    def _save(self) -> None:
+        """Writes a checkpoint, on rank 0; the others wait."""
+        if self.process.is_main:
+            training = {
+                "step": self.step,
+                "steps_per_epoch": self.steps_per_epoch,
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "best_top1": self.best_top1,
+                "num_skipped": self.num_skipped,
+            }
+            ema = self.ema.module.state_dict() if self.ema is not None else None
+            save_checkpoint(self.config.out, self._info(), self.student.vit.state_dict(), ema, training)
+        self.process.barrier()
+
+    def _load(self) -> None:
+        checkpoint = latest_checkpoint(self.config.out)
+        if checkpoint is None:
+            return  # it was cut off before its first checkpoint
+        assert self.config.model is not None
+        state = load_training_state(checkpoint, self.process.device)
+        source = checkpoint / "model.safetensors"
+        load_weights(self.student.vit, read_weights(source), str(source), self.config.model)
+        if self.ema is not None:
+            source = checkpoint / "ema.safetensors"
+            load_weights(self.ema.module, read_weights(source), str(source), self.config.model)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.step, self.best_top1, self.num_skipped = state["step"], state["best_top1"], state["num_skipped"]
+        if state["steps_per_epoch"] != self.steps_per_epoch:
+            raise OptionError(
+                f"--resume: the shards held {state['steps_per_epoch']} steps per epoch and now hold "
+                f"{self.steps_per_epoch}; give the same shards"
+            )
+        self.reporter.message(f"resumed at step {self.step}")
