@@ -17,16 +17,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from .errors import DuplicateKeyError, IncompletePartsError, OutputExistsError
 from .layout import ArraySpec, array_specs
-from .manifest import MANIFEST_ATTRIBUTE, SCHEMA_VERSION, Dataset, Manifest, Selector, SkippedSample, View
-from .parts import Part, PartHeader, part_path, parts_dir, read_header, read_part
-from .strings import encode_strings, hash_strings
-from .tickets import bad_ranks, bad_tickets, ranks_dtype
+from .manifest import (
+    MANIFEST_ATTRIBUTE,
+    SCHEMA_VERSION,
+    Dataset,
+    Manifest,
+    Selector,
+    SkippedSample,
+    View,
+    parse_manifest,
+)
+from .parts import Part, PartHeader, part_path, parts_dir, read_header, read_keys, read_part
+from .strings import MAX_STRING_BYTES, encode_strings, hash_strings
+from .tickets import bad_ranks, bad_tickets, pack_ranks, ranks_dtype
 
 # Arrays whose rows stand in the parts as they stand in the store.
 _PART_ARRAYS = frozenset({"labels", "digests", "tickets", "ranks", "views/boxes", "views/flips"})
@@ -69,7 +77,7 @@ class _ArrayWriter:
         # Bit-shuffled Blosc halves the integer columns (offsets, labels); plain zstd does best on text and bits.
         integers = spec.dtype.itemsize > 1 and spec.dtype.kind in "iu"
         compressor: Any = (
-            BloscCodec(cname="zstd", clevel=9, shuffle="bitshuffle", typesize=spec.dtype.itemsize)
+            BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle", typesize=spec.dtype.itemsize)
             if integers
             else ZstdCodec(level=19 if spec.shape[0] is None else 9)
         )
@@ -151,6 +159,8 @@ def commit(
     num_images = sum(h.num_rows for h in headers)
     if num_images == 0:
         raise IncompletePartsError(f"no image in {len(headers)} shard(s) of {spec.source}; there is nothing to store")
+    # What no reader would open is refused here, while the parts are still there.
+    parse_manifest(_manifest(spec, headers, num_images, "0" * 64, {}).to_json(), str(store_path))
     temporary = store_path.with_name(f"{store_path.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -160,13 +170,23 @@ def commit(
         manifest = _manifest(spec, headers, num_images, keys_sha256, hash_objects(temporary))
         # The attributes, in the group's own metadata object, are the last thing written.
         zarr.open_group(temporary, mode="r+").update_attributes({MANIFEST_ATTRIBUTE: manifest.to_json()})
-        if overwrite and store_path.exists():
-            shutil.rmtree(store_path)
-        os.rename(temporary, store_path)
+        _put_in_place(temporary, store_path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(parts_dir(store_path))
     return manifest
+
+
+def _put_in_place(temporary: Path, store_path: Path) -> None:
+    """Renames the finished directory; whatever stood there goes aside first and is removed last."""
+    aside = store_path.with_name(f"{store_path.name}.old-{os.getpid()}")
+    if store_path.exists():
+        os.rename(store_path, aside)
+    os.rename(temporary, store_path)
+    if aside.is_dir():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink(missing_ok=True)
 
 
 def _write_arrays(
@@ -182,6 +202,7 @@ def _write_arrays(
         num_views=spec.num_views,
         num_patches=spec.num_patches,
         num_shards=len(headers),
+        num_shard_name_bytes=sum(len(h.shard.encode()) for h in headers),
         has_ranks=spec.has_ranks,
         has_views=spec.has_views,
     )
@@ -224,8 +245,7 @@ def _write_shard_names(group: zarr.Group, specs: dict[str, ArraySpec], headers: 
 
 
 def _key_bytes(header: PartHeader) -> int:
-    keys = pq.read_table(header.path, columns=["key"], use_threads=False).column("key")
-    return int(pc.sum(pc.binary_length(keys)).as_py() or 0)
+    return int(pc.sum(pc.binary_length(read_keys(header))).as_py() or 0)
 
 
 def _read(spec: StoreSpec, header: PartHeader) -> Part:
@@ -238,8 +258,17 @@ def _read(spec: StoreSpec, header: PartHeader) -> Part:
     )
     has = {"ranks": part.ranks is not None, "boxes": part.boxes is not None, "flips": part.flips is not None}
     wanted = {"ranks": spec.has_ranks, "boxes": spec.has_views, "flips": spec.has_views}
-    bad = bad_tickets(part.tickets, spec.num_patches, spec.num_keep).any()
-    if has != wanted or bad or (part.ranks is not None and bad_ranks(part.ranks).any()):
+    bad = bool(bad_tickets(part.tickets, spec.num_patches, spec.num_keep).any())
+    if part.ranks is not None and not bad:
+        bad = bool(bad_ranks(part.ranks).any()) or not np.array_equal(
+            pack_ranks(part.ranks, spec.num_keep), part.tickets
+        )
+    if (pc.max(pc.binary_length(part.keys)).as_py() or 0) > MAX_STRING_BYTES:
+        raise IncompletePartsError(
+            f"{part.shard} has a key longer than {MAX_STRING_BYTES} bytes; shorten it, delete {header.path} and select "
+            "again"
+        )
+    if has != wanted or bad:
         raise IncompletePartsError(f"{header.path} is damaged or of another selection; delete it and select again")
     return part
 
@@ -256,7 +285,7 @@ def _refuse_duplicates(sorted_hashes: npt.NDArray[np.uint64], headers: Sequence[
     # Equal digests are all but surely equal keys; one more pass over the keys alone finds the names.
     wanted, seen = set(repeated.tolist()), dict[str, str]()
     for header in headers:
-        keys = pq.read_table(header.path, columns=["key"], use_threads=False).column("key").to_pylist()
+        keys = read_keys(header).to_pylist()
         for key, digest in zip(keys, hash_strings(keys).tolist(), strict=True):
             if digest in wanted:
                 if key in seen:

@@ -51,7 +51,14 @@ class ArraySpec:
 
 
 def array_specs(
-    *, num_images: int, num_views: int, num_patches: int, num_shards: int, has_ranks: bool, has_views: bool
+    *,
+    num_images: int,
+    num_views: int,
+    num_patches: int,
+    num_shards: int,
+    num_shard_name_bytes: int,
+    has_ranks: bool,
+    has_views: bool,
 ) -> dict[str, ArraySpec]:
     """All arrays of a store with these numbers, by path."""
     rows, views = num_images, num_views
@@ -61,7 +68,7 @@ def array_specs(
         "keys/offsets": (np.int64, (rows + 1,)),
         "labels": (np.int32, (rows,)),
         "digests": (np.uint64, (rows,)),
-        "shards/data": (np.uint8, (None,)),
+        "shards/data": (np.uint8, (num_shard_name_bytes,)),
         "shards/offsets": (np.int64, (num_shards + 1,)),
         "shards/rows": (np.int64, (num_shards + 1,)),
     }

@@ -20,6 +20,7 @@ MANIFEST_ATTRIBUTE = "dataltt"
 Count = Annotated[int, Field(ge=1, le=2**40)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -49,8 +50,8 @@ class View:
     resize_px: Annotated[int, Field(ge=1, le=65_536)]
     crop_share: Share
     interpolation: Literal["bicubic", "bilinear", "nearest", "lanczos"]
-    mean: Annotated[list[float], Field(min_length=1, max_length=16)]
-    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=16)]
+    mean: Annotated[list[Finite], Field(min_length=1, max_length=16)]
+    std: Annotated[list[Annotated[Finite, Field(gt=0)]], Field(min_length=1, max_length=16)]
     augment: dict[str, Any] | None = None
 
 

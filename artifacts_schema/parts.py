@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 
 from .errors import IncompletePartsError
 from .manifest import SkippedSample
-from .tickets import Packed, Ranks
+from .tickets import Packed, Ranks, num_ticket_bytes
 
 _METADATA_KEY = b"dataltt"
+_REQUIRED = frozenset({"key", "label", "digest", "tickets"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +106,8 @@ def begin_plan(directory: Path, plan: dict[str, Any], *, discard_others: bool = 
 def _column(array: npt.NDArray[Any]) -> pa.Array:
     """[R, ...] of any dtype as R fixed-size binaries."""
     rows = len(array)
-    flat = np.ascontiguousarray(array).reshape(rows, -1)
-    width = flat.shape[1] * flat.itemsize
+    flat = np.ascontiguousarray(array)
+    width = int(np.prod(flat.shape[1:])) * flat.itemsize
     return pa.Array.from_buffers(pa.binary(width), rows, [None, pa.py_buffer(flat)])
 
 
@@ -127,7 +128,7 @@ def write_part(directory: Path, index: int, part: Part) -> None:
     table = pa.table(columns).replace_schema_metadata(metadata)
     path = part_path(directory, index)
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    pq.write_table(table, temporary, compression="zstd", use_dictionary=False)
+    pq.write_table(table, temporary, compression="zstd", use_dictionary=False, write_page_checksum=True)
     os.replace(temporary, path)
 
 
@@ -148,10 +149,34 @@ def read_header(path: Path) -> PartHeader:
         ) from error
 
 
+def _read_table(header: PartHeader, columns: list[str] | None) -> pa.Table:
+    try:
+        # One thread: parts are small, and Arrow's pool would keep every thread's buffers.
+        table = pq.read_table(header.path, columns=columns, use_threads=False, page_checksum_verification=True)
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise _damaged(header, str(error)) from error
+    missing = _REQUIRED.intersection(columns or _REQUIRED) - set(table.column_names)
+    if missing:
+        raise _damaged(header, f"no column {sorted(missing)[0]}")
+    return table.combine_chunks()
+
+
+def _damaged(header: PartHeader, reason: str) -> IncompletePartsError:
+    return IncompletePartsError(f"{header.path} is damaged ({reason}); delete it and run the selection again")
+
+
+def read_keys(header: PartHeader) -> pa.ChunkedArray:
+    """The keys of a part alone."""
+    return _read_table(header, ["key"]).column("key")
+
+
 def read_part(header: PartHeader, *, num_views: int, num_patches: int, ranks_dtype: np.dtype[Any]) -> Part:
-    """Reads the rows of a part."""
-    # One thread: parts are small, and Arrow's pool would keep every thread's buffers.
-    table = pq.read_table(header.path, use_threads=False).combine_chunks()
+    """Reads the rows of a part.
+
+    Raises:
+        IncompletePartsError: it is damaged, or its columns are of other widths.
+    """
+    table = _read_table(header, None)
 
     def array(name: str, dtype: np.dtype[Any], *shape: int) -> npt.NDArray[Any] | None:
         if name not in table.column_names:
@@ -159,16 +184,12 @@ def read_part(header: PartHeader, *, num_views: int, num_patches: int, ranks_dty
         column = table.column(name).combine_chunks()
         width = int(np.prod(shape)) * dtype.itemsize
         if column.type != pa.binary(width):
-            raise IncompletePartsError(
-                f"{header.path}: column {name} is {column.type}, not {width} bytes per row; "
-                "delete the part and run the selection again"
-            )
+            raise _damaged(header, f"column {name} is {column.type}, not {width} bytes per row")
         raw = np.frombuffer(column.buffers()[1], dtype=np.uint8)[: len(column) * width]
         return raw.view(dtype).reshape(len(column), *shape)
 
-    tickets = array("tickets", np.dtype(np.uint8), num_views, (num_patches + 7) // 8)
-    if tickets is None:
-        raise IncompletePartsError(f"{header.path} has no tickets; delete it and run the selection again")
+    tickets = array("tickets", np.dtype(np.uint8), num_views, num_ticket_bytes(num_patches))
+    assert tickets is not None  # _read_table looked for it
     return Part(
         shard=header.shard,
         keys=table.column("key").combine_chunks(),

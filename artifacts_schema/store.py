@@ -11,6 +11,9 @@ import fsspec
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import StorePath, WrapperStore
 
 from .errors import Problem, SchemaError, StoreNotFoundError
 from .layout import ALLOWED_CODECS, MAX_CHUNK_BYTES, array_specs
@@ -19,6 +22,10 @@ from .strings import MAX_STRING_BYTES, decode_strings
 from .tickets import Packed, Ranks, bad_ranks, bad_tickets
 
 _MAX_METADATA_BYTES = 256 << 20
+# What Zarr raises on bytes that are not what they should be.
+_ZARR_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, ArithmeticError)
+# A store of fewer stored bytes per thousand rows than this is made up: a digest alone is 8 bytes that do not compress.
+_MIN_BYTES_PER_1000_ROWS = 1000
 
 
 # A run of rows (one contiguous read), or any row numbers, int64 [n].
@@ -44,7 +51,7 @@ def read_manifest(path: str) -> Manifest:
         raise _invalid(path, "zarr.json", "too_large", f"is larger than {_MAX_METADATA_BYTES} bytes")
     try:
         document = json.loads(fs.cat_file(location))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _invalid(path, "zarr.json", "json_invalid", f"is not JSON ({error})") from None
     attributes = document.get("attributes") if isinstance(document, dict) else None
     if not isinstance(attributes, dict) or MANIFEST_ATTRIBUTE not in attributes:
@@ -60,6 +67,16 @@ def _not_found(path: str, fs: Any, root: str) -> str:
 
 def _invalid(path: str, where: str, kind: str, message: str) -> SchemaError:
     return SchemaError(str(path), [Problem(where=where, kind=kind, message=message)])
+
+
+class _NoFillValues(WrapperStore[Store]):
+    """A chunk that is not there, or is empty, is an error: Zarr would read it as fill values."""
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        found = await super().get(key, prototype, byte_range)
+        if "/c/" in key and not found:
+            raise FileNotFoundError(f"{key} is missing or empty")
+        return found
 
 
 class TicketStore:
@@ -85,17 +102,21 @@ class TicketStore:
         path = str(path)
         manifest = read_manifest(path)
         try:
-            group = zarr.open_group(path, mode="r", zarr_format=3)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            plain = zarr.open_group(path, mode="r", zarr_format=3)
+            strict = StorePath(_NoFillValues(plain.store), plain.store_path.path)
+            group = zarr.open_group(strict, mode="r", zarr_format=3)
+        except _ZARR_ERRORS as error:
             raise _invalid(path, "zarr.json", "zarr", f"cannot be opened ({error})") from None
         return cls(path, manifest, group)
 
     def _missing_objects(self) -> Iterator[Problem]:
-        # Zarr reads an object that is not there as fill values, so absence has to be looked for.
         fs, root = fsspec.core.url_to_fs(self.path)
-        found = {f[len(root) :].lstrip("/") for f in fs.find(root)}
-        for name in sorted(set(self.manifest.objects) - found):
+        sizes = {f[len(root) :].lstrip("/"): info["size"] for f, info in fs.find(root, detail=True).items()}
+        for name in sorted(set(self.manifest.objects) - set(sizes)):
             yield Problem(where=name, kind="missing", message="is missing from the store")
+        if sum(sizes.values()) * 1000 < self.manifest.num_images * _MIN_BYTES_PER_1000_ROWS:
+            message = f"is {self.manifest.num_images}, more than {sum(sizes.values())} stored bytes can hold"
+            yield Problem(where="num_images", kind="too_large", message=message)
 
     def _open_arrays(self, group: zarr.Group) -> Iterator[Problem]:
         m = self.manifest
@@ -104,13 +125,14 @@ class TicketStore:
             num_views=m.num_views,
             num_patches=m.num_patches,
             num_shards=len(m.dataset.shards),
+            num_shard_name_bytes=sum(len(s.encode()) for s in m.dataset.shards),
             has_ranks=m.has_ranks,
             has_views=m.num_views > 1 or m.view.kind == "replay",
         )
         for path, spec in specs.items():
             try:
                 array = group[path]
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except _ZARR_ERRORS as error:
                 yield Problem(where=path, kind="zarr", message=f"cannot be opened ({error})")
                 continue
             if not isinstance(array, zarr.Array):
@@ -130,7 +152,7 @@ class TicketStore:
     def _read(self, path: str, selection: Any) -> npt.NDArray[Any]:
         try:
             values: npt.NDArray[Any] = np.asarray(self._arrays[path].oindex[selection])
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        except _ZARR_ERRORS as error:
             reason = str(error) or type(error).__name__
             raise _invalid(self.path, path, "damaged", f"cannot be read ({reason}); fetch it again") from error
         return values
@@ -206,11 +228,15 @@ class TicketStore:
             raise _invalid(self.path, f"{path}[{row}]", "damaged", f"is {why}; fetch the store again")
 
     def read_views(self, rows: range) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]] | None:
-        """Boxes float32 [n, V, 4] and flips uint8 [n, V] of a run of rows; None for a store of one centre view."""
+        """Boxes float32 [n, V, 4] within the image, flips uint8 [n, V], of a run of rows; None for one centre view."""
         if "views/boxes" not in self._arrays:
             return None
-        selection = slice(rows.start, rows.stop)
-        return self._read("views/boxes", selection), self._read("views/flips", selection)
+        boxes, flips = self._read("views/boxes", _selection(rows)), self._read("views/flips", _selection(rows))
+        corner, size = boxes[..., :2], boxes[..., 2:]
+        inside = (corner >= 0) & (size > 0) & (corner + size <= 1 + 1e-6)  # false for NaN
+        self._refuse("views/boxes", rows, ~inside.all(axis=-1), "a box outside its image")
+        self._refuse("views/flips", rows, flips > 1, "neither 0 nor 1")
+        return boxes, flips
 
     def num_stored_bytes(self) -> dict[str, int]:
         """Bytes on disk of each array (its objects, metadata included), by path."""

@@ -64,6 +64,11 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
+def is_main_process() -> bool:
+    """Whether this is rank 0, or the only process: the one that speaks."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 @contextmanager
 def process_group(device: str = "auto") -> Iterator[Process]:
     """Joins the group that torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK) describes, if there is one."""

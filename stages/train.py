@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.data.random_erasing import RandomErasing
@@ -68,13 +68,8 @@ class _Trainer:
 
     def __init__(self, plan: RunPlan, process: Process, reporter: Reporter) -> None:
         self.process, self.reporter = process, reporter
-        self.config, self.stream, self.val_stream, self.protocol = (
-            plan.config,
-            plan.stream,
-            plan.val_stream,
-            plan.protocol,
-        )
-        self.steps_per_epoch, self.student = plan.steps_per_epoch, plan.student
+        self.config, self.student, self.steps_per_epoch = plan.config, plan.student, plan.steps_per_epoch
+        self.stream, self.val_stream, self.protocol = plan.stream, plan.val_stream, plan.protocol
         self._build()
 
     def _build(self) -> None:
@@ -88,7 +83,7 @@ class _Trainer:
             self.optimizer,
             sched="cosine",
             num_epochs=c.epochs,
-            warmup_epochs=c.warmup_epochs,
+            warmup_epochs=cast(int, c.warmup_epochs),  # timm scales it by updates_per_epoch, so a part will do
             min_lr=c.min_lr,
             warmup_lr=c.warmup_lr,
             step_on_epochs=False,

@@ -1,4 +1,4 @@
-"""What a training run is asked to do, and what follows from it: shards, model, streams, steps; checked before it starts."""
+"""What a training run is asked to do, and what follows from it (shards, model, streams, steps), checked first."""
 
 from __future__ import annotations
 
@@ -131,7 +131,8 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
 
 
 def _check_store(config: TrainConfig, manifest: Manifest, geometry: Geometry) -> None:
-    assert config.tickets is not None and config.model is not None
+    assert config.tickets is not None
+    assert config.model is not None
     check_tickets(manifest, config.tickets, geometry, manifest.view, config.model)
     if config.control == "inverse" and not manifest.has_ranks:
         raise OptionError(f"--control inverse needs ranks, which {config.tickets} lacks; select again with --ranks")

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import zarr
+from dataltt.artifacts_schema import TicketStore
 from dataltt.artifacts_schema.commit import StoreSpec, commit
 from dataltt.artifacts_schema.manifest import Manifest, Selector, View
 from dataltt.artifacts_schema.parts import Part, parts_dir, write_part
@@ -100,13 +102,15 @@ def make_part(spec: StoreSpec, index: int, num_rows: int, *, seed: int = 0, **ch
     rng = np.random.default_rng([seed, index])
     lead = (num_rows, spec.num_views)
     ranks = rng.permuted(np.broadcast_to(np.arange(spec.num_patches), (*lead, spec.num_patches)), axis=-1)
+    of_dtype: Any = ranks.astype(np.uint8 if spec.num_patches <= 256 else np.uint16)
     part = Part(
         shard=spec.shards[index],
         keys=pa.array([f"klasse_{index}/bild-é{row:05d}" for row in range(num_rows)], type=pa.large_string()),
         labels=rng.integers(-1, 1000, num_rows, dtype=np.int32),
-        digests=rng.integers(0, 2**64, num_rows, dtype=np.uint64, endpoint=False),
+        # All bits of the first are set; near to each other, since random ones take long to compress.
+        digests=np.uint64(2**64 - 1 - (index << 32)) - np.arange(num_rows, dtype=np.uint64),
         tickets=np.packbits(ranks < spec.num_keep, axis=-1, bitorder="little"),
-        ranks=ranks.astype(np.uint8 if spec.num_patches <= 256 else np.uint16) if spec.has_ranks else None,
+        ranks=of_dtype if spec.has_ranks else None,
         boxes=_boxes(rng, lead) if spec.has_views else None,
         flips=rng.integers(0, 2, lead, dtype=np.uint8) if spec.has_views else None,
     )

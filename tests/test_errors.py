@@ -8,9 +8,8 @@ import pickle
 import subprocess
 import sys
 
-import pytest
-
 import dataltt.artifacts_schema
+import pytest
 from dataltt.artifacts_schema import errors
 from dataltt.artifacts_schema.errors import (
     BadImageError,

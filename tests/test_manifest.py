@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from dataltt.artifacts_schema import (
     SCHEMA_VERSION,
     Manifest,

@@ -7,9 +7,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 import xxhash
-from hypothesis import given
-from hypothesis import strategies as st
-
 from dataltt.artifacts_schema.strings import (
     MAX_STRING_BYTES,
     decode_strings,
@@ -17,6 +14,8 @@ from dataltt.artifacts_schema.strings import (
     hash_string,
     hash_strings,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 # Whatever UTF-8 can say: all code points but the surrogates.
 texts = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), max_size=30)

@@ -6,9 +6,6 @@ import hypothesis.extra.numpy as hnp
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from dataltt.artifacts_schema.tickets import (
     bad_ranks,
     bad_tickets,
@@ -21,6 +18,8 @@ from dataltt.artifacts_schema.tickets import (
     ranks_dtype,
     unpack_mask,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from .schema_helpers import pack_by_hand
 
@@ -78,9 +77,7 @@ def test_ranks_invert_the_order(order: npt.NDArray[np.int64]) -> None:
 
 
 @given(orders(), st.data())
-def test_the_ticket_of_ranks_holds_the_first_of_the_order(
-    order: npt.NDArray[np.int64], data: st.DataObject
-) -> None:
+def test_the_ticket_of_ranks_holds_the_first_of_the_order(order: npt.NDArray[np.int64], data: st.DataObject) -> None:
     num_patches = order.shape[-1]
     num_keep = data.draw(st.integers(1, num_patches))
     packed = pack_ranks(order_to_ranks(order), num_keep)
@@ -149,5 +146,5 @@ def test_only_the_bad_ones_of_many_tickets_are_named() -> None:
     [([0, 1, 2, 3], False), ([3, 1, 0, 2], False), ([0, 1, 1, 3], True), ([1, 2, 3, 4], True), ([0] * 4, True)],
 )
 def test_ranks_are_a_permutation(ranks: list[int], is_bad: bool) -> None:
-    for dtype in (np.uint8, np.uint16):
-        assert bad_ranks(np.array([[ranks]], dtype=dtype)).tolist() == [[is_bad]]
+    assert bad_ranks(np.array([[ranks]], dtype=np.uint8)).tolist() == [[is_bad]]
+    assert bad_ranks(np.array([[ranks]], dtype=np.uint16)).tolist() == [[is_bad]]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 
+import numpy as np
 import timm.data.auto_augment as aa
 import torch
 import torchvision.transforms.functional as tvf
@@ -17,6 +17,9 @@ from torchvision.transforms import InterpolationMode
 from ...artifacts_schema import BadImageError, OptionError, View
 from ..randomness import isolated_rng
 from .shards import RawSample
+
+# Larger images are decompression bombs, not photographs; ImageNet's largest has 31 million.
+MAX_IMAGE_PIXELS = 1 << 27
 
 # timm's RandAugment operations that move no pixel (the others shear, rotate and translate).
 PHOTOMETRIC_OPS = (
@@ -43,11 +46,11 @@ def decode_image(sample: RawSample, mode: str, way_out: str) -> Image.Image:
         BadImageError: it cannot be decoded, or claims a size that no photograph has.
     """
     try:
-        with warnings.catch_warnings():
-            # Pillow warns about decompression bombs before it refuses them; here the warning is enough.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(sample.image)) as image:
-                return image.convert(mode)
+        with Image.open(io.BytesIO(sample.image)) as image:
+            if image.width * image.height > MAX_IMAGE_PIXELS:
+                raise ValueError(f"it claims {image.width}×{image.height} pixels, more than {MAX_IMAGE_PIXELS}")
+            image.load()
+            return image if image.mode == mode else image.convert(mode)
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged input
         reason = str(error).split(" <_io")[0] or type(error).__name__
         raise BadImageError(sample.shard, sample.key, reason, way_out) from error
@@ -55,13 +58,16 @@ def decode_image(sample: RawSample, mode: str, way_out: str) -> Image.Image:
 
 def center_crop(image: Image.Image, view: View, image_px: int) -> Image.Image:
     """The centre view, as timm's evaluation transform makes it: shorter side resized, central square cut out."""
+    if image.size == (view.resize_px, view.resize_px) == (image_px, image_px):
+        return image
     interpolation: InterpolationMode = str_to_interp_mode(view.interpolation)
     return tvf.center_crop(tvf.resize(image, view.resize_px, interpolation), [image_px, image_px])
 
 
 def to_tensor(image: Image.Image) -> Tensor:
     """Pixels as uint8 [channels, height, width]."""
-    return tvf.pil_to_tensor(image)
+    pixels = np.array(image)
+    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
 
 
 def normalize(images: Tensor, view: View) -> Tensor:
@@ -91,6 +97,8 @@ class PhotometricAugment:
 
     def __call__(self, image: Image.Image, *names: object) -> Image.Image:
         """Augments an image; the same names give the same result."""
+        if self._randaugment is None and self._config.color_jitter == 0:
+            return image
         with isolated_rng(*names, "photometric"):
             if self._randaugment is not None:
                 return self._randaugment(image)

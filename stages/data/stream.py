@@ -209,7 +209,7 @@ class _Worker:
         names = (c.seed, self.position.epoch, sample.key)
         flip = False
         if c.augment is not None and self._photometric is not None:
-            flip = bool(generator_of(*names, "flip").random() < c.augment.hflip)
+            flip = c.augment.hflip > 0 and bool(generator_of(*names, "flip").random() < c.augment.hflip)
             image = self._photometric(mirror_image(image) if flip else image, *names)
         return to_tensor(image), sample.label, self._keep_indices(sample, ticket, flip)
 

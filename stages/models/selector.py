@@ -66,9 +66,9 @@ class TicketSelector(nn.Module):
             if index not in self.keep_count_of:
                 x = block(x)
                 continue
-            normed = block.norm1(x)
-            key = _project(block.attn, normed, 1)
-            scores = _cls_attention(block.attn, normed, key)[:, num_prefix:]
+            normed, attn = block.norm1(x), cast(Attention, block.attn)
+            key = _project(attn, normed, 1)
+            scores = _cls_attention(attn, normed, key)[:, num_prefix:]
             finite &= scores.isfinite().all()
             order = scores.argsort(dim=1, descending=True, stable=True)
             kept, lost = order.tensor_split([self.keep_count_of[index]], dim=1)
@@ -76,7 +76,7 @@ class TicketSelector(nn.Module):
             ids = ids.gather(1, kept)
             if index < self.last_drop_block:
                 rows = torch.cat([prefix, kept + num_prefix], dim=1)
-                x = x[batch, rows] + block.ls1(_attend(block.attn, normed[batch, rows], normed, key))
+                x = x[batch, rows] + block.ls1(_attend(attn, normed[batch, rows], normed, key))
                 x = x + block.ls2(block.mlp(block.norm2(x)))
         if not finite:
             raise ModelError("the selector's attention is not finite; its weights are damaged or not for this model")

@@ -1,0 +1,1 @@
+"""The faces of dataltt: command line, progress, demo, benchmarks, reports."""

@@ -1,0 +1,180 @@
+"""How large a store is, and how much memory writing and reading one takes. No torch: memory is measured here.
+
+`python -m dataltt.pipeline.bench.store` runs one measurement in a process of its own and prints it as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import xxhash
+
+from ...artifacts_schema import Selector, TicketStore, View
+from ...artifacts_schema.commit import StoreSpec, commit
+from ...artifacts_schema.parts import Part, begin_plan, parts_dir, write_part
+from ...artifacts_schema.tickets import order_to_ranks, pack_ranks
+
+NUM_KEEP, NUM_PATCHES = 98, 196
+SHARD_ROWS = 1000
+
+
+class _Encoded(Protocol):
+    """What is needed of a sample: its key, its encoded image, its label."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def image(self) -> bytes: ...
+
+    @property
+    def label(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyntheticRows:
+    """Rows of one shard, with random tickets of 98 of 196 patches."""
+
+    shard: str
+    keys: list[str]
+    labels: npt.NDArray[np.int32]
+    digests: npt.NDArray[np.uint64]
+
+    @classmethod
+    def of_samples(cls, shard: str, samples: Sequence[_Encoded]) -> SyntheticRows:
+        """Rows for real samples."""
+        return cls(
+            shard=shard,
+            keys=[s.key for s in samples],
+            labels=np.array([s.label for s in samples], dtype=np.int32),
+            digests=np.array([xxhash.xxh3_64_intdigest(s.image) for s in samples], dtype=np.uint64),
+        )
+
+    @classmethod
+    def of_shard(cls, index: int) -> SyntheticRows:
+        """Rows with ImageNet's kind of keys (n01440764/n01440764_10026), classes mixed, digests random."""
+        wnids = np.random.default_rng(1).choice(16_000_000, 1000, replace=False)
+        rng = np.random.default_rng([2, index])
+        labels = rng.integers(0, 1000, SHARD_ROWS, dtype=np.int32)
+        numbers = index * SHARD_ROWS + np.arange(SHARD_ROWS)
+        keys = [f"n{wnids[c]:08d}/n{wnids[c]:08d}_{n}" for c, n in zip(labels, numbers, strict=True)]
+        digests = rng.integers(0, 2**64, SHARD_ROWS, dtype=np.uint64)
+        return cls(shard=f"train-{index:06d}.tar", keys=keys, labels=labels, digests=digests)
+
+
+def _spec(shards: Sequence[str]) -> StoreSpec:
+    return StoreSpec(
+        grid=(14, 14),
+        patch_px=16,
+        image_px=224,
+        num_keep=NUM_KEEP,
+        num_views=1,
+        has_ranks=False,
+        has_views=False,
+        selector=Selector(
+            model="synthetic",
+            weights_sha256="0" * 64,
+            drop_blocks=[3, 6, 9],
+            keep_counts=[156, 124, NUM_KEEP],
+            precision="fp32",
+            ratio=0.5,
+        ),
+        view=View(kind="center", resize_px=248, crop_share=0.9, interpolation="bicubic", mean=[0.5] * 3, std=[0.5] * 3),
+        dataset_name="synthetic",
+        split="train",
+        source="train-*.tar",
+        shards=shards,
+        tool_version="bench",
+    )
+
+
+def write_parts(store: Path, rows: Iterable[SyntheticRows]) -> StoreSpec:
+    """Parts with uniformly random tickets, which no codec can shrink: the worst case for the size."""
+    directory = parts_dir(store)
+    begin_plan(directory, {"bench": True})
+    names = []
+    for index, shard in enumerate(rows):
+        order = np.random.default_rng([3, index]).random((len(shard.keys), NUM_PATCHES)).argsort(axis=1)
+        part = Part(
+            shard=shard.shard,
+            keys=pa.array(shard.keys),
+            labels=shard.labels,
+            digests=shard.digests,
+            tickets=pack_ranks(order_to_ranks(order), NUM_KEEP)[:, None],
+        )
+        write_part(directory, index, part)
+        names.append(shard.shard)
+    return _spec(names)
+
+
+def write_store(store: Path, rows: Iterable[SyntheticRows]) -> None:
+    """A complete store of synthetic rows."""
+    commit(store, write_parts(store, rows))
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had resident."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def _measure(what: str, store: Path, num_images: int) -> dict[str, Any]:
+    num_shards = num_images // SHARD_ROWS
+    if what == "parts":
+        write_parts(store, map(SyntheticRows.of_shard, range(num_shards)))
+        return {}
+    if what == "commit":
+        commit(store, _spec([f"train-{i:06d}.tar" for i in range(num_shards)]))
+        sizes = TicketStore.open(str(store)).num_stored_bytes()
+        everything = sum(f.stat().st_size for f in store.rglob("*") if f.is_file())
+        return {
+            "peak_bytes": peak_bytes(),
+            "tickets_bytes_per_image": sizes["tickets"] / num_images,
+            "all_bytes_per_image": everything / num_images,
+            "bytes_per_image": {k: v / num_images for k, v in sizes.items()},
+        }
+    # As a loader worker joins: shard by shard, in random order, keys, digests and tickets of each.
+    opened = TicketStore.open(str(store))
+    num_joined = 0
+    for i in np.random.default_rng(0).permutation(num_shards):
+        rows = opened.rows_of_shard(f"train-{i:06d}.tar")
+        assert rows is not None
+        index = {key: r for r, key in enumerate(opened.read_keys(rows))}
+        num_joined += len(index) + 0 * len(opened.read_digests(rows)) * len(opened.read_tickets(rows))
+    assert num_joined == num_images
+    return {"peak_bytes": peak_bytes()}
+
+
+def measure_in_process(what: str, store: Path, num_images: int) -> dict[str, Any]:
+    """Runs one measurement in a fresh process, whose peak memory is its own."""
+    command = [sys.executable, "-m", "dataltt.pipeline.bench.store", what, str(store), str(num_images)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def bench_memory(sizes: Sequence[int], report: Any) -> dict[int, dict[str, dict[str, Any]]]:
+    """Size and peak memory of commit and join for stores of several sizes."""
+    found: dict[int, dict[str, dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory(prefix="dataltt-bench-") as folder:
+        for num_images in sizes:
+            store = Path(folder) / f"{num_images}.zarr"
+            found[num_images] = {}
+            for what in ("parts", "commit", "join"):
+                report(f"{num_images} rows: {what}")
+                found[num_images][what] = measure_in_process(what, store, num_images)
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))))

@@ -1,0 +1,56 @@
+"""The command line: collects the commands, and turns what dataltt raises into a sentence and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from .commands import bench, demo, eval_, inspect, pack, select, train, verify
+
+app = typer.Typer(
+    name="dataltt",
+    help="Data-level lottery tickets for vision transformers: find the patches that a ViT needs once, store them as "
+    "tickets, train on those alone.\n\nStart with: dataltt demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("pack")(pack.pack)
+app.command("select")(select.select)
+app.command("train")(train.train)
+app.command("eval")(eval_.eval_)
+app.command("inspect")(inspect.inspect)
+app.command("verify")(verify.verify)
+app.command("demo")(demo.demo)
+app.command("bench")(bench.bench)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"dataltt {version('dataltt')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show_version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except Exception as error:
+        # Imported here: the error tree's package brings Zarr and Arrow along, which --help does not need.
+        from ..artifacts_schema import DatalttError
+
+        if not isinstance(error, DatalttError | PermissionError):
+            raise
+        typer.secho(f"dataltt: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(1)

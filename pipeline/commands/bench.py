@@ -1,0 +1,118 @@
+"""dataltt bench"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..options import Device, Json, Precision, print_json
+from ..progress import reporting
+
+if TYPE_CHECKING:
+    from ...stages.reporting import Reporter
+    from ..bench.timing import BenchRow
+
+STORE_SIZES = (20_000, 2_000_000)
+
+
+class What(StrEnum):
+    """What to measure."""
+
+    select = "select"
+    train = "train"
+    join = "join"
+    store = "store"
+
+
+def bench(
+    what: Annotated[What, typer.Argument(help="select, train, join or store.")],
+    device: Device = "auto",
+    precision: Annotated[Precision, typer.Option(help="Of select and train.")] = Precision.fp32,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Default: 64 for select, 32 for train.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; each times both sides.")] = 7,
+    rows: Annotated[int, typer.Option(min=20_000, help="Rows of the large store.")] = STORE_SIZES[1],
+    as_json: Json = False,
+) -> None:
+    """Measure dataltt against what it should be no slower than, both timed in turn within one run.
+
+    select: over a plain forward. train: over the FLOPs saved. join: with tickets over without. store: bytes per image,
+    and memory at two million rows over that at twenty thousand.
+
+    Example: dataltt bench select --json
+    """
+    from dataclasses import asdict
+
+    with reporting() as reporter:
+        found = _run(what, device, precision.value, batch_size, repeats, rows, reporter)
+    if as_json:
+        print_json([asdict(row) for row in found])
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("figure", "measured", "goal", "")
+    for row in found:
+        table.add_row(row.name, f"{row.value:.3f}", row.goal, "[green]reached" if row.ok else "[red]missed")
+    console = Console()
+    console.print(table)
+    for row in found:
+        details = ", ".join(f"{k} {v}" for k, v in row.detail.items() if not isinstance(v, dict))
+        console.print(f"{row.name.split(':')[0]}: {details}", style="dim", highlight=False)
+
+
+def _run(
+    what: What,
+    device: str,
+    precision: str,
+    batch_size: int | None,
+    repeats: int,
+    rows: int,
+    reporter: Reporter,
+) -> list[BenchRow]:
+    if what is What.store:
+        return _store_rows(rows, reporter)
+    if what is What.join:
+        from ..bench.data import bench_join
+
+        return bench_join(repeats=repeats, reporter=reporter)
+    from ..bench.compute import bench_select, bench_train
+
+    run, size = (bench_select, 64) if what is What.select else (bench_train, 32)
+    return run(device=device, precision=precision, batch_size=batch_size or size, repeats=repeats, reporter=reporter)
+
+
+def _store_rows(rows: int, reporter: Reporter) -> list[BenchRow]:
+    from ..bench.store import bench_memory
+    from ..bench.timing import BenchRow
+
+    small, large = STORE_SIZES[0], rows
+    found = bench_memory((small, large), reporter.message)
+    tickets, everything = (found[small]["commit"][k] for k in ("tickets_bytes_per_image", "all_bytes_per_image"))
+    table = [
+        BenchRow(
+            name=f"store: {name}, {small} rows",
+            value=value,
+            goal=f"≤ {goal}",
+            ok=value <= goal,
+            detail=found[small]["commit"]["bytes_per_image"],
+        )
+        for name, value, goal in (
+            ("bytes per image of tickets", tickets, 25.5),
+            ("bytes per image in all", everything, 40),
+        )
+    ]
+    for name in ("commit", "join"):
+        peaks = [found[size][name]["peak_bytes"] for size in (small, large)]
+        ratio = peaks[1] / peaks[0]
+        table.append(
+            BenchRow(
+                name=f"store: peak memory of {name}, {large} rows over {small}",
+                value=ratio,
+                goal="≤ 1.3",
+                ok=ratio <= 1.3,
+                detail={"peak_mib": [round(p / 2**20, 1) for p in peaks]},
+            )
+        )
+    return table

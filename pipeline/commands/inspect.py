@@ -1,0 +1,117 @@
+"""dataltt inspect"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..options import Json, print_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from ...artifacts_schema import Manifest
+
+
+def inspect(
+    store: Annotated[str, typer.Argument(help="A ticket store: a folder or an fsspec URL.")],
+    shards: Annotated[str | None, typer.Option(help="Draw sample tickets over the images of these shards.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write the heat map, and the samples, as a picture.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many samples to draw.")] = 12,
+    as_json: Json = False,
+) -> None:
+    """Show a ticket store: its manifest, bytes per image, and which positions of the grid it keeps.
+
+    Example: dataltt inspect store.zarr --png tickets.png --shards 'imagenet/train-*.tar'
+    """
+    from ...artifacts_schema import OptionError, TicketStore
+    from ...artifacts_schema.summary import kept_share
+
+    if shards is not None and png is None:
+        raise OptionError("--shards draws tickets over images, which needs a picture to draw in; pass --png FILE")
+    opened = TicketStore.open(store)
+    share = kept_share(opened)
+    stored = opened.num_stored_bytes()
+    num_images = opened.manifest.num_images
+    if png is not None:
+        _draw(store, shards, png, samples, share)
+    if as_json:
+        document: dict[str, Any] = {
+            "store": store,
+            "manifest": opened.manifest.to_json(),
+            "bytes_per_image": {path: size / num_images for path, size in stored.items()},
+            "kept_share": share.tolist(),
+        }
+        print_json(document)
+        return
+    _print(store, opened.manifest, stored, share)
+    if png is not None:
+        typer.echo(f"picture: {png}")
+
+
+def _draw(store: str, shards: str | None, png: Path, count: int, share: npt.NDArray[np.float64]) -> None:
+    from ...artifacts_schema import OptionError
+    from ...stages.sample_tickets import sample_tickets
+    from ..figures import store_figure
+
+    if not png.parent.is_dir():
+        raise OptionError(f"--png {png}: there is no folder {png.parent}")
+    figure = store_figure(share, sample_tickets(store, shards, count) if shards else [])
+    figure.savefig(png, format="png", dpi=150)
+
+
+def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[np.float64]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    dial = f"ratio {m.selector.ratio}" if m.selector.ratio is not None else f"keep rate {m.selector.keep_rate}"
+    drops = ", ".join(
+        f"{k} after block {b}" for b, k in zip(m.selector.drop_blocks, m.selector.keep_counts, strict=True)
+    )
+    facts = {
+        "store": f"{store} (schema {m.schema_version}, made {m.created} by dataltt {m.tool_version})",
+        "images": f"{m.num_images} of {m.dataset.name} ({m.dataset.split}), {len(m.dataset.shards)} shard(s)",
+        "source": m.dataset.source,
+        "ticket": f"{m.num_keep} of {m.num_patches} patches ({m.num_keep / m.num_patches:.1%}), {m.num_views} view(s)"
+        + (", with ranks" if m.has_ranks else ", no ranks"),
+        "grid": f"{m.grid[0]}×{m.grid[1]} patches of {m.patch_px} px ({m.image_px} px)",
+        "view": f"{m.view.kind}: resized to {m.view.resize_px} px ({m.view.interpolation}), cut to {m.image_px} px",
+        "selector": f"{m.selector.model}, {dial}, {m.selector.precision}; keeps {drops}",
+        "weights": f"SHA-256 {m.selector.weights_sha256}",
+        "skipped": f"{len(m.skipped)} image(s) that could not be decoded" if m.skipped else "none",
+    }
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, text in facts.items():
+        table.add_row(f"[bold]{name}", text)
+    console.print(table)
+    sizes = Table("array", "bytes/image", "bytes", box=None, padding=(0, 2, 0, 0), title_justify="left")
+    for path, size in stored.items():
+        sizes.add_row(path, f"{size / m.num_images:.2f}", str(size))
+    total = sum(stored.values())
+    sizes.add_row("[bold]all arrays", f"[bold]{total / m.num_images:.2f}", f"[bold]{total}")
+    console.print()
+    console.print(sizes)
+    console.print(f"\nkept share per grid position, in per cent (mean {share.mean():.1%})")
+    console.print(_heat_map(share), highlight=False)
+
+
+def _heat_map(share: npt.NDArray[np.float64]) -> str:
+    """Rows of coloured cells, a number in each where the grid is small enough to fit."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    viridis = colormaps["viridis"]
+    numbers = share.shape[1] <= 16
+    lines = []
+    for row in share:
+        cells = []
+        for value in row:
+            text = f"{100 * value:4.0f} " if numbers else "  "
+            ink = "black" if value > 0.6 else "white"
+            cells.append(f"[{ink} on {to_hex(viridis(float(value)))}]{text}[/]")
+        lines.append("".join(cells))
+    return "\n".join(lines)

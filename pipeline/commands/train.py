@@ -1,0 +1,173 @@
+"""dataltt train"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..options import (
+    BadImage,
+    ChangedImage,
+    Control,
+    Device,
+    EvalOn,
+    Json,
+    MissingTicket,
+    OnBadImage,
+    OnChangedImage,
+    OnMissingTicket,
+    Precision,
+    Recount,
+    Workers,
+    print_json,
+)
+from ..progress import reporting
+
+_DATA, _RECIPE, _RUN = "Data", "Recipe (defaults: DeiT)", "Run"
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="Folder of the run, e.g. runs/NAME.", rich_help_panel=_RUN)],
+    tickets: Annotated[
+        str | None, typer.Option(help="Ticket store of the training shards.", rich_help_panel=_DATA)
+    ] = None,
+    shards: Annotated[
+        str | None, typer.Option(help="Training shards. Default: those the store names.", rich_help_panel=_DATA)
+    ] = None,
+    val_shards: Annotated[str | None, typer.Option(help="Validation shards.", rich_help_panel=_DATA)] = None,
+    val_tickets: Annotated[str | None, typer.Option(help="Their ticket store.", rich_help_panel=_DATA)] = None,
+    test: Annotated[
+        EvalOn | None,
+        typer.Option(
+            help="Patches to validate on, and so what `best` means. Default: ticket; dense for --control dense.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    num_classes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Default: from classes.json beside the shards, or labels in the store.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    on_missing_ticket: MissingTicket = OnMissingTicket.error,
+    on_changed_image: ChangedImage = OnChangedImage.error,
+    on_bad_image: BadImage = OnBadImage.error,
+    recount: Recount = False,
+    model: Annotated[
+        str | None, typer.Option(help="Student. Default: the selector's architecture.", rich_help_panel=_RECIPE)
+    ] = None,
+    control: Annotated[
+        Control, typer.Option(help="Which patches to train on: the ticket, or a control.", rich_help_panel=_RECIPE)
+    ] = Control.ticket,
+    epochs: Annotated[int, typer.Option(min=1, rich_help_panel=_RECIPE)] = 300,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per process and step.", rich_help_panel=_RECIPE)] = 128,
+    lr: Annotated[
+        float,
+        typer.Option(help="Learning rate for a global batch of 512; scaled linearly.", rich_help_panel=_RECIPE),
+    ] = 5e-4,
+    min_lr: Annotated[float, typer.Option(help="Where the cosine ends.", rich_help_panel=_RECIPE)] = 1e-5,
+    warmup_epochs: Annotated[
+        float | None, typer.Option(help="Default: 5, or a fifth of a short run.", rich_help_panel=_RECIPE)
+    ] = None,
+    weight_decay: Annotated[float, typer.Option(rich_help_panel=_RECIPE)] = 0.05,
+    smoothing: Annotated[float, typer.Option(help="Label smoothing.", rich_help_panel=_RECIPE)] = 0.1,
+    drop_path: Annotated[float, typer.Option(help="Stochastic depth.", rich_help_panel=_RECIPE)] = 0.1,
+    hflip: Annotated[float, typer.Option(help="Share of images mirrored.", rich_help_panel=_RECIPE)] = 0.5,
+    auto_augment: Annotated[
+        str,
+        typer.Option(
+            help="timm's RandAugment notation, or none; only operations that move no pixel are used.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = "rand-m9-mstd0.5-inc1",
+    color_jitter: Annotated[
+        float, typer.Option(help="Used where auto-augment is none.", rich_help_panel=_RECIPE)
+    ] = 0.0,
+    random_erasing: Annotated[float, typer.Option(help="Probability per image.", rich_help_panel=_RECIPE)] = 0.25,
+    ema_decay: Annotated[float, typer.Option(help="Weight average; 0 for none.", rich_help_panel=_RECIPE)] = 0.99996,
+    precision: Annotated[Precision, typer.Option(rich_help_panel=_RUN)] = Precision.fp32,
+    compile_: Annotated[bool, typer.Option("--compile", help="torch.compile it.", rich_help_panel=_RUN)] = False,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many.", rich_help_panel=_RUN)] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out.", rich_help_panel=_RUN)
+    ] = False,
+    seed: Annotated[int, typer.Option(rich_help_panel=_RUN)] = 0,
+    workers: Workers = None,
+    device: Device = "auto",
+    shuffle_buffer: Annotated[
+        int, typer.Option(min=1, help="Samples that each loader process mixes.", rich_help_panel=_RUN)
+    ] = 2000,
+    log_steps: Annotated[int, typer.Option(min=1, help="Steps between metrics.", rich_help_panel=_RUN)] = 50,
+    checkpoint_steps: Annotated[
+        int | None, typer.Option(min=1, help="Checkpoint inside epochs too, every so many.", rich_help_panel=_RUN)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Stage two: train a token-pruned ViT on shards joined with their tickets.
+
+    Example: dataltt train --tickets store.zarr --model deit_s --out runs/deit_s_50 --val-shards 'imagenet/val-*.tar'
+    --val-tickets val.zarr
+
+    Controls: --control random draws K patches anew for every image and step, fixed-random once per image, inverse
+    takes the K lowest-ranked (needs ranks), dense takes all. The centre view is used, mirrored and recoloured but
+    never cropped at random, since a cached ticket fits no other crop.
+    """
+    from dataclasses import asdict
+
+    from ...stages.distributed import is_main_process
+    from ...stages.train import train as run
+    from ...stages.train_config import TrainConfig
+
+    config = TrainConfig(
+        out=out,
+        tickets=tickets,
+        shards=shards,
+        val_shards=val_shards,
+        val_tickets=val_tickets,
+        test=test.value if test else None,
+        model=model,
+        num_classes=num_classes,
+        control=control.value,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        min_lr=min_lr,
+        warmup_epochs=warmup_epochs,
+        weight_decay=weight_decay,
+        smoothing=smoothing,
+        drop_path=drop_path,
+        hflip=hflip,
+        auto_augment=auto_augment,
+        color_jitter=color_jitter,
+        random_erasing=random_erasing,
+        ema_decay=ema_decay,
+        precision=precision.value,
+        compile=compile_,
+        max_steps=max_steps,
+        resume=resume,
+        seed=seed,
+        workers=workers,
+        device=device,
+        shuffle_buffer=shuffle_buffer,
+        log_steps=log_steps,
+        checkpoint_steps=checkpoint_steps,
+        on_missing_ticket=on_missing_ticket.value,
+        on_changed_image=on_changed_image.value,
+        on_bad_image=on_bad_image.value,
+        recount=recount,
+    )
+    with reporting() as reporter:
+        result = run(config, reporter)
+    if not is_main_process():
+        return
+    if as_json:
+        print_json(asdict(result))
+        return
+    best = f", best top-1 {result.best_top1:.2f} on {result.protocol}" if result.best_top1 is not None else ""
+    typer.echo(f"{out}: step {result.step}, epoch {result.epoch}{best}")
+    if result.num_skipped:
+        typer.secho(f"{result.num_skipped} sample(s) were left out, as asked", fg=typer.colors.YELLOW, err=True)

@@ -1,0 +1,175 @@
+"""The demo: both stages on embedded real images, in a few minutes on two cores, with the paper's comparison at the end.
+
+Source of the configuration: a ViT of 64 dim, 6 blocks, 4 heads, 4-px patches on Fashion-MNIST, 8 epochs of AdamW at a
+peak learning rate of 1e-3, half the patches kept by a cascade in blocks 1, 3 and 5 of the dense model itself.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from ..artifacts_schema import OutputExistsError, read_manifest
+from ..stages.data.packing import EncodedSample, write_shards
+from ..stages.evaluate import EvalConfig, EvalProtocol, Metrics, evaluate
+from ..stages.reporting import Reporter
+from ..stages.select import SelectConfig, select
+from ..stages.train import train
+from ..stages.train_config import TrainConfig
+from .embedded import CLASSES, load_fashion_mnist
+from .report import write_report
+
+MODEL = "vit_fashion"
+_MARKER = "dataltt-demo.json"
+_NUM_TEST = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoRow:
+    """One row of the table: a student, what it was trained on, what it is tested on, and how it did."""
+
+    label: str
+    trained_on: str
+    tested_on: str
+    top1: float
+    loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoResult:
+    """What the demo found. `runs` maps (a), (b), (c) to the folders of their runs."""
+
+    rows: list[DemoRow]
+    num_keep: int
+    num_patches: int
+    ratio: float
+    epochs: int
+    seed: int
+    seconds: float
+    runs: dict[str, str]
+    report: str
+
+
+def run_demo(
+    out: Path, *, ratio: float = 0.5, epochs: int = 8, seed: int = 0, overwrite: bool = False, reporter: Reporter
+) -> DemoResult:
+    """Packs, trains dense (c), selects with it, trains on tickets (a) and on random subsets (b), tests them all.
+
+    Everything it makes stands in `out`, where the same commands can be tried by hand.
+
+    Raises:
+        OutputExistsError: `out` exists and was not made by the demo, or `overwrite` is not given.
+    """
+    started = time.perf_counter()
+    _prepare(out, overwrite)
+    for split in ("train", "test"):
+        _pack(out / "shards", split, reporter)
+    shards, test_shards = str(out / "shards" / "train-*.tar"), str(out / "shards" / "test-*.tar")
+    store, test_store = out / "train.zarr", out / "test.zarr"
+    base = TrainConfig(
+        out=out / "runs" / "dense",
+        shards=shards,
+        val_shards=test_shards,
+        model=MODEL,
+        control="dense",
+        epochs=epochs,
+        batch_size=128,
+        lr=4e-3,  # for a batch of 512: 1e-3 at 128
+        warmup_epochs=epochs / 4,
+        drop_path=0.0,
+        hflip=0.0,
+        auto_augment="none",
+        random_erasing=0.0,
+        ema_decay=0.0,
+        seed=seed,
+        shuffle_buffer=10_000,
+        log_steps=20,
+    )
+    reporter.message("\n(c) dense: all patches")
+    train(base, reporter)
+    reporter.message(f"\nselecting: the dense model keeps {ratio:.0%} of the patches of every image")
+    for each, each_shards in ((store, shards), (test_store, test_shards)):
+        weights = out / "runs" / "dense" / "best.safetensors"
+        select(
+            SelectConfig(
+                model=MODEL, checkpoint=weights, shards=each_shards, out=each, ratio=ratio, ranks=True, batch_size=250
+            ),
+            reporter,
+        )
+    pruned = replace(base, tickets=str(store), val_tickets=str(test_store))
+    reporter.message("\n(a) ticket: the kept patches alone")
+    train(replace(pruned, out=out / "runs" / "ticket", control="ticket"), reporter)
+    reporter.message("\n(b) random: as many patches, drawn anew for every image and step")
+    train(replace(pruned, out=out / "runs" / "random", control="random"), reporter)
+    runs = {"(a)": "ticket", "(b)": "random", "(c)": "dense"}
+    manifest = read_manifest(str(store))
+    rows = list(_test_all(out, test_shards, str(test_store), seed, reporter))
+    result = DemoResult(
+        rows=rows,
+        num_keep=manifest.num_keep,
+        num_patches=manifest.num_patches,
+        ratio=ratio,
+        epochs=epochs,
+        seed=seed,
+        seconds=time.perf_counter() - started,
+        runs={k: str(out / "runs" / v) for k, v in runs.items()},
+        report=str(out / "report.html"),
+    )
+    write_report(result, test_store=str(test_store), test_shards=test_shards, num_test=_NUM_TEST)
+    (out / _MARKER).write_text(json.dumps(asdict(result), indent=1) + "\n")
+    return result
+
+
+def _prepare(out: Path, overwrite: bool) -> None:
+    if out.exists():
+        if not overwrite or not (out / _MARKER).exists():
+            way_out = "pass --overwrite to run the demo anew" if (out / _MARKER).exists() else "choose another --out"
+            raise OutputExistsError(f"{out} exists; {way_out}")
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+    (out / _MARKER).write_text("{}\n")
+
+
+def _pack(folder: Path, split: str, reporter: Reporter) -> None:
+    images, labels = load_fashion_mnist(split)
+
+    def samples() -> Iterator[EncodedSample]:
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, "PNG")
+            yield EncodedSample(key=f"{split}/{i:05d}", image=buffer.getvalue(), extension="png", label=int(label))
+
+    write_shards(samples(), folder, name=split, max_count=1000, classes=CLASSES, total=len(images), reporter=reporter)
+
+
+def _test_all(out: Path, shards: str, store: str, seed: int, reporter: Reporter) -> Iterator[DemoRow]:
+    """The paper's comparison first, then the same students under the other protocols."""
+    reporter.message("\ntesting")
+    plan: list[tuple[str, str, EvalProtocol]] = [
+        ("(c)", "dense", "dense"),
+        ("(a)", "ticket", "ticket"),
+        ("(b)", "random", "ticket"),
+        ("", "random", "random"),
+        ("", "random", "dense"),
+        ("", "dense", "ticket"),
+    ]
+    for label, trained_on, tested_on in plan:
+        metrics: Metrics = evaluate(
+            EvalConfig(
+                # The last weights of every run, not the best: no choice is made on the images tested on.
+                checkpoint=next((out / "runs" / trained_on / "checkpoints").glob("step-*/model.safetensors")),
+                shards=shards,
+                tickets=store,
+                test=tested_on,
+                seed=seed,
+            ),
+            reporter,
+        )
+        yield DemoRow(label=label, trained_on=trained_on, tested_on=tested_on, top1=metrics.top1, loss=metrics.loss)

@@ -1,0 +1,94 @@
+"""Pictures: the heat map of kept patches, tickets drawn over their images, learning curves. Matplotlib, no screen."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..stages.sample_tickets import SampleTicket
+
+_PER_ROW = 8
+# What is dropped is shown at this share of its brightness.
+_DIM = 0.18
+
+
+def draw_heat_map(axes: Axes, share: npt.NDArray[np.float64]) -> None:
+    """The share of images that keep each position, [grid_h, grid_w], with a colour bar."""
+    shown = axes.imshow(share, cmap="viridis", vmin=0, vmax=1)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(f"kept share per position (mean {share.mean():.1%})", fontsize=10)
+    figure = axes.get_figure()
+    assert figure is not None
+    figure.colorbar(shown, ax=axes, fraction=0.046)
+
+
+def overlay(sample: SampleTicket) -> npt.NDArray[np.uint8]:
+    """The image with dropped patches dimmed, uint8 [H, W] or [H, W, 3]."""
+    pixels = np.asarray(sample.image)
+    patch_px = pixels.shape[0] // sample.mask.shape[0]
+    kept = np.kron(sample.mask, np.ones((patch_px, patch_px), dtype=bool))
+    weight = np.where(kept, 1.0, _DIM)
+    return (pixels * (weight if pixels.ndim == 2 else weight[..., None])).astype(np.uint8)
+
+
+def ticket_figure(samples: Sequence[SampleTicket]) -> Figure:
+    """Pairs of images, the whole above its ticket."""
+    columns = min(_PER_ROW, len(samples))
+    rows = -(-len(samples) // columns)
+    figure = Figure(figsize=(1.35 * columns, 2.9 * rows), layout="constrained")
+    grid = figure.subplots(2 * rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for i, sample in enumerate(samples):
+        row, column = 2 * (i // columns), i % columns
+        for offset, pixels in enumerate((np.asarray(sample.image), overlay(sample))):
+            grid[row + offset, column].imshow(pixels, cmap="gray" if pixels.ndim == 2 else None, vmin=0, vmax=255)
+    return figure
+
+
+def store_figure(share: npt.NDArray[np.float64], samples: Sequence[SampleTicket]) -> Figure:
+    """The heat map, and beside it sample tickets where there are any."""
+    if not samples:
+        figure = Figure(figsize=(4.6, 4), layout="constrained")
+        draw_heat_map(figure.subplots(), share)
+        return figure
+    columns = -(-len(samples) // 2)
+    figure = Figure(figsize=(4.4 + 1.6 * columns, 6.6), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=[4.4, 1.6 * columns])
+    draw_heat_map(left.subplots(), share)
+    grid = right.subplots(4, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for i, sample in enumerate(samples):
+        row, column = 2 * (i // columns), i % columns
+        grid[row, column].set_title(sample.key[-16:], fontsize=7)
+        for offset, pixels in enumerate((np.asarray(sample.image), overlay(sample))):
+            grid[row + offset, column].imshow(pixels, cmap="gray" if pixels.ndim == 2 else None, vmin=0, vmax=255)
+    return figure
+
+
+def curve_figure(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], ylabel: str) -> Figure:
+    """Lines over epochs: name → (epochs, values)."""
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for name, (x, y) in curves.items():
+        axes.plot(x, y, marker="o", markersize=3, label=name)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(ylabel)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as an <svg> element."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,78 @@
+"""Choices and options that several commands share, as typer wants them."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+
+class Precision(StrEnum):
+    """Arithmetic of the forward pass."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Control(StrEnum):
+    """Which patches a student is trained on."""
+
+    ticket = "ticket"
+    random = "random"
+    fixed_random = "fixed-random"
+    inverse = "inverse"
+    dense = "dense"
+
+
+class EvalOn(StrEnum):
+    """Which patches a student is tested on."""
+
+    ticket = "ticket"
+    random = "random"
+    dense = "dense"
+
+
+class OnBadImage(StrEnum):
+    """What to do with an image that cannot be decoded."""
+
+    error = "error"
+    skip = "skip"
+
+
+class OnMissingTicket(StrEnum):
+    """What to do with a sample that has no ticket."""
+
+    error = "error"
+    skip = "skip"
+
+
+class OnChangedImage(StrEnum):
+    """What to do with an image whose bytes are not those that its ticket was made from."""
+
+    error = "error"
+    allow = "allow"
+
+
+Workers = Annotated[
+    int | None, typer.Option(min=0, help="Loader processes; default: this process's share of the cores, at most 8.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+BadImage = Annotated[OnBadImage, typer.Option(help="An image that cannot be decoded: stop, or count and leave it out.")]
+MissingTicket = Annotated[
+    OnMissingTicket, typer.Option(help="A sample without a ticket: stop, or count and leave it out.")
+]
+ChangedImage = Annotated[
+    OnChangedImage,
+    typer.Option(help="An image with other bytes than its ticket was made from: stop, or allow re-encoded copies."),
+]
+Recount = Annotated[
+    bool, typer.Option("--recount", help="Count the samples of each shard instead of trusting the store.")
+]
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    typer.echo(json.dumps(value, indent=1, default=str))

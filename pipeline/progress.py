@@ -1,0 +1,148 @@
+"""Progress for people: a live bar in a terminal, plain lines elsewhere; both show rate and time left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+_LINE_EVERY_S = 10.0
+
+
+class _RateColumn(ProgressColumn):
+    """Units per second, over all of the task."""
+
+    def render(self, task: Task) -> Text:
+        elapsed = task.elapsed or 0.0
+        unit = task.fields.get("unit", "")
+        return Text(f"{task.completed / elapsed:,.0f} {unit}/s" if elapsed else "", style="cyan")
+
+
+class TerminalReporter:
+    """A live bar for the work under way; what is finished stays on the screen as one line."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress: Progress | None = None
+        self._name, self._unit, self._started, self._done = "", "", 0.0, 0
+
+    def start(self, name: str, total: int | None, unit: str) -> None:
+        self.finish()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            _RateColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]left"),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+        )
+        self._progress = Progress(*columns, console=self._console, transient=True)
+        self._task = self._progress.add_task(name, total=total, unit=unit, note="")
+        self._name, self._unit, self._started, self._done, self._note = name, unit, time.monotonic(), 0, ""
+        self._progress.start()
+
+    def advance(self, amount: int, note: str = "") -> None:
+        if self._progress is None:
+            return
+        self._done += amount
+        self._note = note or self._note
+        self._progress.update(self._task, advance=amount, note=self._note)
+
+    def finish(self) -> None:
+        if self._progress is None:
+            return
+        self._progress.stop()
+        self._progress = None
+        self._console.print(
+            _summary(self._name, self._done, self._unit, time.monotonic() - self._started, self._note),
+            style="dim",
+            highlight=False,
+        )
+
+    def message(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False)
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+class LineReporter:
+    """A line at the start, every ten seconds, and at the end, for log files."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._name: str | None = None
+
+    def start(self, name: str, total: int | None, unit: str) -> None:
+        self.finish()
+        self._name, self._total, self._unit, self._done, self._note = name, total, unit, 0, ""
+        self._started = self._last_line = time.monotonic()
+
+    def advance(self, amount: int, note: str = "") -> None:
+        if self._name is None:
+            return
+        self._done += amount
+        self._note = note or self._note
+        now = time.monotonic()
+        if now - self._last_line < _LINE_EVERY_S:
+            return
+        self._last_line = now
+        rate = self._done / (now - self._started)
+        left = f", {(self._total - self._done) / rate:.0f} s left" if self._total and rate else ""
+        total = f"/{self._total}" if self._total else ""
+        note = f", {self._note}" if self._note else ""
+        self._print(f"{self._name}: {self._done}{total} {self._unit}, {rate:,.0f}/s{left}{note}")
+
+    def finish(self) -> None:
+        if self._name is None:
+            return
+        self._print(_summary(self._name, self._done, self._unit, time.monotonic() - self._started, self._note))
+        self._name = None
+
+    def message(self, text: str) -> None:
+        self._print(text)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _print(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+
+def _summary(name: str, done: int, unit: str, seconds: float, note: str) -> str:
+    rate = f", {done / seconds:,.0f}/s" if seconds > 0 and done else ""
+    return f"{name}: {done} {unit} in {seconds:.1f} s{rate}" + (f", {note}" if note else "")
+
+
+class reporting:  # noqa: N801 (used as a function)
+    """Context manager that gives the reporter for standard error and leaves the terminal in order."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._reporter = TerminalReporter(console) if console.is_terminal else LineReporter(sys.stderr)
+
+    def __enter__(self) -> TerminalReporter | LineReporter:
+        return self._reporter
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reporter.close()

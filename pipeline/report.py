@@ -1,0 +1,57 @@
+"""The demo's report: one self-contained HTML page."""
+
+from __future__ import annotations
+
+import json
+import math
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jinja2
+from matplotlib.figure import Figure
+
+from ..artifacts_schema import TicketStore
+from ..artifacts_schema.parts import write_atomically
+from ..artifacts_schema.summary import kept_share
+from ..stages.run_log import METRICS_FILE
+from ..stages.sample_tickets import sample_tickets
+from ..stages.version import tool_version
+from .figures import curve_figure, draw_heat_map, ticket_figure, to_svg
+
+if TYPE_CHECKING:
+    from .demo import DemoResult
+
+_NUM_SAMPLES = 16
+
+
+def write_report(result: DemoResult, *, test_store: str, test_shards: str, num_test: int) -> None:
+    """Writes result.report: the table, the learning curves, sample tickets over their images, where tickets lie."""
+    names = {"(c)": "(c) dense", "(a)": "(a) tickets", "(b)": "(b) random, tested on tickets"}
+    curves = {names[label]: _curve(Path(run)) for label, run in sorted(result.runs.items(), reverse=True)}
+    top1 = {row.label: row.top1 for row in result.rows if row.label}
+    heat = Figure(figsize=(4.2, 3.6), layout="constrained")
+    draw_heat_map(heat.subplots(), kept_share(TicketStore.open(test_store)))
+    share = top1["(a)"] / 100
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        (files("dataltt.pipeline") / "report.html.jinja").read_text(encoding="utf-8")
+    )
+    page = template.render(
+        r=result,
+        c_minus_a=top1["(c)"] - top1["(a)"],
+        a_minus_b=top1["(a)"] - top1["(b)"],
+        stderr=100 * math.sqrt(share * (1 - share) / num_test),
+        curves=to_svg(curve_figure(curves, "top-1 (%)")),
+        tickets=to_svg(ticket_figure(sample_tickets(test_store, test_shards, _NUM_SAMPLES))),
+        heat=to_svg(heat),
+        shards=test_shards.replace("test-", "train-"),
+        version=tool_version(),
+    )
+    write_atomically(Path(result.report), page.encode())
+
+
+def _curve(run: Path) -> tuple[list[float], list[float]]:
+    """Epochs and validation top-1 of a run."""
+    lines = [json.loads(line) for line in (run / METRICS_FILE).read_text().splitlines()]
+    tested = [line for line in lines if "val_top1" in line]
+    return [line["epoch"] + 1 for line in tested], [line["val_top1"] for line in tested]
