@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from ..stages.sample_tickets import SampleTicket
 
@@ -60,7 +61,7 @@ def store_figure(share: npt.NDArray[np.float64], samples: Sequence[SampleTicket]
         return figure
     columns = -(-len(samples) // 2)
     figure = Figure(figsize=(4.4 + 1.6 * columns, 6.6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[4.4, 1.6 * columns])
+    left, right = cast(list[SubFigure], figure.subfigures(1, 2, width_ratios=[4.4, 1.6 * columns]))
     draw_heat_map(left.subplots(), share)
     grid = right.subplots(4, columns, squeeze=False)
     for axes in grid.flat:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _NUM_SAMPLES = 16
 
 
-def write_report(result: DemoResult, *, test_store: str, test_shards: str, num_test: int) -> None:
+def write_report(result: DemoResult, *, test_store: str, test_shards: str, num_train: int, num_test: int) -> None:
     """Writes result.report: the table, the learning curves, sample tickets over their images, where tickets lie."""
     names = {"(c)": "(c) dense", "(a)": "(a) tickets", "(b)": "(b) random, tested on tickets"}
     curves = {names[label]: _curve(Path(run)) for label, run in sorted(result.runs.items(), reverse=True)}
@@ -40,6 +40,8 @@ def write_report(result: DemoResult, *, test_store: str, test_shards: str, num_t
         r=result,
         c_minus_a=top1["(c)"] - top1["(a)"],
         a_minus_b=top1["(a)"] - top1["(b)"],
+        num_train=num_train,
+        num_test=num_test,
         stderr=100 * math.sqrt(share * (1 - share) / num_test),
         curves=to_svg(curve_figure(curves, "top-1 (%)")),
         tickets=to_svg(ticket_figure(sample_tickets(test_store, test_shards, _NUM_SAMPLES))),

@@ -14,6 +14,7 @@ from PIL import Image
 from ...artifacts_schema import View
 from ...stages.data.counting import count_shards
 from ...stages.data.join import JoinConfig
+from ...stages.data.loader import iterate
 from ...stages.data.packing import EncodedSample, write_shards
 from ...stages.data.shards import iter_samples, resolve_shards
 from ...stages.data.stream import SampleStream, StreamConfig, StreamPosition
@@ -71,7 +72,7 @@ def bench_join(*, repeats: int, reporter: Reporter) -> list[BenchRow]:
         with_tickets = replace(without, subset="ticket", join=JoinConfig(store=str(root / "bench.zarr")))
 
         def stream(config: StreamConfig) -> None:
-            seen = sum(len(batch.labels) for batch in SampleStream(config, StreamPosition()))
+            seen = sum(len(batch.labels) for batch in iterate(SampleStream(config, StreamPosition()), num_workers=0))
             assert seen == count, f"{seen} of {count} samples came out"
 
         without_s, with_s = interleaved(

@@ -22,7 +22,7 @@ class What(StrEnum):
 
     select = "select"
     train = "train"
-    join = "join"
+    join = "join"  # type: ignore[assignment]
     store = "store"
 
 

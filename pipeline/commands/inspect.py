@@ -69,9 +69,8 @@ def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[n
 
     console = Console()
     dial = f"ratio {m.selector.ratio}" if m.selector.ratio is not None else f"keep rate {m.selector.keep_rate}"
-    drops = ", ".join(
-        f"{k} after block {b}" for b, k in zip(m.selector.drop_blocks, m.selector.keep_counts, strict=True)
-    )
+    cascade = zip(m.selector.drop_blocks, m.selector.keep_counts, strict=True)
+    drops = ", ".join(f"{kept} after block {block}" for block, kept in cascade)
     facts = {
         "store": f"{store} (schema {m.schema_version}, made {m.created} by dataltt {m.tool_version})",
         "images": f"{m.num_images} of {m.dataset.name} ({m.dataset.split}), {len(m.dataset.shards)} shard(s)",
