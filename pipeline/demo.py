@@ -1,7 +1,7 @@
 """The demo: both stages on embedded real images, in a few minutes on two cores, with the paper's comparison at the end.
 
-A ViT of 64 dim, 6 blocks, 4 heads and 4-px patches on Fashion-MNIST; half the patches are kept by a cascade in blocks 1, 3
-and 5 of the dense model itself. AdamW, a cosine after a fifth of warm-up, no augmentation.
+A ViT of 64 dim, 6 blocks, 4 heads and 4-px patches on Fashion-MNIST; half the patches are kept by a cascade in blocks
+1, 3 and 5 of the dense model itself. AdamW, a cosine after a fifth of warm-up, no augmentation.
 """
 
 from __future__ import annotations
