@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -44,6 +45,9 @@ def _root(
 
 def main() -> None:
     """Entry point of the console script."""
+    # OpenMP's threads spin while they wait, unless told otherwise before torch is loaded. Beside loader processes, or
+    # anything else that wants the cores, spinning costs far more than waking up does.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except Exception as error:

@@ -28,7 +28,7 @@ from .embedded import CLASSES, load_fashion_mnist
 from .report import write_report
 
 MODEL = "vit_fashion"
-EPOCHS = 5
+EPOCHS = 4
 BATCH_SIZE = 50
 PEAK_LR = 1.5e-3
 _MARKER = "dataltt-demo.json"

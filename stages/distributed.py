@@ -19,10 +19,11 @@ _TIMEOUT = datetime.timedelta(days=2)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """This process among `world_size`; `device` is where its model lives."""
+    """This process among `world_size`, of which `local_world_size` run on this machine; its model is on `device`."""
 
     rank: int
     world_size: int
+    local_world_size: int
     device: torch.device
 
     @property
@@ -79,7 +80,8 @@ def process_group(device: str = "auto") -> Iterator[Process]:
     if world_size > 1:
         dist.init_process_group("nccl" if resolved.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
-        yield Process(rank=rank, world_size=world_size, device=resolved)
+        local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+        yield Process(rank=rank, world_size=world_size, local_world_size=local_world_size, device=resolved)
     finally:
         if world_size > 1:
             dist.destroy_process_group()

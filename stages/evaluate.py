@@ -101,17 +101,18 @@ def evaluate_stream(
     sums = torch.zeros(5, dtype=torch.float64)
     reporter.start("testing", stream.num_samples, "images")
     for batch in iterate(SampleStream(stream, position), num_workers, pin_memory=process.device.type == "cuda"):
+        sums[4] += batch.num_skipped
+        if not len(batch.labels):
+            continue
         with autocast(process.device, precision):
             logits = forward_batch(student, batch, stream.view, process.device).float()
         labels = batch.labels.to(process.device)
         top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         loss = F.cross_entropy(logits, labels, reduction="sum")
-        sums += torch.tensor(
-            [int(top[:, 0].sum()), int(top.sum()), float(loss), len(labels), batch.num_skipped], dtype=torch.float64
-        )
+        sums[:4] += torch.tensor([int(top[:, 0].sum()), int(top.sum()), float(loss), len(labels)], dtype=torch.float64)
         reporter.advance(len(labels) * process.world_size, f"top-1 {100 * float(sums[0] / sums[3]):.2f}")
     reporter.finish()
-    total = process.sum(sums.float() if process.device.type == "mps" else sums).cpu()
+    total = process.sum(sums).cpu()
     top1, top5, loss, count, skipped = total.tolist()
     if not count:
         raise OptionError("there was no sample to test on; check --shards and the tickets")
@@ -165,7 +166,7 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
             reporter=quiet,
         )
         student = TokenPrunedViT(vit).to(process.device)
-        num_workers = num_workers_for(config.workers, process.world_size)
+        num_workers = num_workers_for(config.workers, process.local_world_size)
         return evaluate_stream(
             student, stream, process, num_workers=num_workers, precision=config.precision, reporter=quiet
         )

@@ -233,7 +233,7 @@ def _make_parts(
     selector = TicketSelector(model, spec.selector.drop_blocks, spec.selector.keep_counts).to(process.device)
     geometry = geometry_of(model, config.model)
     dataset = _ShardBatches(todo, config, spec.view, geometry)
-    num_workers = min(num_workers_for(config.workers, process.world_size), len(todo))
+    num_workers = min(num_workers_for(config.workers, process.local_world_size), len(todo))
     pending: dict[int, list[tuple[_Batch, npt.NDArray[np.int64]]]] = {}
     reporter.start("selecting tickets", None, "images")
     num_done = 0

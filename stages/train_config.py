@@ -98,7 +98,7 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
         config,
         model=canonical_name(name),
         num_classes=_num_classes(config, store, shards),
-        workers=num_workers_for(saved_workers if config.workers is None else config.workers, process.world_size),
+        workers=num_workers_for(saved_workers if config.workers is None else config.workers, process.local_world_size),
         warmup_epochs=min(5.0, config.epochs / 5) if config.warmup_epochs is None else config.warmup_epochs,
         test=protocol,
     )

@@ -23,9 +23,11 @@ def count_shards(
         counts = [len(rows) for rows in known if rows is not None]
     else:
         counts = []
+        # Those have no ticket, and streams pass over them.
+        skipped = {s.key for s in store.manifest.skipped} if store is not None else set()
         reporter.start("counting samples", len(shards), "shards")
         for shard in shards:
-            counts.append(count_samples(shard))
+            counts.append(count_samples(shard, skipped))
             reporter.advance(1)
         reporter.finish()
     if sum(counts) == 0:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import glob
+import gzip
 import os
+import re
 import tarfile
 import tomllib
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import braceexpand
 import webdataset as wds
-from webdataset.tariterators import group_by_keys, tar_file_iterator
+from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_iterator
 
 from ...artifacts_schema import DuplicateKeyError, OptionError, SampleError, ShardError
 
@@ -21,6 +24,9 @@ SHARDS_VARIABLE = "DATALTT_SHARDS"
 CONFIG_FILE = "dataltt.toml"
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 _TAR_BLOCK_BYTES = 512
+# Members that webdataset passes over.
+_METADATA = re.compile(r"__[^/]*__($|/)")
+_GZIP_ENDINGS = (".tar.gz", ".tgz")
 _READ_BYTES = 1 << 20
 
 
@@ -166,12 +172,13 @@ def _iter_groups(shard: Shard) -> Iterator[dict[str, Any]]:
     """Samples as webdataset groups them: extension → bytes, and __key__."""
     try:
         with wds.gopen(shard.url) as stream:
-            tail = _Tail(stream)
+            unzipped = cast(IO[bytes], gzip.GzipFile(fileobj=stream)) if _is_gzip(shard) else stream
+            tail = _Tail(unzipped)
             files = ({**f, "__url__": shard.url} for f in tar_file_iterator(tail))
             yield from group_by_keys(files)
             if not tail.ends_with_zero_block():
                 raise ShardError(f"{shard.url} is cut off (no end-of-archive block); copy or make it again")
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         reason = str(error).split(" @ ")[0]
         raise ShardError(f"{shard.url} cannot be read to its end ({reason}); copy or make it again") from error
     except ValueError as error:
@@ -181,17 +188,28 @@ def _iter_groups(shard: Shard) -> Iterator[dict[str, Any]]:
         raise DuplicateKeyError(file_name.split(".")[0], shard.name, shard.name) from error
 
 
-def count_samples(shard: Shard) -> int:
-    """How many samples a shard has: from tar headers alone where it is a local file, else by reading it."""
+def _is_gzip(shard: Shard) -> bool:
+    return shard.url.endswith(_GZIP_ENDINGS)
+
+
+def count_samples(shard: Shard, excluding: Set[str] = frozenset()) -> int:
+    """How many samples a shard has: from tar headers alone where it is a local file, else by reading it.
+
+    Args:
+        excluding: keys that do not count.
+
+    Raises:
+        ShardError: the shard cannot be read to its end.
+    """
     if is_url(shard.url):
-        return sum(1 for _ in _iter_groups(shard))
+        return sum(str(group["__key__"]) not in excluding for group in _iter_groups(shard))
     keys: set[str] = set()
     try:
-        with tarfile.open(shard.url, "r:") as tar:
+        with tarfile.open(shard.url, "r:*") as tar:
             for member in tar:
-                prefix, _ = wds.tariterators.base_plus_ext(member.name)
-                if member.isreg() and prefix is not None:
+                prefix, _ = base_plus_ext(member.name)
+                if member.isreg() and prefix is not None and not _METADATA.match(member.name):
                     keys.add(prefix)
-    except (tarfile.TarError, OSError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise ShardError(f"{shard.url} cannot be read to its end ({error}); copy or make it again") from error
-    return len(keys)
+    return len(keys - excluding)

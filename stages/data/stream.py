@@ -117,7 +117,7 @@ class _Worker:
         if not c.training:
             part = p.rank * self.num_workers + self.worker
             run = eval_run(num_samples=c.num_samples, part=part, num_parts=p.world_size * self.num_workers)
-            yield from self._batched(self._processed(self._joined(run)), drop_last=False)
+            yield from self._all_batches(self._processed(self._joined(run)))
             return
         run = train_run(
             num_samples=c.num_samples,
@@ -131,7 +131,7 @@ class _Worker:
         steps = worker_steps(num_steps, self.worker, self.num_workers)
         num_done = sum(1 for s in steps if s < p.first_step)
         samples = self._refilled(run, skip=num_done * c.batch_size)
-        yield from itertools.islice(self._batched(samples, drop_last=True), len(steps) - num_done)
+        yield from itertools.islice(self._full_batches(samples), len(steps) - num_done)
 
     def _refilled(self, run: tuple[int, int], skip: int) -> Iterator[_Processed]:
         """The samples of a run; where some were skipped, as the user asked, others of the run fill their places."""
@@ -176,7 +176,7 @@ class _Worker:
             position += 1
             if position >= stop and stop < counted.num_samples:
                 return
-        if position < stop and self.config.on_bad_image == "error":
+        if position < stop:
             raise ShardError(_miscounted(counted, str(position)))
 
     def _shuffled(self, run: tuple[int, int], skip: int = 0) -> Iterator[tuple[RawSample, Ticket | None]]:
@@ -237,26 +237,38 @@ class _Worker:
             flip = flip and view == 0
         return mask_to_indices(mirror(mask, c.grid) if flip else mask, c.num_keep)
 
-    def _batched(self, samples: Iterator[_Processed], *, drop_last: bool) -> Iterator[Batch]:
+    def _full_batches(self, samples: Iterator[_Processed]) -> Iterator[Batch]:
+        """Each batch as soon as it is full."""
+        while len(batch := list(itertools.islice(samples, self.config.batch_size))) == self.config.batch_size:
+            yield self._collate(batch)
+
+    def _all_batches(self, samples: Iterator[_Processed]) -> Iterator[Batch]:
+        """Every sample; the last batch is made when none is left, so that it reports all that were skipped."""
         batch: list[_Processed] = []
         for sample in samples:
-            batch.append(sample)
             if len(batch) == self.config.batch_size:
                 yield self._collate(batch)
                 batch = []
-        if batch and not drop_last:
+            batch.append(sample)
+        if batch:
             yield self._collate(batch)
+        elif num_skipped := self._newly_skipped():
+            yield Batch(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), None, num_skipped)
 
     def _collate(self, batch: list[_Processed]) -> Batch:
         images, labels, keep = zip(*batch, strict=True)
-        num_skipped = self.num_skipped + (self.join.num_missing if self.join else 0)
-        new, self._reported = num_skipped - self._reported, num_skipped
         return Batch(
             images=torch.stack(images),
             labels=torch.tensor(labels),
             keep_indices=None if keep[0] is None else torch.from_numpy(np.stack(keep)),
-            num_skipped=new,
+            num_skipped=self._newly_skipped(),
         )
+
+    def _newly_skipped(self) -> int:
+        """Samples skipped since this was last asked."""
+        num_skipped = self.num_skipped + (self.join.num_missing if self.join else 0)
+        new, self._reported = num_skipped - self._reported, num_skipped
+        return new
 
 
 def _miscounted(counted: CountedShard, found: str) -> str:
