@@ -566,11 +566,14 @@ def test_samples_skipped_at_selection_and_counted_anew(with_skipped: SmallStore,
     assert len(keys) > 25
 
 
+@pytest.mark.parametrize("on_bad_image", ["error", "skip"])
 @pytest.mark.parametrize("difference", [-2, -1, 1, 2])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("subset", ["ticket", "dense"])
-def test_a_shard_of_another_count(small: SmallStore, subset: Subset, training: bool, difference: int) -> None:
-    config = _stream(small, subset=subset, training=training)
+def test_a_shard_of_another_count(
+    small: SmallStore, subset: Subset, training: bool, difference: int, on_bad_image: str
+) -> None:
+    config = _stream(small, subset=subset, training=training, on_bad_image=on_bad_image)
     counted = [replace(c, num_samples=c.num_samples + difference * (i == 1)) for i, c in enumerate(config.shards)]
     with pytest.raises(ShardError, match=r"train-000001\.tar holds .* where .* were expected.*--recount"):
         _run(replace(config, shards=tuple(counted), batch_size=1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import gzip
 import os
 import re
 import tarfile
@@ -12,22 +11,20 @@ import zlib
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import Any, Self
 
 import braceexpand
 import webdataset as wds
-from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_iterator
+from webdataset.tariterators import base_plus_ext, group_by_keys
 
 from ...artifacts_schema import DuplicateKeyError, OptionError, SampleError, ShardError
 
 SHARDS_VARIABLE = "DATALTT_SHARDS"
 CONFIG_FILE = "dataltt.toml"
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-_TAR_BLOCK_BYTES = 512
 # Members that webdataset passes over.
 _METADATA = re.compile(r"__[^/]*__($|/)")
-_GZIP_ENDINGS = (".tar.gz", ".tgz")
-_READ_BYTES = 1 << 20
+_READ_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +57,7 @@ def default_shards_spec() -> str:
     if path.exists():
         try:
             spec = tomllib.loads(path.read_text()).get("data", {}).get("shards")
-        except (tomllib.TOMLDecodeError, AttributeError) as error:
+        except (ValueError, AttributeError) as error:  # not UTF-8, not TOML, or [data] is no table
             raise OptionError(f"{path} is not valid TOML ({error}); mend it, or pass --shards") from None
         if isinstance(spec, str):
             return spec
@@ -87,7 +84,11 @@ def resolve_shards(spec: str) -> list[Shard]:
         ShardError: nothing matches, or a local file of a brace expression is not there.
     """
     urls: list[str] = []
-    for pattern in braceexpand.braceexpand(spec):
+    try:
+        patterns = list(braceexpand.braceexpand(spec))
+    except ValueError as error:  # unbalanced braces
+        raise ShardError(f"--shards {spec!r} has braces that do not match; write t-{{000000..000009}}.tar") from error
+    for pattern in patterns:
         if is_url(pattern):
             urls.append(pattern)
         elif glob.has_magic(pattern):
@@ -113,23 +114,19 @@ def _shard_names(urls: Sequence[str]) -> list[str]:
     return list(urls)
 
 
-class _Tail:
-    """A stream that remembers its last bytes, to tell a whole tar (zero blocks at the end) from a cut one."""
+class _StrictTarInfo(tarfile.TarInfo):
+    """A header that cannot be read is an error, where tarfile would take it for the end of the archive."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self._last = b""
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        if data:
-            self._last = (self._last + data)[-_TAR_BLOCK_BYTES:] if len(data) < _TAR_BLOCK_BYTES else data
-        return data
-
-    def ends_with_zero_block(self) -> bool:
-        while self.read(_READ_BYTES):
-            pass
-        return self._last[-_TAR_BLOCK_BYTES:] == bytes(_TAR_BLOCK_BYTES)
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # a block of zeros: the true end
+            raise
+        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
+            raise tarfile.ReadError("no end-of-archive block") from None
+        except tarfile.HeaderError as error:  # truncated or invalid
+            raise tarfile.ReadError(str(error)) from None
 
 
 def iter_samples(shard: Shard) -> Iterator[RawSample]:
@@ -171,25 +168,31 @@ def _label(group: dict[str, Any], shard: Shard, key: str) -> int:
 def _iter_groups(shard: Shard) -> Iterator[dict[str, Any]]:
     """Samples as webdataset groups them: extension → bytes, and __key__."""
     try:
-        with wds.gopen(shard.url) as stream:
-            unzipped = cast(IO[bytes], gzip.GzipFile(fileobj=stream)) if _is_gzip(shard) else stream
-            tail = _Tail(unzipped)
-            files = ({**f, "__url__": shard.url} for f in tar_file_iterator(tail))
-            yield from group_by_keys(files)
-            if not tail.ends_with_zero_block():
-                raise ShardError(f"{shard.url} is cut off (no end-of-archive block); copy or make it again")
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        reason = str(error).split(" @ ")[0]
-        raise ShardError(f"{shard.url} cannot be read to its end ({reason}); copy or make it again") from error
+        with (
+            wds.gopen(shard.url) as stream,
+            tarfile.open(fileobj=stream, mode="r|*", tarinfo=_StrictTarInfo) as tar,
+        ):
+            yield from group_by_keys(_iter_files(tar, shard))
     except ValueError as error:
         if "duplicate file name" not in str(error):
             raise
-        file_name = str(error).split(":")[0]
-        raise DuplicateKeyError(file_name.split(".")[0], shard.name, shard.name) from error
+        key, _ = base_plus_ext(str(error.args[0]).split(": duplicate file name")[0])
+        raise DuplicateKeyError(key, shard.name, shard.name) from error
+    except _READ_ERRORS as error:
+        raise _unreadable(shard, error) from error
 
 
-def _is_gzip(shard: Shard) -> bool:
-    return shard.url.endswith(_GZIP_ENDINGS)
+def _iter_files(tar: tarfile.TarFile, shard: Shard) -> Iterator[dict[str, Any]]:
+    for member in tar:
+        content = tar.extractfile(member) if member.isreg() and not _METADATA.match(member.name) else None
+        if content is not None:
+            yield {"fname": member.name, "data": content.read(), "__url__": shard.url}
+        tar.members.clear()  # type: ignore[attr-defined]  # it would keep the header of every member
+
+
+def _unreadable(shard: Shard, error: Exception) -> ShardError:
+    reason = str(error) or type(error).__name__
+    return ShardError(f"{shard.url} cannot be read to its end ({reason}); copy or make it again")
 
 
 def count_samples(shard: Shard, excluding: Set[str] = frozenset()) -> int:
@@ -205,11 +208,11 @@ def count_samples(shard: Shard, excluding: Set[str] = frozenset()) -> int:
         return sum(str(group["__key__"]) not in excluding for group in _iter_groups(shard))
     keys: set[str] = set()
     try:
-        with tarfile.open(shard.url, "r:*") as tar:
+        with tarfile.open(shard.url, "r:*", tarinfo=_StrictTarInfo) as tar:
             for member in tar:
                 prefix, _ = base_plus_ext(member.name)
                 if member.isreg() and prefix is not None and not _METADATA.match(member.name):
                     keys.add(prefix)
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise ShardError(f"{shard.url} cannot be read to its end ({error}); copy or make it again") from error
+    except _READ_ERRORS as error:
+        raise _unreadable(shard, error) from error
     return len(keys - excluding)
