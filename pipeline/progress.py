@@ -64,6 +64,10 @@ class TerminalReporter:
         self._note = note or self._note
         self._progress.update(self._task, advance=amount, note=self._note)
 
+    def expect(self, total: int) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, total=total)
+
     def finish(self) -> None:
         if self._progress is None:
             return
@@ -93,7 +97,8 @@ class LineReporter:
 
     def start(self, name: str, total: int | None, unit: str) -> None:
         self.finish()
-        self._name, self._total, self._unit, self._done, self._note = name, total, unit, 0, ""
+        self._name, self._unit, self._done, self._note = name, unit, 0, ""
+        self._total = total
         self._started = self._last_line = time.monotonic()
 
     def advance(self, amount: int, note: str = "") -> None:
@@ -110,6 +115,9 @@ class LineReporter:
         total = f"/{self._total}" if self._total else ""
         note = f", {self._note}" if self._note else ""
         self._print(f"{self._name}: {self._done}{total} {self._unit}, {rate:,.0f}/s{left}{note}")
+
+    def expect(self, total: int) -> None:
+        self._total = total
 
     def finish(self) -> None:
         if self._name is None:

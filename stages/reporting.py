@@ -14,6 +14,9 @@ class Reporter(Protocol):
     def advance(self, amount: int, note: str = "") -> None:
         """`amount` more units are done; `note` is a short figure to show beside them."""
 
+    def expect(self, total: int) -> None:
+        """A better guess of how many units there are in all."""
+
     def finish(self) -> None:
         """The piece of work has ended."""
 
@@ -27,6 +30,8 @@ class SilentReporter:
     def start(self, name: str, total: int | None, unit: str) -> None: ...
 
     def advance(self, amount: int, note: str = "") -> None: ...
+
+    def expect(self, total: int) -> None: ...
 
     def finish(self) -> None: ...
 

@@ -236,13 +236,15 @@ def _make_parts(
     num_workers = min(num_workers_for(config.workers, process.local_world_size), len(todo))
     pending: dict[int, list[tuple[_Batch, npt.NDArray[np.int64]]]] = {}
     reporter.start("selecting tickets", None, "images")
-    num_done = 0
+    num_done = num_written = 0
     for batch in iterate(dataset, num_workers, pin_memory=process.device.type == "cuda"):
         order = _orders(selector, batch.images, spec, config, process)
         pending.setdefault(batch.index, []).append((batch, order))
         if batch.last:
-            write_part(directory, batch.index, _part(shards[batch.index], pending.pop(batch.index), spec))
-            num_done += 1
+            part = _part(shards[batch.index], pending.pop(batch.index), spec)
+            write_part(directory, batch.index, part)
+            num_done, num_written = num_done + 1, num_written + part.num_rows
+            reporter.expect(num_written * len(todo) // num_done)  # as if all shards were like those so far
         reporter.advance(len(batch.keys), f"{num_done}/{len(todo)} shards")
     reporter.finish()
 

@@ -237,8 +237,8 @@ def test_more_views_than_there_are(shards: str, weights: Path, tmp_path: Path, v
 # Restart
 
 
-class _Interruption(Exception):
-    """What stands for a power cut."""
+class _PowerCutError(Exception):
+    """Cuts a selection off at a chosen place."""
 
 
 def _interrupt_after(monkeypatch: pytest.MonkeyPatch, num_parts: int) -> None:
@@ -249,7 +249,7 @@ def _interrupt_after(monkeypatch: pytest.MonkeyPatch, num_parts: int) -> None:
     def cut_off(directory: Path, index: int, part: Part) -> None:
         nonlocal written
         if written == num_parts:
-            raise _Interruption
+            raise _PowerCutError
         written += 1
         write(directory, index, part)
 
@@ -262,7 +262,7 @@ def _interrupted(
     """A selection cut off after some parts; returns the directory of its parts."""
     with monkeypatch.context() as patch:
         _interrupt_after(patch, num_parts)
-        with pytest.raises(_Interruption):
+        with pytest.raises(_PowerCutError):
             _select(shards, weights, out, **{"ranks": True, **changes})
     parts = out.with_name(f"{out.name}.parts")
     assert sorted(p.name for p in parts.iterdir()) == [
@@ -306,11 +306,11 @@ def test_a_restart_after_the_last_part(
     out = tmp_path / "s.zarr"
 
     def cut_off(*args: Any, **options: Any) -> Manifest:
-        raise _Interruption
+        raise _PowerCutError
 
     with monkeypatch.context() as patch:
         patch.setattr(select_module, "commit", cut_off)
-        with pytest.raises(_Interruption):
+        with pytest.raises(_PowerCutError):
             _select(shards, weights, out, ranks=True)
     _select(shards, weights, out, ranks=True)
     assert file_digests(out) == file_digests(expected)
