@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator
 
 from ..stages.sample_tickets import SampleTicket
 
@@ -81,6 +82,7 @@ def curve_figure(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], 
     for name, (x, y) in curves.items():
         axes.plot(x, y, marker="o", markersize=3, label=name)
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(ylabel)
     axes.grid(alpha=0.3)
     axes.legend()

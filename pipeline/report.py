@@ -28,7 +28,7 @@ _NUM_SAMPLES = 16
 def write_report(result: DemoResult, *, test_store: str, test_shards: str, num_train: int, num_test: int) -> None:
     """Writes result.report: the table, the learning curves, sample tickets over their images, where tickets lie."""
     names = {"(c)": "(c) dense", "(a)": "(a) tickets", "(b)": "(b) random, tested on tickets"}
-    curves = {names[label]: _curve(Path(run)) for label, run in sorted(result.runs.items(), reverse=True)}
+    curves = {name: _curve(Path(result.runs[label])) for label, name in names.items()}
     top1 = {row.label: row.top1 for row in result.rows if row.label}
     heat = Figure(figsize=(4.2, 3.6), layout="constrained")
     draw_heat_map(heat.subplots(), kept_share(TicketStore.open(test_store)))

@@ -144,7 +144,8 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
     with process_group(config.device) as process:
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
         vit, info, file = load_student(config.checkpoint, model=config.model, ema=config.ema)
-        quiet.message(f"weights: {file}")
+        if file != config.checkpoint:
+            quiet.message(f"weights: {file}")
         name = config.model or (info.model if info else "the model")
         view = info.view if info else center_view_of(vit)
         num_keep = config.num_keep or (info.num_keep if info else None)
