@@ -97,6 +97,11 @@ class Manifest:
     parent: list[dict[str, Any]] | None = None
     objects: dict[str, Sha256] = field(default_factory=dict)
 
+    @property
+    def skipped_keys(self) -> frozenset[str]:
+        """Keys of the samples that have no ticket since their image could not be decoded."""
+        return frozenset(s.key for s in self.skipped)
+
     def to_json(self) -> dict[str, Any]:
         """The manifest as JSON types."""
         document: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))

@@ -198,11 +198,12 @@ def eval_stream(
         TicketMismatchError: tickets for another grid or view.
     """
     join = store = None
+    skipped_keys: frozenset[str] = frozenset()
     if tickets is not None:
         manifest = read_manifest(tickets)
         check_tickets(manifest, tickets, geometry, view, model)
         store = TicketStore.open(tickets)
-        num_keep = manifest.num_keep
+        num_keep, skipped_keys = manifest.num_keep, manifest.skipped_keys
         if subset == "ticket":
             join = JoinConfig(store=tickets, on_missing_ticket=on_missing_ticket, on_changed_image=on_changed_image)
     if subset == "random" and num_keep is None:
@@ -219,6 +220,7 @@ def eval_stream(
         num_classes=num_classes,
         seed=seed,
         join=join,
+        skipped_keys=skipped_keys,
         on_bad_image=on_bad_image,
         training=False,
     )

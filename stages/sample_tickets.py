@@ -36,7 +36,8 @@ def sample_tickets(store: str, shards: str, count: int) -> list[SampleTicket]:
     join = TicketJoin(JoinConfig(store=store))
     mode = "L" if len(manifest.view.mean) == 1 else "RGB"
     shard = resolve_shards(shards)[0]
-    samples = (s for s in iter_samples(shard) if not join.was_skipped(s))
+    skipped_keys = manifest.skipped_keys
+    samples = (s for s in iter_samples(shard) if s.key not in skipped_keys)
     found = []
     for sample, ticket in itertools.islice(join.join(shard, samples), count):
         image = decode_image(sample, mode, "mend the shard")

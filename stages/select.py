@@ -155,10 +155,11 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
         model = load_vit(config.model, config.checkpoint)
         spec = _store_spec(config, model, shards)
+        selector = TicketSelector(model, spec.selector.drop_blocks, spec.selector.keep_counts).to(process.device)
         if process.is_main:
             begin_plan(parts_dir(config.out), _plan(spec, shards, config), discard_others=config.overwrite)
         process.barrier()
-        _make_parts(config, model, spec, shards, process, quiet)
+        _make_parts(config, selector, spec, shards, process, quiet)
         process.barrier()
         if not process.is_main:
             return None
@@ -218,7 +219,7 @@ def _plan(spec: StoreSpec, shards: Sequence[Shard], config: SelectConfig) -> dic
 
 def _make_parts(
     config: SelectConfig,
-    model: VisionTransformer,
+    selector: TicketSelector,
     spec: StoreSpec,
     shards: Sequence[Shard],
     process: Process,
@@ -230,8 +231,7 @@ def _make_parts(
     todo = [(i, s) for i, s in mine if not _is_done(directory, i)]
     if len(todo) < len(mine):
         reporter.message(f"{len(mine) - len(todo)} of {len(mine)} shards were done before; going on from there")
-    selector = TicketSelector(model, spec.selector.drop_blocks, spec.selector.keep_counts).to(process.device)
-    geometry = geometry_of(model, config.model)
+    geometry = geometry_of(selector.vit, config.model)
     dataset = _ShardBatches(todo, config, spec.view, geometry)
     num_workers = min(num_workers_for(config.workers, process.local_world_size), len(todo))
     pending: dict[int, list[tuple[_Batch, npt.NDArray[np.int64]]]] = {}

@@ -112,6 +112,7 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
         geometry,
         view=manifest.view if manifest else center_view_of(vit),
         num_keep=manifest.num_keep if manifest else geometry.grid[0] * geometry.grid[1],
+        skipped_keys=manifest.skipped_keys if manifest else frozenset(),
         shards=count_shards(shards, store, reporter, recount=config.recount),
     )
     steps_per_epoch = num_train_steps(stream.num_samples, config.batch_size, process.world_size)
@@ -139,7 +140,13 @@ def _check_store(config: TrainConfig, manifest: Manifest, geometry: Geometry) ->
 
 
 def _train_stream(
-    c: TrainConfig, geometry: Geometry, *, view: View, num_keep: int, shards: tuple[CountedShard, ...]
+    c: TrainConfig,
+    geometry: Geometry,
+    *,
+    view: View,
+    num_keep: int,
+    skipped_keys: frozenset[str],
+    shards: tuple[CountedShard, ...],
 ) -> StreamConfig:
     join = None
     if c.control in ("ticket", "inverse"):
@@ -163,6 +170,7 @@ def _train_stream(
         num_classes=c.num_classes,
         seed=c.seed,
         join=join,
+        skipped_keys=skipped_keys,
         augment=AugmentConfig(hflip=c.hflip, auto_augment=c.auto_augment, color_jitter=c.color_jitter),
         on_bad_image=c.on_bad_image,
         shuffle_buffer=c.shuffle_buffer,

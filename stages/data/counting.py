@@ -24,7 +24,7 @@ def count_shards(
     else:
         counts = []
         # Those have no ticket, and streams pass over them.
-        skipped = {s.key for s in store.manifest.skipped} if store is not None else set()
+        skipped = store.manifest.skipped_keys if store is not None else frozenset()
         reporter.start("counting samples", len(shards), "shards")
         for shard in shards:
             counts.append(count_samples(shard, skipped))

@@ -59,16 +59,11 @@ class TicketJoin:
     def __init__(self, config: JoinConfig) -> None:
         self._config = config
         self._store = TicketStore.open(config.store)
-        self._skipped_keys = {s.key for s in self._store.manifest.skipped}
         self.num_missing = 0
 
     @cached_property
     def _lookup(self) -> KeyLookup:
         return KeyLookup(self._store)
-
-    def was_skipped(self, sample: RawSample) -> bool:
-        """Whether the selection left this sample out since its image could not be decoded (the manifest lists it)."""
-        return sample.key in self._skipped_keys
 
     def join(self, shard: Shard, samples: Iterable[RawSample]) -> Iterator[tuple[RawSample, Ticket]]:
         """Pairs the samples of a shard with their tickets, in the shard's order.

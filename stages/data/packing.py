@@ -16,7 +16,7 @@ from ...artifacts_schema import DuplicateKeyError, OptionError, OutputExistsErro
 from ...artifacts_schema.strings import MAX_STRING_BYTES
 from ..randomness import generator_of
 from ..reporting import Reporter
-from .shards import IMAGE_EXTENSIONS
+from .shards import IMAGE_EXTENSIONS, METADATA_NAME
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +103,7 @@ def find_images(source: Path) -> tuple[list[str], list[_SourceImage]]:
             key = key_of(path.relative_to(source))
             if key in path_of_key:
                 raise DuplicateKeyError(key, str(path_of_key[key]), str(path))
-            if len(key.encode()) > MAX_STRING_BYTES:
-                raise SampleError(f"{path}: its key is longer than {MAX_STRING_BYTES} bytes; shorten the path")
+            _check_key(key, path)
             path_of_key[key] = path
             images.append(_SourceImage(path=path, key=key, label=label))
     if not images:
@@ -113,6 +112,17 @@ def find_images(source: Path) -> tuple[list[str], list[_SourceImage]]:
             "give the folder that holds the class folders"
         )
     return classes, images
+
+
+def _check_key(key: str, path: Path) -> None:
+    try:
+        num_bytes = len(key.encode())
+    except UnicodeEncodeError:
+        raise SampleError(f"{str(path)!a}: its name is not UTF-8; rename the file or its folder") from None
+    if num_bytes > MAX_STRING_BYTES:
+        raise SampleError(f"{path}: its key is longer than {MAX_STRING_BYTES} bytes; shorten the path")
+    if METADATA_NAME.match(key):
+        raise SampleError(f"{path}: readers of shards take names like __this__ for metadata; rename the file or folder")
 
 
 def write_shards(

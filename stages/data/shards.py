@@ -23,7 +23,7 @@ SHARDS_VARIABLE = "DATALTT_SHARDS"
 CONFIG_FILE = "dataltt.toml"
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 # Members that webdataset passes over.
-_METADATA = re.compile(r"__[^/]*__($|/)")
+METADATA_NAME = re.compile(r"__[^/]*__($|/)")
 _READ_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error)
 
 
@@ -184,7 +184,7 @@ def _iter_groups(shard: Shard) -> Iterator[dict[str, Any]]:
 
 def _iter_files(tar: tarfile.TarFile, shard: Shard) -> Iterator[dict[str, Any]]:
     for member in tar:
-        content = tar.extractfile(member) if member.isreg() and not _METADATA.match(member.name) else None
+        content = tar.extractfile(member) if member.isreg() and not METADATA_NAME.match(member.name) else None
         if content is not None:
             yield {"fname": member.name, "data": content.read(), "__url__": shard.url}
         tar.members.clear()  # type: ignore[attr-defined]  # it would keep the header of every member
@@ -211,7 +211,7 @@ def count_samples(shard: Shard, excluding: Set[str] = frozenset()) -> int:
         with tarfile.open(shard.url, "r:*", tarinfo=_StrictTarInfo) as tar:
             for member in tar:
                 prefix, _ = base_plus_ext(member.name)
-                if member.isreg() and prefix is not None and not _METADATA.match(member.name):
+                if member.isreg() and prefix is not None and not METADATA_NAME.match(member.name):
                     keys.add(prefix)
     except _READ_ERRORS as error:
         raise _unreadable(shard, error) from error

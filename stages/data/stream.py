@@ -61,6 +61,7 @@ class StreamConfig:
     num_classes: int
     seed: int
     join: JoinConfig | None = None
+    skipped_keys: frozenset[str] = frozenset()  # left out at selection, of whatever subset is streamed
     augment: AugmentConfig | None = None  # None: no flip, no colours
     on_bad_image: Literal["error", "skip"] = "error"
     shuffle_buffer: int = 2000
@@ -130,8 +131,21 @@ class _Worker:
         num_steps = num_train_steps(c.num_samples, c.batch_size, p.world_size)
         steps = worker_steps(num_steps, self.worker, self.num_workers)
         num_done = sum(1 for s in steps if s < p.first_step)
-        samples = self._refilled(run, skip=num_done * c.batch_size)
+        samples = self._resumed(run, num_done * c.batch_size)
         yield from itertools.islice(self._full_batches(samples), len(steps) - num_done)
+
+    def _resumed(self, run: tuple[int, int], num_done: int) -> Iterator[_Processed]:
+        """The samples of a run after the first `num_done`, which an earlier process trained on."""
+        c = self.config
+        if c.on_bad_image == "error" and (c.join is None or c.join.on_missing_ticket == "error"):
+            yield from self._refilled(run, skip=num_done)
+            return
+        # Which samples were skipped before is known only by going through them again.
+        samples = self._refilled(run, skip=0)
+        for _ in itertools.islice(samples, num_done):
+            pass
+        self._newly_skipped()
+        yield from samples
 
     def _refilled(self, run: tuple[int, int], skip: int) -> Iterator[_Processed]:
         """The samples of a run; where some were skipped, as the user asked, others of the run fill their places."""
@@ -167,7 +181,7 @@ class _Worker:
     ) -> Iterator[RawSample]:
         position = 0
         for sample in samples:
-            if self.join is not None and self.join.was_skipped(sample):
+            if sample.key in self.config.skipped_keys:
                 continue
             if position == counted.num_samples:
                 raise ShardError(_miscounted(counted, "more"))

@@ -32,7 +32,7 @@ class TicketSelector(nn.Module):
 
     def __init__(self, vit: VisionTransformer, drop_blocks: Sequence[int], keep_counts: Sequence[int]) -> None:
         super().__init__()
-        if len(drop_blocks) != len(keep_counts) or list(drop_blocks) != sorted(set(drop_blocks)):
+        if not drop_blocks or len(drop_blocks) != len(keep_counts) or list(drop_blocks) != sorted(set(drop_blocks)):
             raise ModelError(f"drop blocks {list(drop_blocks)} and keep counts {list(keep_counts)} do not match")
         if not 0 <= drop_blocks[0] <= drop_blocks[-1] < len(vit.blocks):
             raise ModelError(f"drop blocks {list(drop_blocks)} lie outside the {len(vit.blocks)} blocks of the model")
