@@ -23,7 +23,7 @@ from .tickets import Packed, Ranks, bad_ranks, bad_tickets
 
 _MAX_METADATA_BYTES = 256 << 20
 # What Zarr raises on bytes that are not what they should be.
-_ZARR_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, ArithmeticError)
+_ZARR_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, ArithmeticError, AssertionError)
 # A store of fewer stored bytes per thousand rows than this is made up: a digest alone is 8 bytes that do not compress.
 _MIN_BYTES_PER_1000_ROWS = 1000
 

@@ -53,10 +53,9 @@ class TokenPrunedViT(nn.Module):
         """Position embeddings of the original grid positions, and prefix tokens in front: [B, T + K, C]."""
         vit = self.vit
         prefix = torch.cat([t for t in (vit.cls_token, vit.reg_token) if t is not None], dim=1)
-        if vit.pos_embed is not None:
-            # Older ViTs have position embeddings for prefix tokens too; DeiT III and later do not.
-            num_embedded = 0 if vit.no_embed_class else vit.num_prefix_tokens
-            if num_embedded:
-                prefix = prefix + vit.pos_embed[:, :num_embedded]
-            patches = patches + F.embedding(keep_indices + num_embedded, vit.pos_embed[0])
+        # Older ViTs have position embeddings for prefix tokens too; DeiT III and later do not.
+        num_embedded = 0 if vit.no_embed_class else vit.num_prefix_tokens
+        if num_embedded:
+            prefix = prefix + vit.pos_embed[:, :num_embedded]
+        patches = patches + F.embedding(keep_indices + num_embedded, vit.pos_embed[0])
         return torch.cat([prefix.expand(len(patches), -1, -1), patches], dim=1)

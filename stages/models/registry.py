@@ -117,6 +117,8 @@ def check_plain_vit(model: torch.nn.Module, name: str) -> None:
         raise ModelError(f"{name} is not a plain ViT (timm's VisionTransformer with standard blocks); try deit_s")
     if model.cls_token is None:
         raise ModelError(f"{name} has no CLS token, whose attention tickets are made of; try deit_s")
+    if model.pos_embed is None:
+        raise ModelError(f"{name} has no absolute position embeddings, which tell kept patches apart; try deit_s")
     embed = model.patch_embed
     if not isinstance(embed, PatchEmbed) or embed.proj.kernel_size != embed.proj.stride:
         raise ModelError(f"{name} does not embed separate patches; try deit_s")

@@ -85,7 +85,8 @@ class TicketSelector(nn.Module):
 
 def _project(attn: Attention, x: Tensor, part: int) -> Tensor:
     """Queries (part 0), keys (1) or values (2) alone: [B, N, C] to [B, H, N, C / H]."""
-    rows = slice(part * attn.attn_dim, (part + 1) * attn.attn_dim)
+    width = attn.num_heads * attn.head_dim
+    rows = slice(part * width, (part + 1) * width)
     bias = None if attn.qkv.bias is None else attn.qkv.bias[rows]
     heads = F.linear(x, attn.qkv.weight[rows], bias).unflatten(-1, (attn.num_heads, attn.head_dim)).transpose(1, 2)
     projected: Tensor = (attn.q_norm, attn.k_norm, nn.Identity())[part](heads)
