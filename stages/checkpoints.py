@@ -29,6 +29,8 @@ from ..artifacts_schema.parts import write_atomically
 from .models.registry import create_vit, load_weights, read_weights
 
 _HEADER = "dataltt"
+# What training.pt holds.
+TRAINING_STATE = frozenset({"step", "steps_per_epoch", "optimizer", "scheduler", "best_top1", "num_skipped"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,4 +172,7 @@ def load_training_state(checkpoint: Path, device: torch.device) -> dict[str, Any
     except Exception as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} cannot be read ({reason}); start the run anew with another --out") from error
+    missing = sorted(TRAINING_STATE - set(state)) if isinstance(state, dict) else sorted(TRAINING_STATE)
+    if missing:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}; start the run anew with another --out")
     return state

@@ -48,6 +48,14 @@ def saved_config(run: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
+def _step_of(line: str) -> float:
+    """The step of a line of metrics; of one that a killed process wrote only half of, one past all others."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
 class RunLog:
     """Appends metrics to runs/NAME/metrics.jsonl, and to TensorBoard where it is installed."""
 
@@ -55,7 +63,7 @@ class RunLog:
         path = run / METRICS_FILE
         if path.exists():
             # Lines that were written after the checkpoint that the run resumes from will be written again.
-            lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= first_step]
+            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= first_step]
             write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
         self._file = path.open("a", encoding="utf-8")
         self._writer: Any = None

@@ -6,7 +6,6 @@ patch grid in place.
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Iterator
@@ -95,6 +94,7 @@ class _Trainer:
         self.best_top1: float | None = None
         self.validation: Metrics | None = None
         self.num_skipped = 0
+        self._loss_is_finite = torch.ones((), dtype=torch.bool, device=device)
         self._last_logged: tuple[int, float] | None = None
 
     def run(self) -> TrainResult:
@@ -162,6 +162,7 @@ class _Trainer:
             if c.checkpoint_steps and self.step % c.checkpoint_steps == 0 and self.step < end:
                 self._save()
         self.reporter.finish()
+        self._check_loss()
         if self.step == end:
             self._validate(epoch)
         elif not self._is_at_max_steps():
@@ -195,14 +196,14 @@ class _Trainer:
         if self.ema is not None:
             self.ema.update(self.student.vit, step=self.step)
         self.num_skipped += batch.num_skipped
+        self._loss_is_finite &= loss.detach().isfinite()
         note = self._log_step(loss.detach(), len(labels)) if self.step % c.log_steps == 0 else ""
         self.reporter.advance(len(labels), note)
 
     def _log_step(self, loss: Tensor, batch_size: int) -> str:
         """Writes a line of metrics; returns the figure to show. All ranks come here at the same steps."""
         mean = float(self.process.sum(loss.float().reshape(1))) / self.process.world_size
-        if not math.isfinite(mean):
-            raise DatalttError(f"the loss is {mean} at step {self.step}; lower --lr, or use --precision fp32")
+        self._check_loss()
         now = time.perf_counter()
         values: dict[str, Any] = {"loss": mean, "lr": self.optimizer.param_groups[0]["lr"]}
         if self._last_logged is not None:
@@ -213,6 +214,13 @@ class _Trainer:
         if self.log is not None:
             self.log.write(self.step, (self.step - 1) // self.steps_per_epoch, values)
         return f"loss {mean:.3f}"
+
+    def _check_loss(self) -> None:
+        """Raises if any loss so far was not finite; not asked at every step, since a GPU would have to wait."""
+        if not self._loss_is_finite:
+            raise DatalttError(
+                f"the loss is not finite at step {self.step} or before; lower --lr, or use --precision fp32"
+            )
 
     def _validate(self, epoch: int) -> None:
         if self.val_stream is None:
@@ -260,6 +268,7 @@ class _Trainer:
 
     def _save(self) -> None:
         """Writes a checkpoint, on rank 0; the others wait."""
+        self._check_loss()
         if self.process.is_main:
             training = {
                 "step": self.step,

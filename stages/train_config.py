@@ -9,7 +9,7 @@ from typing import Literal
 
 from ..artifacts_schema import Manifest, OptionError, ShardError, TicketStore, View, read_manifest
 from .data.counting import count_shards
-from .data.images import AugmentConfig
+from .data.images import AugmentConfig, PhotometricAugment
 from .data.join import JoinConfig
 from .data.loader import num_workers_for
 from .data.shards import Shard, is_url, resolve_shards
@@ -22,6 +22,9 @@ from .models.registry import Geometry, canonical_name, center_view_of, create_vi
 from .randomness import isolated_rng
 from .reporting import Reporter
 from .run_log import saved_config
+
+# What a store may name as the place of its shards without anybody having said so.
+_SAFE_SCHEMES = frozenset({"http", "https", "s3", "gs", "hf"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +161,8 @@ def _train_stream(
             on_changed_image=c.on_changed_image,
         )
     assert c.num_classes is not None
+    augment = AugmentConfig(hflip=c.hflip, auto_augment=c.auto_augment, color_jitter=c.color_jitter)
+    PhotometricAugment(augment, view.mean)  # refuses what it does not understand, before anything is written
     return StreamConfig(
         shards=shards,
         view=view,
@@ -171,7 +176,7 @@ def _train_stream(
         seed=c.seed,
         join=join,
         skipped_keys=skipped_keys,
-        augment=AugmentConfig(hflip=c.hflip, auto_augment=c.auto_augment, color_jitter=c.color_jitter),
+        augment=augment,
         on_bad_image=c.on_bad_image,
         shuffle_buffer=c.shuffle_buffer,
     )
@@ -209,13 +214,14 @@ def _training_shards(config: TrainConfig, manifest: Manifest | None) -> list[Sha
     if manifest is None:
         raise OptionError("--control dense without --tickets: which shards? pass --shards")
     source = manifest.dataset.source
-    # A store is somebody else's; webdataset would run what stands behind pipe: as a command.
-    if is_url(source) and source.split(":")[0] not in ("http", "https", "s3", "gs", "hf"):
-        raise OptionError(f"{config.tickets} names its shards as {source!r}; pass --shards to say that you mean them")
     try:
-        return resolve_shards(source)
+        shards = resolve_shards(source)
     except ShardError as error:
         raise ShardError(f"the shards that {config.tickets} names are not here ({error}); pass --shards") from error
+    # A store is somebody else's; webdataset would run what stands behind pipe: as a command.
+    if any(is_url(s.url) and s.url.split(":")[0] not in _SAFE_SCHEMES for s in shards):
+        raise OptionError(f"{config.tickets} names its shards as {source!r}; pass --shards to say that you mean them")
+    return shards
 
 
 def _num_classes(config: TrainConfig, store: TicketStore | None, shards: list[Shard]) -> int:
@@ -224,7 +230,10 @@ def _num_classes(config: TrainConfig, store: TicketStore | None, shards: list[Sh
         return config.num_classes
     listed = Path(shards[0].url).parent / "classes.json"
     if not is_url(shards[0].url) and listed.exists():
-        return len(json.loads(listed.read_text()))
+        try:
+            return len(json.loads(listed.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise OptionError(f"{listed} does not list classes ({error}); mend it, or pass --num-classes") from None
     if store is not None:
         highest = int(store.read_labels(range(store.manifest.num_images)).max())
         if highest >= 0:

@@ -113,11 +113,20 @@ class PhotometricAugment:
 def _photometric_randaugment(spec: str, mean: list[float]) -> aa.RandAugment:
     fill = tuple(min(255, round(255 * m)) for m in mean)
     try:
-        return aa.rand_augment_transform(spec, {"img_mean": fill}, transforms=list(PHOTOMETRIC_OPS))
+        transform = aa.rand_augment_transform(spec, {"img_mean": fill}, transforms=list(PHOTOMETRIC_OPS))
     except (AssertionError, ValueError) as error:
         raise OptionError(
             f"--auto-augment {spec!r} is not understood ({error}); write it as timm does, e.g. rand-m9-mstd0.5, or none"
         ) from error
+    for op in transform.ops:
+        if op.name == "PosterizeIncreasing":
+            op.aug_fn = _posterize
+    return transform
+
+
+def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    """timm's operation, but for magnitude 10, where it asks for 0 bits: Pillow refuses that (and once gave black)."""
+    return image if bits >= 8 else ImageOps.posterize(image, max(1, bits))
 
 
 def mirror_image(image: Image.Image) -> Image.Image:

@@ -5,6 +5,8 @@ Letters: B batch, P patches of the grid, K kept patches, T prefix tokens, C chan
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
@@ -54,8 +56,9 @@ class TokenPrunedViT(nn.Module):
         vit = self.vit
         prefix = torch.cat([t for t in (vit.cls_token, vit.reg_token) if t is not None], dim=1)
         # Older ViTs have position embeddings for prefix tokens too; DeiT III and later do not.
+        positions = cast(Tensor, vit.pos_embed)  # [1, T + P, C] or [1, P, C]
         num_embedded = 0 if vit.no_embed_class else vit.num_prefix_tokens
         if num_embedded:
-            prefix = prefix + vit.pos_embed[:, :num_embedded]
-        patches = patches + F.embedding(keep_indices + num_embedded, vit.pos_embed[0])
+            prefix = prefix + positions[:, :num_embedded]
+        patches = patches + F.embedding(keep_indices + num_embedded, positions[0])
         return torch.cat([prefix.expand(len(patches), -1, -1), patches], dim=1)
