@@ -306,6 +306,7 @@ class _Backbone(nn.Module):
         ({"block_fn": ParallelScalingBlock}, "not a plain ViT"),
         ({"img_size": (96, 64)}, "no fixed square image size"),
         ({"dynamic_img_size": True}, "no fixed square image size"),
+        ({"pos_embed": "none"}, "no absolute position embeddings"),
     ],
 )
 def test_vits_that_cannot_be_taken_apart(options: dict[str, Any], why: str) -> None:

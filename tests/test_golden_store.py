@@ -1,4 +1,4 @@
-"""A store that an earlier version wrote is still read, value by value. Never rewrite the data: add newer ones beside it."""
+"""A store that an earlier version wrote is still read. Never rewrite the data: add newer ones beside it."""
 
 from __future__ import annotations
 

@@ -249,6 +249,17 @@ def test_epochs_and_keys_differ(config: AugmentConfig, channels: int) -> None:
     assert len({augment(image, 0, 0, f"key {i}").tobytes() for i in range(30)}) > 8
 
 
+@pytest.mark.parametrize(
+    "spec", ["rand-m9-mstd0.5-inc1", "rand-m10-n10-p1.0-inc1", "rand-m0-n10-p1.0", "rand-m20-n10-p1.0"]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_draw_fails(spec: str, channels: int) -> None:
+    """Magnitudes are drawn around the one asked for, up to what an operation cannot do."""
+    augment = PhotometricAugment(AugmentConfig(auto_augment=spec), [0.5] * channels)
+    image = Image.fromarray(_noise(4, 4, channels=channels))
+    assert all(augment(image, i).size == (4, 4) for i in range(2000 if "mstd" in spec else 100))
+
+
 def test_none_leaves_the_pixels_alone() -> None:
     augment = PhotometricAugment(AugmentConfig(auto_augment="none"), [0.5])
     image = _photo(1)

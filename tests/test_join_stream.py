@@ -94,9 +94,9 @@ def _mirrored(indices: Sequence[int]) -> tuple[int, ...]:
 
 def _stream(small: SmallStore, shards: str | None = None, *, counted: bool = True, **changes: Any) -> StreamConfig:
     """A training stream of a small store; `counted` counts the shards' samples, else the store says how many."""
-    store = None if counted else TicketStore.open(small.store)
+    found, store = resolve_shards(shards or small.shards), TicketStore.open(small.store)
     defaults: dict[str, Any] = {
-        "shards": count_shards(resolve_shards(shards or small.shards), store, SilentReporter()),
+        "shards": count_shards(found, store, SilentReporter(), recount=counted),
         "view": small.manifest.view,
         "image_px": 28,
         "mode": "L",
@@ -107,6 +107,7 @@ def _stream(small: SmallStore, shards: str | None = None, *, counted: bool = Tru
         "num_classes": 10,
         "seed": 0,
         "join": JoinConfig(store=small.store),
+        "skipped_keys": small.manifest.skipped_keys,
     }
     if changes.get("subset", "ticket") not in ("ticket", "inverse"):
         defaults["join"] = None
@@ -268,7 +269,9 @@ def test_nothing_but_foreign_images(small: SmallStore, tmp_path: Path) -> None:
     join = JoinConfig(store=small.store, on_missing_ticket="skip")
     with pytest.raises(SampleError, match="every sample of a worker's share was skipped"):
         _run(_stream(small, shards, join=join))
-    assert _run(_stream(small, shards, join=join, training=False)) == []
+    tested = _run(_stream(small, shards, join=join, training=False))
+    assert sum(len(b.labels) for b in tested) == 0
+    assert sum(b.num_skipped for b in tested) == 12
 
 
 def _reencoded(samples: Sequence[Sample]) -> list[Sample]:
@@ -484,6 +487,16 @@ def test_resuming_past_images_that_were_skipped(small: SmallStore, tmp_path: Pat
     _check_same(_run(config, first_step=first_step), whole[first_step:])
 
 
+@pytest.mark.parametrize("first_step", [1, 2, 3])
+def test_resuming_past_images_without_a_ticket(small: SmallStore, tmp_path: Path, first_step: int) -> None:
+    shards, _ = _with_foreign(small, tmp_path)
+    join = JoinConfig(store=small.store, on_missing_ticket="skip")
+    config = _stream(small, shards, join=join, batch_size=3, shuffle_buffer=4, augment=_COLOURS)
+    whole = _run(config)
+    assert len(whole) == 4
+    _check_same(_run(config, first_step=first_step), whole[first_step:])
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_a_bad_image_is_an_error_unless_skipped(small: SmallStore, tmp_path: Path, training: bool) -> None:
     shards, good = _with_bad_images(tmp_path)
@@ -545,25 +558,31 @@ def test_samples_skipped_at_selection_do_not_break_counts(
         _check_tickets(with_skipped, seen)
 
 
+@pytest.mark.parametrize("counted", [True, False], ids=["counted", "as the store says"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("subset", ["random", "fixed-random", "dense"])
 def test_samples_skipped_at_selection_do_not_break_the_counts_of_controls(
-    with_skipped: SmallStore, subset: Subset, training: bool
+    with_skipped: SmallStore, subset: Subset, training: bool, counted: bool
 ) -> None:
-    config = _stream(with_skipped, counted=False, subset=subset, training=training, batch_size=11, on_bad_image="skip")
+    config = _stream(
+        with_skipped, counted=counted, subset=subset, training=training, batch_size=11, on_bad_image="skip"
+    )
     keys = {s.key for s in _seen(with_skipped, config)}
     assert keys <= set(with_skipped.label_of)
     assert len(keys) > 22
 
 
+@pytest.mark.parametrize("name", ["train", "other"])
 @pytest.mark.parametrize("training", [True, False])
-def test_samples_skipped_at_selection_and_counted_anew(with_skipped: SmallStore, training: bool) -> None:
-    """Counted from the shards (--recount, or shards of other names), the images without a ticket are among them."""
-    config = _stream(with_skipped, counted=True, training=training)
-    assert config.num_samples == 36
-    keys = {s.key for s in _seen(with_skipped, config)}
-    assert keys <= set(with_skipped.label_of)
-    assert len(keys) > 25
+def test_samples_skipped_at_selection_in_other_shards(
+    with_skipped: SmallStore, tmp_path: Path, training: bool, name: str
+) -> None:
+    samples = [replace(s, image=s.image[:60]) if i in (2, 13, 30) else s for i, s in enumerate(fashion_samples(36))]
+    shards = make_shards(tmp_path, (16, 20), samples[::-1], name=name)
+    config = _stream(with_skipped, shards, training=training, batch_size=3)
+    seen = _seen(with_skipped, config)
+    _check_tickets(with_skipped, seen)
+    assert Counter(s.key for s in seen) == dict.fromkeys(with_skipped.label_of, 1)
 
 
 @pytest.mark.parametrize("on_bad_image", ["error", "skip"])

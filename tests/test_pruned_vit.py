@@ -27,7 +27,6 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "no embedding for prefix tokens": {"no_embed_class": True},
     "registers without embedding": {"no_embed_class": True, "reg_tokens": 2},
     "norm before the blocks": {"pre_norm": True},
-    "no position embedding": {"pos_embed": "none"},
     "average pooling": {"global_pool": "avg"},
     "attention pooling": {"global_pool": "map"},
     "norm in the head": {"fc_norm": True, "global_pool": "avg"},

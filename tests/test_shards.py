@@ -298,6 +298,49 @@ def test_a_damaged_byte_is_an_error_or_harmless_to_the_structure(tmp_path: Path,
     assert found == [(s.key, len(s.image)) for s in fashion_samples(3)]
 
 
+# Compression
+
+_GZIPPED = gzip.compress(_WHOLE, mtime=0)
+
+
+def test_a_gzipped_shard(tmp_path: Path) -> None:
+    path = tmp_path / "t.tar.gz"
+    path.write_bytes(_GZIPPED)
+    assert [s.image for s in iter_samples(_shard(path))] == [s.image for s in fashion_samples(3)]
+    assert count_samples(_shard(path)) == 3
+
+
+@pytest.mark.parametrize("length", range(0, len(_GZIPPED) - 20, 37))
+def test_a_gzipped_shard_that_is_cut_off(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "cut.tar.gz"
+    path.write_bytes(_GZIPPED[:length])
+    with pytest.raises(ShardError, match=r"cut\.tar\.gz"):
+        list(iter_samples(_shard(path)))
+
+
+# URLs
+
+
+def test_a_command_as_a_shard(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "t.tar", fashion_samples(4))
+    shard = Shard(url=f"pipe:cat {path}", name="t.tar")
+    assert [s.key for s in iter_samples(shard)] == [s.key for s in fashion_samples(4)]
+    assert next(iter_samples(shard)).key == fashion_samples(1)[0].key  # and left off there
+
+
+@pytest.mark.parametrize("command", ["false", "cat /nowhere/t.tar", "head -c 2000 TAR", "cat TAR; exit 3"])
+def test_a_command_that_fails(tmp_path: Path, command: str) -> None:
+    path = write_shard(tmp_path / "t.tar", fashion_samples(4))
+    with pytest.raises(ShardError, match=r"pipe:.* cannot be read to its end"):
+        list(iter_samples(Shard(url=f"pipe:{command.replace('TAR', str(path))}", name="t.tar")))
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/t.tar", "ftp://host/t.tar", "nonsense:t.tar"])
+def test_a_scheme_that_nobody_opens(url: str) -> None:
+    with pytest.raises(DatalttError, match=url):
+        list(iter_samples(Shard(url=url, name="t.tar")))
+
+
 # Counting
 
 
