@@ -223,8 +223,8 @@ def test_a_box_is_what_the_selector_saw(weights: Path, tmp_path: Path) -> None:
     assert views is not None
     for raw, (y0, x0, height, width) in zip(iter_samples(resolve_shards(shards)[0]), views[0][:, 0], strict=True):
         image = decode_image(raw, "L", "")
-        box = (x0 * image.width, y0 * image.height, (x0 + width) * image.width, (y0 + height) * image.height)
-        cut = image.crop(tuple(round(float(v)) for v in box))
+        left, top = float(x0) * image.width, float(y0) * image.height
+        cut = image.crop((left, top, left + float(width) * image.width, top + float(height) * image.height))
         assert torch.equal(to_tensor(cut), to_tensor(center_crop(image, m.view, 28)))
 
 

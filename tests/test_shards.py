@@ -335,6 +335,18 @@ def test_a_command_that_fails(tmp_path: Path, command: str) -> None:
         list(iter_samples(Shard(url=f"pipe:{command.replace('TAR', str(path))}", name="t.tar")))
 
 
+@pytest.mark.parametrize("name", ["odd:name.tar", "pipe:touch executed;true .tar"])
+def test_a_local_file_whose_name_looks_like_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A glob finds files, whatever they are called; none of their names is a command."""
+    monkeypatch.chdir(tmp_path)
+    write_shard(tmp_path / name, fashion_samples(2))
+    shards = resolve_shards("*.tar")
+    assert len(shards) == 1
+    assert [s.key for s in iter_samples(shards[0])] == [s.key for s in fashion_samples(2)]
+    assert count_samples(shards[0]) == 2
+    assert not (tmp_path / "executed").exists()
+
+
 @pytest.mark.parametrize("url", ["s3://bucket/t.tar", "ftp://host/t.tar", "nonsense:t.tar"])
 def test_a_scheme_that_nobody_opens(url: str) -> None:
     with pytest.raises(DatalttError, match=url):

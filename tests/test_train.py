@@ -771,7 +771,7 @@ def test_testing_is_the_direct_computation(
 
 def test_protocols_differ(small: SmallStore, tmp_path: Path) -> None:
     weights = save_selector_weights(tmp_path / "weights.safetensors", seed=5)
-    losses = {evaluate(_eval(small, weights, t, model=MODEL)).loss for t in ("ticket", "random", "dense")}  # type: ignore[arg-type]
+    losses = {evaluate(_eval(small, weights, t, model=MODEL)).loss for t in ("ticket", "random", "dense")}
     assert len(losses) == 3
 
 
