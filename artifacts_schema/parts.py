@@ -81,7 +81,7 @@ def begin_plan(directory: Path, plan: dict[str, Any], *, discard_others: bool = 
     """Creates the parts directory for a plan, or goes on with the one there if it is for the same plan.
 
     Args:
-        discard_others: parts made under another plan are removed instead of refused.
+        discard_others: parts made under another plan are removed instead of refused (a plan without parts always is).
 
     Raises:
         IncompletePartsError: parts made under another plan are there.
@@ -92,7 +92,7 @@ def begin_plan(directory: Path, plan: dict[str, Any], *, discard_others: bool = 
         found = json.loads(path.read_text())
         if found == plan:
             return
-        if not discard_others:
+        if not discard_others and any(directory.glob("part-*.parquet")):
             different = sorted(k for k in {*found, *plan} if found.get(k) != plan.get(k))
             raise IncompletePartsError(
                 f"{directory} holds parts of another selection (it differs in {', '.join(different)}); "

@@ -7,6 +7,7 @@ patch grid in place.
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -115,13 +116,12 @@ class _Trainer:
             ids = [self.process.device.index] if self.process.device.type == "cuda" else None
             self.model = DistributedDataParallel(self.student, device_ids=ids)
         try:
-            for epoch in range(self.step // self.steps_per_epoch, c.epochs):
-                if self._is_at_max_steps():
-                    break
-                self._epoch(epoch)
+            self._run_epochs()
         finally:
             if self.log is not None:
                 self.log.close()
+            if self.step == 0 and not c.resume and self.process.is_main:
+                shutil.rmtree(c.out)  # ended by an error before it began: the corrected command starts afresh
         return TrainResult(
             run=str(c.out),
             step=self.step,
@@ -132,6 +132,12 @@ class _Trainer:
             num_skipped=self.num_skipped,
         )
 
+    def _run_epochs(self) -> None:
+        for epoch in range(self.step // self.steps_per_epoch, self.config.epochs):
+            if self._is_at_max_steps():
+                return
+            self._epoch(epoch)
+
     def _announce(self) -> None:
         c, s = self.config, self.stream
         kept = "all patches" if c.control == "dense" else f"{s.num_keep} of {s.grid[0] * s.grid[1]} patches"
@@ -139,7 +145,7 @@ class _Trainer:
         self.reporter.message(
             f"{c.model}, {c.control}: {kept}; {s.num_samples} images, {self.steps_per_epoch} steps per epoch"
             + (f" (each epoch leaves out another {left_out}, less than a batch)" if left_out else "")
-            + f", peak learning rate {self.lr:.3g}"
+            + f", learning rate {self.lr:.3g}"
             + (f"; best kept by testing on {self.protocol}" if self.protocol else "; no --val-shards: no best is kept")
         )
 

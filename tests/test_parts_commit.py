@@ -402,3 +402,15 @@ def test_a_committed_manifest_is_valid_json(tmp_path: Path) -> None:
     document = json.loads((made.path / "zarr.json").read_text())["attributes"]["dataltt"]
     assert parse_manifest(document, "x") == made.manifest
     assert isinstance(made.manifest, Manifest)
+
+
+def test_a_plan_without_parts_stands_in_nobodys_way(tmp_path: Path) -> None:
+    directory = tmp_path / "s.zarr.parts"
+    begin_plan(directory, {"ratio": 0.5})
+    begin_plan(directory, {"ratio": 0.7})
+    assert json.loads((directory / "plan.json").read_text()) == {"ratio": 0.7}
+    (directory / "part-000000.parquet").write_bytes(b"")
+    with pytest.raises(IncompletePartsError, match=r"differs in ratio.*--overwrite"):
+        begin_plan(directory, {"ratio": 0.5})
+    begin_plan(directory, {"ratio": 0.5}, discard_others=True)
+    assert [p.name for p in directory.iterdir()] == ["plan.json"]

@@ -827,3 +827,10 @@ def test_samples_skipped_after_the_last_batch_are_counted(small: SmallStore, tmp
 def test_stores_of_the_same_images_are_the_same(small: SmallStore) -> None:
     """No run above has written to the store it read."""
     assert hash_objects(small.path) == small.manifest.objects
+
+
+def test_a_run_that_failed_before_its_first_step_leaves_nothing_behind(small: SmallStore, tmp_path: Path) -> None:
+    shards = make_shards(tmp_path / "shards", (12, 12, 12), fashion_samples(36, first=500))
+    with pytest.raises(DatalttError, match="has no ticket"):
+        _train(small, tmp_path / "run", shards=shards)
+    assert not (tmp_path / "run").exists()

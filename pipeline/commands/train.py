@@ -29,7 +29,6 @@ _DATA, _RECIPE, _RUN = "Data", "Recipe (defaults: DeiT)", "Run"
 
 
 def train(
-    out: Annotated[Path, typer.Option(help="Folder of the run, e.g. runs/NAME.", rich_help_panel=_RUN)],
     tickets: Annotated[
         str | None, typer.Option(help="Ticket store of the training shards.", rich_help_panel=_DATA)
     ] = None,
@@ -89,6 +88,9 @@ def train(
     ] = 0.0,
     random_erasing: Annotated[float, typer.Option(help="Probability per image.", rich_help_panel=_RECIPE)] = 0.25,
     ema_decay: Annotated[float, typer.Option(help="Weight average; 0 for none.", rich_help_panel=_RECIPE)] = 0.99996,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run. Default: runs/STORE-CONTROL.", rich_help_panel=_RUN)
+    ] = None,
     precision: Annotated[Precision, typer.Option(rich_help_panel=_RUN)] = Precision.fp32,
     compile_: Annotated[bool, typer.Option("--compile", help="torch.compile it.", rich_help_panel=_RUN)] = False,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many.", rich_help_panel=_RUN)] = None,
@@ -122,6 +124,9 @@ def train(
     from ...stages.train import train as run
     from ...stages.train_config import TrainConfig
 
+    if out is None:
+        store = tickets.rstrip("/").rsplit("/", 1)[-1].removesuffix(".zarr") if tickets else model or "student"
+        out = Path("runs") / f"{store}-{control.value}"
     config = TrainConfig(
         out=out,
         tickets=tickets,

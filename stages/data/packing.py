@@ -50,7 +50,7 @@ def key_of(relative_path: Path) -> str:
 
     A dot would end the key in a shard, where the rest of the name is the extension.
     """
-    return relative_path.with_suffix("").as_posix().replace(".", "_")
+    return relative_path.as_posix().removesuffix(relative_path.suffix).replace(".", "_")
 
 
 def pack_image_folder(

@@ -11,10 +11,12 @@ import zlib
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import braceexpand
+import fsspec
 import webdataset as wds
+from webdataset.gopen import gopen_schemes
 from webdataset.tariterators import base_plus_ext, group_by_keys
 
 from ...artifacts_schema import DuplicateKeyError, OptionError, SampleError, ShardError
@@ -68,7 +70,7 @@ def default_shards_spec() -> str:
 
 
 def is_url(spec: str) -> bool:
-    """Whether webdataset opens this by its scheme (http:, s3:, pipe:, hf:, …) rather than as a local file."""
+    """Whether this is opened by its scheme (https:, s3:, pipe:, hf:, …) rather than as a local file."""
     return ":" in spec.split("/")[0] and not Path(spec).exists()
 
 
@@ -165,11 +167,25 @@ def _label(group: dict[str, Any], shard: Shard, key: str) -> int:
     return label
 
 
+def _open(shard: Shard) -> IO[bytes]:
+    """The shard's bytes: a file, or what webdataset (pipe:, https:, gs:, hf:) or else fsspec (s3:) opens."""
+    url = shard.url
+    if not is_url(url):
+        return open(url, "rb")  # by no means gopen, for which a file called "pipe:…" is a command
+    try:
+        stream: IO[bytes] = wds.gopen(url) if url.split(":")[0] in gopen_schemes else fsspec.open(url, "rb").open()
+    except (ValueError, ImportError) as error:
+        raise ShardError(
+            f"{url} cannot be opened ({error}); install what opens it, or pass it through a command (pipe:…)"
+        ) from error
+    return stream
+
+
 def _iter_groups(shard: Shard) -> Iterator[dict[str, Any]]:
     """Samples as webdataset groups them: extension → bytes, and __key__."""
     try:
         with (
-            wds.gopen(shard.url) as stream,
+            _open(shard) as stream,
             tarfile.open(fileobj=stream, mode="r|*", tarinfo=_StrictTarInfo) as tar,
         ):
             yield from group_by_keys(_iter_files(tar, shard))

@@ -65,7 +65,7 @@ def entry_of(name: str) -> ModelEntry:
     if name in ALIASES:
         return ALIASES[name]
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name}*", module="vision_transformer")[:3]
+        near = timm.list_models(f"*{name}*")[:3]
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise ModelError(
             f"--model {name!r} is neither an alias ({', '.join(ALIASES)}) nor a timm model{hint}; "
