@@ -14,6 +14,7 @@ app = typer.Typer(
     help="Data-level lottery tickets for vision transformers: find the patches that a ViT needs once, store them as "
     "tickets, train on those alone.\n\nStart with: dataltt demo",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
