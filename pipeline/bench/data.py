@@ -24,7 +24,7 @@ from .timing import BenchRow, interleaved, ratio_row
 
 JOIN_GOAL = 0.97
 _IMAGE_PX = (400, 533)
-_NUM_SHARDS, _PER_SHARD = 2, 150
+NUM_IMAGES = 1000  # one shard, as `dataltt pack` makes them
 
 
 def _photographs(count: int) -> Iterator[EncodedSample]:
@@ -37,18 +37,17 @@ def _photographs(count: int) -> Iterator[EncodedSample]:
         yield EncodedSample(key=f"class{i % 10}/{i:06d}", image=buffer.getvalue(), extension="jpg", label=i % 10)
 
 
-def bench_join(*, repeats: int, reporter: Reporter) -> list[BenchRow]:
+def bench_join(*, repeats: int, num_images: int = NUM_IMAGES, reporter: Reporter) -> list[BenchRow]:
     """Samples per second of one loader process with tickets over the same without, decoding 400×533-px JPEGs."""
     with tempfile.TemporaryDirectory(prefix="dataltt-bench-") as folder:
         root = Path(folder)
-        count = _NUM_SHARDS * _PER_SHARD
         write_shards(
-            _photographs(count),
+            _photographs(num_images),
             root,
             name="bench",
-            max_count=_PER_SHARD,
+            max_count=num_images,
             classes=[str(c) for c in range(10)],
-            total=count,
+            total=num_images,
             reporter=SilentReporter(),
         )
         shards = resolve_shards(str(root / "bench-*.tar"))
@@ -73,7 +72,7 @@ def bench_join(*, repeats: int, reporter: Reporter) -> list[BenchRow]:
 
         def stream(config: StreamConfig) -> None:
             seen = sum(len(batch.labels) for batch in iterate(SampleStream(config, StreamPosition()), num_workers=0))
-            assert seen == count, f"{seen} of {count} samples came out"
+            assert seen == num_images, f"{seen} of {num_images} samples came out"
 
         without_s, with_s = interleaved(
             lambda: stream(without),
@@ -88,6 +87,6 @@ def bench_join(*, repeats: int, reporter: Reporter) -> list[BenchRow]:
             without_s,
             with_s,
             goal=JOIN_GOAL,
-            samples_per_s=[count / sorted(s)[len(s) // 2] for s in (without_s, with_s)],
+            samples_per_s=[num_images / sorted(s)[len(s) // 2] for s in (without_s, with_s)],
         )
     ]
