@@ -7,7 +7,7 @@ SOURCES := $(shell find artifacts_schema stages pipeline -type f -not -path '*/_
 .PHONY: demo test lint check clean
 
 demo: $(VENV)/.installed
-	$(BIN)/dataltt demo
+	$(BIN)/dataltt demo --overwrite
 
 test: lint
 	$(BIN)/python -m pytest --cov --cov-report=term

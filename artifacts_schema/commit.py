@@ -12,14 +12,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
+from .array_writer import ArrayWriter
 from .errors import DuplicateKeyError, IncompletePartsError, OutputExistsError
 from .layout import ArraySpec, array_specs
 from .manifest import (
@@ -62,58 +61,6 @@ class StoreSpec:
     @property
     def num_patches(self) -> int:
         return self.grid[0] * self.grid[1]
-
-
-class _ArrayWriter:
-    """Appends along the first axis, writing whole shard objects only, so that each is written once."""
-
-    def __init__(self, group: zarr.Group, spec: ArraySpec, length: int) -> None:
-        trailing = tuple(n for n in spec.shape[1:] if n is not None)
-        self._block_len = spec.shard_len(length)
-        self._block = np.empty((min(self._block_len, length), *trailing), dtype=spec.dtype)
-        self._filled = 0
-        self._written = 0
-        self._length = length
-        # Bit-shuffled Blosc halves the integer columns (offsets, labels); plain zstd does best on text and bits.
-        integers = spec.dtype.itemsize > 1 and spec.dtype.kind in "iu"
-        compressor: Any = (
-            BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle", typesize=spec.dtype.itemsize)
-            if integers
-            else ZstdCodec(level=19 if spec.shape[0] is None else 9)
-        )
-        self._array = group.create_array(
-            spec.path,
-            shape=(length, *trailing),
-            dtype=spec.dtype,
-            chunks=(spec.chunk_len, *trailing),
-            shards=(self._block_len, *trailing),
-            compressors=[compressor, Crc32cCodec()],
-            filters=None,
-            fill_value=0,
-            # A chunk of zeros is written like any other: a chunk that is not there is damage.
-            config={"write_empty_chunks": True},
-        )
-
-    def append(self, rows: npt.NDArray[Any]) -> None:
-        taken = 0
-        while taken < len(rows):
-            n = min(len(rows) - taken, len(self._block) - self._filled)
-            self._block[self._filled : self._filled + n] = rows[taken : taken + n]
-            self._filled += n
-            taken += n
-            if self._filled == self._block_len:
-                self._flush()
-
-    def _flush(self) -> None:
-        self._array[self._written : self._written + self._filled] = self._block[: self._filled]
-        self._written += self._filled
-        self._filled = 0
-
-    def close(self) -> None:
-        if self._filled:
-            self._flush()
-        if self._written != self._length:
-            raise IncompletePartsError(f"{self._array.path}: {self._written} of {self._length} entries written")
 
 
 def read_headers(store_path: Path, shards: Sequence[str]) -> list[PartHeader]:
@@ -209,11 +156,11 @@ def _write_arrays(
     group = zarr.open_group(temporary, mode="w-", zarr_format=3)
     num_key_bytes = 0
     hashes = np.empty(num_images, dtype=np.uint64)
-    writers = {p: _ArrayWriter(group, s, num_images) for p, s in specs.items() if p in _PART_ARRAYS}
-    offsets_writer = _ArrayWriter(group, specs["keys/offsets"], num_images + 1)
+    writers = {p: ArrayWriter(group, s, num_images) for p, s in specs.items() if p in _PART_ARRAYS}
+    offsets_writer = ArrayWriter(group, specs["keys/offsets"], num_images + 1)
     offsets_writer.append(np.zeros(1, np.int64))
     # An array's length is fixed when it is made, so the key bytes are counted first, in a pass over that column.
-    keys_writer = _ArrayWriter(group, specs["keys/data"], sum(_key_bytes(h) for h in headers))
+    keys_writer = ArrayWriter(group, specs["keys/data"], sum(_key_bytes(h) for h in headers))
     first_row = 0
     for done, header in enumerate(headers, start=1):
         part = _read(spec, header)
@@ -239,7 +186,7 @@ def _write_shard_names(group: zarr.Group, specs: dict[str, ArraySpec], headers: 
     data, offsets = encode_strings([h.shard for h in headers])
     rows = np.cumsum([0, *(h.num_rows for h in headers)], dtype=np.int64)
     for path, values in (("shards/data", data), ("shards/offsets", offsets), ("shards/rows", rows)):
-        writer = _ArrayWriter(group, specs[path], len(values))
+        writer = ArrayWriter(group, specs[path], len(values))
         writer.append(values)
         writer.close()
 

@@ -87,26 +87,7 @@ def run_demo(
     num_test = _pack(out / "shards", "test", num_test, reporter)
     shards, test_shards = str(out / "shards" / "train-*.tar"), str(out / "shards" / "test-*.tar")
     store, test_store = out / "train.zarr", out / "test.zarr"
-    base = TrainConfig(
-        out=out / "runs" / "dense",
-        shards=shards,
-        val_shards=test_shards,
-        model=MODEL,
-        control="dense",
-        epochs=epochs,
-        batch_size=BATCH_SIZE,
-        lr=PEAK_LR * BASE_BATCH_SIZE / BATCH_SIZE,
-        warmup_epochs=epochs / 5,
-        smoothing=0.0,
-        drop_path=0.0,
-        hflip=0.0,
-        auto_augment="none",
-        random_erasing=0.0,
-        ema_decay=0.0,
-        seed=seed,
-        shuffle_buffer=10_000,
-        log_steps=20,
-    )
+    base = _dense_config(out, shards, test_shards, epochs, seed)
     reporter.message("\n(c) dense: all patches")
     train(base, reporter)
     reporter.message(f"\nselecting: the dense model keeps {ratio:.0%} of the patches of every image")
@@ -136,6 +117,30 @@ def run_demo(
     write_report(result, test_store=str(test_store), test_shards=test_shards, num_train=num_train, num_test=num_test)
     (out / _MARKER).write_text(json.dumps(asdict(result), indent=1) + "\n")
     return result
+
+
+def _dense_config(out: Path, shards: str, test_shards: str, epochs: int, seed: int) -> TrainConfig:
+    """The run (c); the others differ from it in what they train on alone."""
+    return TrainConfig(
+        out=out / "runs" / "dense",
+        shards=shards,
+        val_shards=test_shards,
+        model=MODEL,
+        control="dense",
+        epochs=epochs,
+        batch_size=BATCH_SIZE,
+        lr=PEAK_LR * BASE_BATCH_SIZE / BATCH_SIZE,
+        warmup_epochs=epochs / 5,
+        smoothing=0.0,
+        drop_path=0.0,
+        hflip=0.0,
+        auto_augment="none",
+        random_erasing=0.0,
+        ema_decay=0.0,
+        seed=seed,
+        shuffle_buffer=10_000,
+        log_steps=20,
+    )
 
 
 def _prepare(out: Path, overwrite: bool) -> None:
