@@ -39,7 +39,7 @@ def test_select_and_train_say_what_they_measured() -> None:
 
 
 def test_join_streams_every_sample_with_and_without_tickets() -> None:
-    (join,) = bench_join(repeats=1, num_images=60, reporter=SilentReporter())
+    (join,) = bench_join(repeats=1, num_images=100, reporter=SilentReporter())
     assert min(join.detail["samples_per_s"]) > 0
 
 

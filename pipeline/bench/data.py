@@ -24,6 +24,7 @@ from .timing import BenchRow, interleaved, ratio_row
 
 JOIN_GOAL = 0.97
 _IMAGE_PX = (400, 533)
+_BATCH_SIZE = 50
 NUM_IMAGES = 1000  # one shard, as `dataltt pack` makes them
 
 
@@ -38,7 +39,11 @@ def _photographs(count: int) -> Iterator[EncodedSample]:
 
 
 def bench_join(*, repeats: int, num_images: int = NUM_IMAGES, reporter: Reporter) -> list[BenchRow]:
-    """Samples per second of one loader process with tickets over the same without, decoding 400×533-px JPEGs."""
+    """Samples per second of one loader process with tickets over the same without, decoding 400×533-px JPEGs.
+
+    Args:
+        num_images: a multiple of the batch size, so that an epoch is all of them.
+    """
     with tempfile.TemporaryDirectory(prefix="dataltt-bench-") as folder:
         root = Path(folder)
         write_shards(
@@ -64,7 +69,7 @@ def bench_join(*, repeats: int, num_images: int = NUM_IMAGES, reporter: Reporter
             grid=(14, 14),
             subset="dense",
             num_keep=98,
-            batch_size=50,
+            batch_size=_BATCH_SIZE,
             num_classes=10,
             seed=0,
         )
