@@ -32,6 +32,7 @@ from .manifest import (
     parse_manifest,
 )
 from .parts import Part, PartHeader, part_path, parts_dir, read_header, read_keys, read_part
+from .store import is_store
 from .strings import MAX_STRING_BYTES, encode_strings, hash_strings
 from .tickets import bad_ranks, bad_tickets, pack_ranks, ranks_dtype
 
@@ -82,6 +83,20 @@ def read_headers(store_path: Path, shards: Sequence[str]) -> list[PartHeader]:
     return headers
 
 
+def check_destination(store_path: Path, *, overwrite: bool) -> None:
+    """Refuses to write where something stands, but for a ticket store that is to be overwritten.
+
+    Raises:
+        OutputExistsError
+    """
+    if not store_path.exists():
+        return
+    if not is_store(str(store_path)):
+        raise OutputExistsError(f"{store_path} exists and is not a ticket store; choose another --out")
+    if not overwrite:
+        raise OutputExistsError(f"{store_path} exists; pass --overwrite to replace it, or choose another --out")
+
+
 def commit(
     store_path: Path,
     spec: StoreSpec,
@@ -100,8 +115,7 @@ def commit(
         IncompletePartsError: parts are missing or do not fit the spec.
         DuplicateKeyError: two samples have the same key.
     """
-    if store_path.exists() and not overwrite:
-        raise OutputExistsError(f"{store_path} exists; pass --overwrite to replace it, or choose another --out")
+    check_destination(store_path, overwrite=overwrite)
     headers = read_headers(store_path, spec.shards)
     num_images = sum(h.num_rows for h in headers)
     if num_images == 0:
@@ -130,10 +144,7 @@ def _put_in_place(temporary: Path, store_path: Path) -> None:
     if store_path.exists():
         os.rename(store_path, aside)
     os.rename(temporary, store_path)
-    if aside.is_dir():
-        shutil.rmtree(aside)
-    else:
-        aside.unlink(missing_ok=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_arrays(

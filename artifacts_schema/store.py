@@ -59,7 +59,20 @@ def read_manifest(path: str) -> Manifest:
     return parse_manifest(attributes[MANIFEST_ATTRIBUTE], str(path))
 
 
+def is_store(path: str) -> bool:
+    """Whether a ticket store, sound or not, stands at this path: the only thing that --overwrite may replace."""
+    try:
+        read_manifest(path)
+    except StoreNotFoundError:
+        return False
+    except SchemaError as error:
+        return not any(p.where == "zarr.json" for p in error.problems)
+    return True
+
+
 def _not_found(path: str, fs: Any, root: str) -> str:
+    if fs.exists(root):
+        return f"{path} is not a ticket store; give the folder that dataltt select wrote"
     if fs.exists(f"{root}.parts"):
         return f"{path} is not finished (only {path}.parts is there); run the same select again to finish it"
     return f"there is no ticket store at {path}; make one with: dataltt select --out {path}"

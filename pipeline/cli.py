@@ -9,6 +9,8 @@ import typer
 
 from .commands import bench, demo, eval_, inspect, pack, select, train, verify
 
+_INTERRUPTED = 130  # what a shell calls a program that SIGINT ended
+
 app = typer.Typer(
     name="dataltt",
     help="Data-level lottery tickets for vision transformers: find the patches that a ViT needs once, store them as "
@@ -51,6 +53,11 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:
+            text = "dataltt: interrupted; select goes on with the same command, train with --resume"
+            typer.secho(text, fg=typer.colors.YELLOW, err=True)
+        raise
     except Exception as error:
         # Imported here: the error tree's package brings Zarr and Arrow along, which --help does not need.
         from ..artifacts_schema import DatalttError

@@ -26,12 +26,11 @@ from ..artifacts_schema import (
     DatalttError,
     Manifest,
     OptionError,
-    OutputExistsError,
     Selector,
     SkippedSample,
     View,
 )
-from ..artifacts_schema.commit import StoreSpec, commit
+from ..artifacts_schema.commit import StoreSpec, check_destination, commit
 from ..artifacts_schema.parts import Part, begin_plan, part_path, parts_dir, read_header, write_part
 from ..artifacts_schema.tickets import order_to_ranks, pack_ranks
 from ..artifacts_schema.views import center_box
@@ -139,8 +138,7 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
     Raises:
         DatalttError: anything that the user can mend. Finished parts stay, and the same call goes on from them.
     """
-    if config.out.exists() and not config.overwrite:
-        raise OutputExistsError(f"{config.out} exists; pass --overwrite to replace it, or choose another --out")
+    check_destination(config.out, overwrite=config.overwrite)
     if not 1 <= config.views <= MAX_CENTER_VIEWS:
         raise OptionError(
             f"--views {config.views}: without random crops an image has {MAX_CENTER_VIEWS} views, "

@@ -10,6 +10,7 @@ import random
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ from .data.loader import iterate
 from .data.stream import Batch, SampleStream, StreamPosition
 from .distributed import Process, process_group
 from .evaluate import EvalProtocol, Metrics, autocast, evaluate_stream
+from .interrupts import StopRequest
 from .models.registry import load_weights, read_weights
 from .randomness import seed_of
 from .reporting import Reporter, SilentReporter
@@ -96,6 +98,7 @@ class _Trainer:
         self.validation: Metrics | None = None
         self.num_skipped = 0
         self._loss_is_finite = torch.ones((), dtype=torch.bool, device=device)
+        self.stop = StopRequest()
         self._last_logged: tuple[int, float] | None = None
 
     def run(self) -> TrainResult:
@@ -116,7 +119,9 @@ class _Trainer:
             ids = [self.process.device.index] if self.process.device.type == "cuda" else None
             self.model = DistributedDataParallel(self.student, device_ids=ids)
         try:
-            self._run_epochs()
+            # Many processes would have to agree on the step to stop at.
+            with self.stop.watched() if self.process.world_size == 1 else nullcontext():
+                self._run_epochs()
         finally:
             if self.log is not None:
                 self.log.close()
@@ -133,8 +138,10 @@ class _Trainer:
         )
 
     def _run_epochs(self) -> None:
+        if self._is_to_stop():
+            self.reporter.message(f"nothing left to do at step {self.step}; raise --max-steps or --epochs")
         for epoch in range(self.step // self.steps_per_epoch, self.config.epochs):
-            if self._is_at_max_steps():
+            if self._is_to_stop():
                 return
             self._epoch(epoch)
 
@@ -149,8 +156,10 @@ class _Trainer:
             + (f"; best kept by testing on {self.protocol}" if self.protocol else "; no --val-shards: no best is kept")
         )
 
-    def _is_at_max_steps(self) -> bool:
-        return self.config.max_steps is not None and self.step >= self.config.max_steps
+    def _is_to_stop(self) -> bool:
+        at_end = self.step >= self.config.epochs * self.steps_per_epoch
+        at_max_steps = self.config.max_steps is not None and self.step >= self.config.max_steps
+        return at_end or at_max_steps or self.stop.is_made
 
     def _epoch(self, epoch: int) -> None:
         """Trains one epoch, or what is left of it, or up to `max_steps`; tests if it came to its end; saves."""
@@ -163,7 +172,7 @@ class _Trainer:
         self.reporter.advance(first * c.batch_size)
         for batch in self._batches(position):
             self._train_step(batch)
-            if self._is_at_max_steps():
+            if self._is_to_stop():
                 break
             if c.checkpoint_steps and self.step % c.checkpoint_steps == 0 and self.step < end:
                 self._save()
@@ -171,7 +180,10 @@ class _Trainer:
         self._check_loss()
         if self.step == end:
             self._validate(epoch)
-        elif not self._is_at_max_steps():
+        elif self._is_to_stop():
+            what = "interrupted" if self.stop.is_made else "stopped by --max-steps"
+            self.reporter.message(f"{what} at step {self.step}, inside epoch {epoch + 1}: saved, not validated")
+        else:
             raise DatalttError(f"epoch {epoch + 1} ended at step {self.step}, not {end}: its shards changed meanwhile")
         self._save()
 
@@ -291,7 +303,8 @@ class _Trainer:
     def _load(self) -> None:
         checkpoint = latest_checkpoint(self.config.out)
         if checkpoint is None:
-            return  # it was cut off before its first checkpoint
+            self.reporter.message(f"there is no checkpoint in {self.config.out} yet; starting at step 0")
+            return
         assert self.config.model is not None
         state = load_training_state(checkpoint, self.process.device)
         source = checkpoint / "model.safetensors"

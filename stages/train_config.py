@@ -241,9 +241,27 @@ def _num_classes(config: TrainConfig, store: TicketStore | None, shards: list[Sh
     raise OptionError("how many classes? pass --num-classes, or put a classes.json beside the shards")
 
 
+_RANGES = {
+    "lr": (0, float("inf")),
+    "min_lr": (0, float("inf")),
+    "warmup_epochs": (0, float("inf")),
+    "weight_decay": (0, float("inf")),
+    "smoothing": (0, 0.999),
+    "drop_path": (0, 0.999),
+    "hflip": (0, 1),
+    "color_jitter": (0, float("inf")),
+    "random_erasing": (0, 1),
+    "ema_decay": (0, 1),
+}
+
+
 def _check_options(config: TrainConfig) -> None:
     if config.control != "dense" and config.tickets is None:
         raise OptionError(f"--control {config.control} needs --tickets STORE (for which patches, or how many)")
+    for name, (low, high) in _RANGES.items():
+        value = getattr(config, name)
+        if value is not None and not low <= value <= high:
+            raise OptionError(f"--{name.replace('_', '-')} {value} should lie between {low:g} and {high:g}")
     for name in ("epochs", "batch_size", "log_steps"):
         if getattr(config, name) < 1:
             raise OptionError(f"--{name.replace('_', '-')} {getattr(config, name)} should be at least 1")

@@ -18,7 +18,7 @@ def verify_shards(store_path: str, shards: str, reporter: Reporter) -> Check:
     try:
         manifest = read_manifest(store_path)
         num_images, skipped_keys = manifest.num_images, manifest.skipped_keys
-        join = TicketJoin(JoinConfig(store=store_path))
+        join = TicketJoin(JoinConfig(store=store_path, on_missing_ticket="skip"))
         found = resolve_shards(shards)
         reporter.start("comparing shards", num_images, "images")
         for shard in found:
@@ -32,6 +32,8 @@ def verify_shards(store_path: str, shards: str, reporter: Reporter) -> Check:
         reporter.finish()
     except DatalttError as error:
         return Check(name="shards", ok=False, detail=str(error))
+    if join.num_missing:
+        wrong.append(f"{join.num_missing} of {num_joined + join.num_missing} images in the shards have no ticket")
     if not wrong and num_joined != num_images:
         wrong.append(f"{num_joined} images in the shards, {num_images} tickets in the store")
     more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""

@@ -300,7 +300,10 @@ def test_changed_images_may_be_allowed(small: SmallStore, tmp_path: Path, name: 
     assert len(seen) == 36
 
 
-@pytest.mark.parametrize(("label", "what"), [(None, "no .cls"), (10, "class 10"), (-1, "no .cls")])
+@pytest.mark.parametrize(
+    ("label", "what"),
+    [(None, "has no .cls; repack"), (10, "is of class 10, and the model has 10 classes"), (-1, "has no .cls; repack")],
+)
 @pytest.mark.parametrize("subset", ["ticket", "dense"])
 def test_a_label_that_the_model_does_not_have(
     small: SmallStore, tmp_path: Path, label: int | None, what: str, subset: Subset
@@ -309,9 +312,7 @@ def test_a_label_that_the_model_does_not_have(
     shards = make_shards(tmp_path, (6,), samples)
     with pytest.raises(SampleError) as caught:
         _run(_stream(small, shards, subset=subset))
-    assert str(caught.value).startswith(
-        f"train-000000.tar: sample 'train/00003' has {what}, and the model has 10 classes"
-    )
+    assert str(caught.value).startswith(f"train-000000.tar: sample 'train/00003' {what}")
 
 
 def test_tickets_need_a_store(small: SmallStore) -> None:

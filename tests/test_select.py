@@ -574,3 +574,15 @@ def test_devices_that_are_not_there(shards: str, weights: Path, tmp_path: Path, 
     with pytest.raises(OptionError, match="--device"):
         _select(shards, weights, tmp_path / "s.zarr", device=device)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_only_a_store_is_ever_overwritten(shards: str, weights: Path, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "precious"
+    if kind == "folder":
+        out.mkdir()
+    thesis = out / "thesis.txt" if kind == "folder" else out
+    thesis.write_text("two years of work")
+    with pytest.raises(OutputExistsError, match="is not a ticket store; choose another --out"):
+        _select(shards, weights, out, overwrite=True)
+    assert thesis.read_text() == "two years of work"

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from dataltt.stages.checkpoints import latest_checkpoint, load_student, read_inf
 from dataltt.stages.evaluate import EvalConfig, EvalProtocol, Metrics, evaluate
 from dataltt.stages.models.registry import create_vit, entry_of, load_vit
 from dataltt.stages.randomness import generator_of, isolated_rng
+from dataltt.stages.reporting import SilentReporter
 from dataltt.stages.select import select
 from dataltt.stages.train import TrainResult, train
 from dataltt.stages.train_config import TrainConfig
@@ -597,7 +599,7 @@ def test_classes_come_from_the_store_where_no_file_lists_them(small: SmallStore,
 
 
 def test_a_label_beyond_the_classes_asked_for(small: SmallStore, tmp_path: Path) -> None:
-    with pytest.raises(DatalttError, match=r"has class \d, and the model has 3 classes"):
+    with pytest.raises(DatalttError, match=r"is of class \d, and the model has 3 classes"):
         _train(small, tmp_path / "run", num_classes=3)
 
 
@@ -833,4 +835,40 @@ def test_a_run_that_failed_before_its_first_step_leaves_nothing_behind(small: Sm
     shards = make_shards(tmp_path / "shards", (12, 12, 12), fashion_samples(36, first=500))
     with pytest.raises(DatalttError, match="has no ticket"):
         _train(small, tmp_path / "run", shards=shards)
+    assert not (tmp_path / "run").exists()
+
+
+class _Interrupting(SilentReporter):
+    """Sends this process a signal after some steps, as a terminal or a scheduler would."""
+
+    def __init__(self, number: signal.Signals, after: int) -> None:
+        self.number, self.left = number, after
+
+    def advance(self, amount: int, note: str = "") -> None:
+        self.left -= amount > 0
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_the_step_it_was_at(
+    small: SmallStore, whole: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+    config = _config(small, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, _Interrupting(number, after=4))
+    assert signal.getsignal(number) is before
+    assert _latest(tmp_path / "run").name == "step-00000004"
+    train(replace(config, resume=True))
+    ours, theirs = _weights(tmp_path / "run"), _weights(whole)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("lr", -1.0), ("smoothing", 3.0), ("hflip", 1.5), ("ema_decay", -0.1), ("drop_path", 1.0)]
+)
+def test_numbers_out_of_range(small: SmallStore, tmp_path: Path, name: str, value: float) -> None:
+    with pytest.raises(OptionError, match=f"--{name.replace('_', '-')} .* should lie between"):
+        _train(small, tmp_path / "run", **{name: value})
     assert not (tmp_path / "run").exists()

@@ -26,10 +26,12 @@ from ..progress import reporting
 
 
 def eval_(
-    checkpoint: Annotated[Path, typer.Option(help="A run's folder (its best weights), or a weights file.")],
+    checkpoint: Annotated[
+        Path, typer.Option(help="A run's folder (its best weights, else the newest), or a weights file.")
+    ],
     test: Annotated[EvalOn, typer.Option(help="Patches to test on.")],
     shards: Annotated[
-        str | None, typer.Option(help="Shards to test on. Default: $DATALTT_SHARDS, else dataltt.toml.")
+        str | None, typer.Option(help="Shards to test on, in quotes. Default: $DATALTT_SHARDS, else dataltt.toml.")
     ] = None,
     tickets: Annotated[
         str | None, typer.Option(help="Their ticket store (for --test ticket, and for how many random patches).")

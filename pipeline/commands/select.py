@@ -17,8 +17,8 @@ def select(
     shards: Annotated[
         str | None,
         typer.Option(
-            help="WebDataset shards: braces, a glob, or a URL. Default: $DATALTT_SHARDS, else [data] shards in "
-            "dataltt.toml."
+            help="WebDataset shards: braces or a glob (in quotes), or a URL. Default: "
+            "$DATALTT_SHARDS, else [data] shards in dataltt.toml."
         ),
     ] = None,
     ratio: Annotated[float | None, typer.Option(help="Final share of patches kept, in (0, 1].")] = None,

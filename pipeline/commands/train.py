@@ -33,9 +33,10 @@ def train(
         str | None, typer.Option(help="Ticket store of the training shards.", rich_help_panel=_DATA)
     ] = None,
     shards: Annotated[
-        str | None, typer.Option(help="Training shards. Default: those the store names.", rich_help_panel=_DATA)
+        str | None,
+        typer.Option(help="Training shards, in quotes; default: the store's.", rich_help_panel=_DATA),
     ] = None,
-    val_shards: Annotated[str | None, typer.Option(help="Validation shards.", rich_help_panel=_DATA)] = None,
+    val_shards: Annotated[str | None, typer.Option(help="Validation shards, in quotes.", rich_help_panel=_DATA)] = None,
     val_tickets: Annotated[str | None, typer.Option(help="Their ticket store.", rich_help_panel=_DATA)] = None,
     test: Annotated[
         EvalOn | None,

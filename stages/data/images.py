@@ -116,7 +116,7 @@ def _photometric_randaugment(spec: str, mean: list[float]) -> aa.RandAugment:
         transform = aa.rand_augment_transform(spec, {"img_mean": fill}, transforms=list(PHOTOMETRIC_OPS))
     except (AssertionError, ValueError) as error:
         raise OptionError(
-            f"--auto-augment {spec!r} is not understood ({error}); write it as timm does, e.g. rand-m9-mstd0.5, or none"
+            f"--auto-augment {spec!r} is not understood; write it as timm does, e.g. rand-m9-mstd0.5, or none"
         ) from error
     for op in transform.ops:
         if op.name == "PosterizeIncreasing":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,11 @@ def num_workers_for(requested: int | None, local_world_size: int = 1) -> int:
     return min(MAX_AUTO_WORKERS, cores // local_world_size) if cores // local_world_size > 1 else 0
 
 
+def _leave_interrupts_to_the_parent(_: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the parent decides what it means, and ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def iterate(dataset: IterableDataset[Any], num_workers: int, *, pin_memory: bool = False) -> Iterator[Any]:
     """What the data set yields, from workers or (0) from this process.
 
@@ -49,6 +55,7 @@ def iterate(dataset: IterableDataset[Any], num_workers: int, *, pin_memory: bool
         multiprocessing_context=context,
         pin_memory=pin_memory,
         prefetch_factor=4 if num_workers else None,
+        worker_init_fn=_leave_interrupts_to_the_parent if num_workers else None,
     )
     for item in loader:
         if isinstance(item, Failure):

@@ -97,6 +97,8 @@ def resolve_shards(spec: str) -> list[Shard]:
             urls.extend(sorted(glob.glob(pattern, recursive=True)))
         elif Path(pattern).is_file():
             urls.append(pattern)
+        elif Path(pattern).is_dir():
+            raise ShardError(f"--shards {spec!r} is a folder; give its shards, e.g. '{pattern}/*.tar'")
         else:
             raise ShardError(f"there is no shard {pattern} (from --shards {spec!r}); check the path and the range")
     if not urls:

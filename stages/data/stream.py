@@ -212,11 +212,12 @@ class _Worker:
 
     def _process(self, sample: RawSample, ticket: Ticket | None) -> _Processed:
         c = self.config
-        if not 0 <= sample.label < c.num_classes:
-            what = "no .cls" if sample.label < 0 else f"class {sample.label}"
+        if sample.label < 0:
+            raise SampleError(f"{sample.shard}: sample {sample.key!r} has no .cls; repack the shard with labels")
+        if sample.label >= c.num_classes:
             raise SampleError(
-                f"{sample.shard}: sample {sample.key!r} has {what}, and the model has {c.num_classes} classes; "
-                "pass --num-classes, or repack the shard with labels"
+                f"{sample.shard}: sample {sample.key!r} is of class {sample.label}, and the model has {c.num_classes} "
+                "classes; use shards of the model's classes, or train with a larger --num-classes"
             )
         image = decode_image(sample, c.mode, "mend the shard, or pass --on-bad-image skip")
         image = center_crop(image, c.view, c.image_px)

@@ -204,6 +204,7 @@ def load_vit(
     if checkpoint is None:
         if name in ALIASES and ALIASES[name].kwargs:
             raise CheckpointError(f"there are no pretrained weights of {name}; give --checkpoint")
+        create_vit(name)  # refuses what cannot be used before anything is fetched
         return create_vit(name, pretrained=True, num_classes=num_classes, **kwargs)
     weights = read_weights(checkpoint)
     head = weights.get("head.weight")
