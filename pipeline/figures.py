@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from ..stages.sample_tickets import SampleTicket
 
 _PER_ROW = 8
+_KEY_CHARS = 16
 # What is dropped is shown at this share of its brightness.
 _DIM = 0.18
 
@@ -39,18 +40,25 @@ def overlay(sample: SampleTicket) -> npt.NDArray[np.uint8]:
     return (pixels * (weight if pixels.ndim == 2 else weight[..., None])).astype(np.uint8)
 
 
-def ticket_figure(samples: Sequence[SampleTicket]) -> Figure:
-    """Pairs of images, the whole above its ticket."""
-    columns = min(_PER_ROW, len(samples))
+def _draw_samples(figure: Figure | SubFigure, samples: Sequence[SampleTicket], columns: int, *, keys: bool) -> None:
+    """Rows of images, each whole above its ticket."""
     rows = -(-len(samples) // columns)
-    figure = Figure(figsize=(1.35 * columns, 2.9 * rows), layout="constrained")
     grid = figure.subplots(2 * rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for i, sample in enumerate(samples):
         row, column = 2 * (i // columns), i % columns
+        if keys:
+            grid[row, column].set_title(sample.key[-_KEY_CHARS:], fontsize=7)
         for offset, pixels in enumerate((np.asarray(sample.image), overlay(sample))):
             grid[row + offset, column].imshow(pixels, cmap="gray" if pixels.ndim == 2 else None, vmin=0, vmax=255)
+
+
+def ticket_figure(samples: Sequence[SampleTicket]) -> Figure:
+    """Pairs of images, the whole above its ticket."""
+    columns = min(_PER_ROW, len(samples))
+    figure = Figure(figsize=(1.35 * columns, 2.9 * -(-len(samples) // columns)), layout="constrained")
+    _draw_samples(figure, samples, columns, keys=False)
     return figure
 
 
@@ -64,14 +72,7 @@ def store_figure(share: npt.NDArray[np.float64], samples: Sequence[SampleTicket]
     figure = Figure(figsize=(4.4 + 1.6 * columns, 6.6), layout="constrained")
     left, right = cast(list[SubFigure], figure.subfigures(1, 2, width_ratios=[4.4, 1.6 * columns]))
     draw_heat_map(left.subplots(), share)
-    grid = right.subplots(4, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for i, sample in enumerate(samples):
-        row, column = 2 * (i // columns), i % columns
-        grid[row, column].set_title(sample.key[-16:], fontsize=7)
-        for offset, pixels in enumerate((np.asarray(sample.image), overlay(sample))):
-            grid[row + offset, column].imshow(pixels, cmap="gray" if pixels.ndim == 2 else None, vmin=0, vmax=255)
+    _draw_samples(right, samples, columns, keys=True)
     return figure
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console
@@ -140,17 +141,12 @@ def _summary(name: str, done: int, unit: str, seconds: float, note: str) -> str:
     return f"{name}: {done} {unit} in {seconds:.1f} s{rate}" + (f", {note}" if note else "")
 
 
-class reporting:  # noqa: N801 (used as a function)
-    """Context manager that gives the reporter for standard error and leaves the terminal in order."""
-
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._reporter = TerminalReporter(console) if console.is_terminal else LineReporter(sys.stderr)
-
-    def __enter__(self) -> TerminalReporter | LineReporter:
-        return self._reporter
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._reporter.close()
+@contextmanager
+def reporting() -> Iterator[TerminalReporter | LineReporter]:
+    """A reporter for standard error, which leaves the terminal in order whatever happens."""
+    console = Console(stderr=True)
+    reporter = TerminalReporter(console) if console.is_terminal else LineReporter(sys.stderr)
+    try:
+        yield reporter
+    finally:
+        reporter.close()

@@ -150,7 +150,8 @@ def _measure(what: str, store: Path, num_images: int) -> dict[str, Any]:
         rows = opened.rows_of_shard(f"train-{i:06d}.tar")
         assert rows is not None
         index = {key: r for r, key in enumerate(opened.read_keys(rows))}
-        num_joined += len(index) + 0 * len(opened.read_digests(rows)) * len(opened.read_tickets(rows))
+        assert len(index) == len(opened.read_digests(rows)) == len(opened.read_tickets(rows))
+        num_joined += len(index)
     assert num_joined == num_images
     return {"peak_bytes": peak_bytes()}
 

@@ -18,7 +18,7 @@ from ...artifacts_schema import BadImageError, OptionError, View
 from ..randomness import isolated_rng
 from .shards import RawSample
 
-# Larger images are decompression bombs, not photographs; ImageNet's largest has 31 million.
+# Larger images are decompression bombs, not photographs.
 MAX_IMAGE_PIXELS = 1 << 27
 
 # timm's RandAugment operations that move no pixel (the others shear, rotate and translate).
