@@ -13,6 +13,7 @@ import numpy as np
 from .tickets import num_ticket_bytes, ranks_dtype
 
 CHUNK_ROWS = 4096
+CHUNK_ROWS_BYTES = 4 << 20  # at most: with many views a chunk has fewer rows, so that reading a shard stays cheap
 CHUNK_BYTES = 1 << 18  # of the key bytes, which are one long array
 # Shard objects are a few MB each. Larger ones would not read faster (readers fetch inner chunks), and a commit holds
 # one of each array, and Zarr's copy of it, in memory.
@@ -41,7 +42,9 @@ class ArraySpec:
     @property
     def chunk_len(self) -> int:
         """Inner chunk length along the first axis."""
-        return CHUNK_BYTES if self.shape[0] is None else CHUNK_ROWS
+        if self.shape[0] is None:
+            return CHUNK_BYTES
+        return min(CHUNK_ROWS, 1 << (max(1, CHUNK_ROWS_BYTES // self.row_bytes).bit_length() - 1))
 
     def shard_len(self, length: int) -> int:
         """Length of one shard object along the first axis: whole chunks, no longer than needed."""

@@ -30,6 +30,7 @@ _MIN_BYTES_PER_1000_ROWS = 1000
 
 # A run of rows (one contiguous read), or any row numbers, int64 [n].
 Rows = range | npt.NDArray[np.int64]
+ALL_VIEWS = slice(None)
 
 
 def _selection(rows: Rows) -> slice | npt.NDArray[np.int64]:
@@ -213,16 +214,16 @@ class TicketStore:
             where = f"keys[{rows.start}:{rows.stop}]"
             raise _invalid(self.path, where, "strings", str(error)) from None
 
-    def read_tickets(self, rows: Rows) -> Packed:
+    def read_tickets(self, rows: Rows, views: slice = ALL_VIEWS) -> Packed:
         """Packed tickets uint8 [n, V, W], each with exactly K bits and no spare bit set."""
         m = self.manifest
-        tickets = self._read("tickets", _selection(rows))
+        tickets = self._read("tickets", (_selection(rows), views))
         self._refuse("tickets", rows, bad_tickets(tickets, m.num_patches, m.num_keep), f"not {m.num_keep} patches")
         return tickets
 
-    def read_ranks(self, rows: Rows) -> Ranks:
+    def read_ranks(self, rows: Rows, views: slice = ALL_VIEWS) -> Ranks:
         """Ranks uint8 or uint16 [n, V, P], each a permutation; the store must have them."""
-        ranks = self._read("ranks", _selection(rows))
+        ranks = self._read("ranks", (_selection(rows), views))
         self._refuse("ranks", rows, bad_ranks(ranks), "not a permutation")
         return ranks
 
@@ -240,11 +241,14 @@ class TicketStore:
             row = int(rows[int(np.flatnonzero(bad.any(axis=1))[0])])
             raise _invalid(self.path, f"{path}[{row}]", "damaged", f"is {why}; fetch the store again")
 
-    def read_views(self, rows: range) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]] | None:
-        """Boxes float32 [n, V, 4] within the image, flips uint8 [n, V], of a run of rows; None for one centre view."""
+    def read_views(
+        self, rows: Rows, views: slice = ALL_VIEWS
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]] | None:
+        """Boxes float32 [n, V, 4] within the image, flips uint8 [n, V]; None for one centre view."""
         if "views/boxes" not in self._arrays:
             return None
-        boxes, flips = self._read("views/boxes", _selection(rows)), self._read("views/flips", _selection(rows))
+        selection = (_selection(rows), views)
+        boxes, flips = self._read("views/boxes", selection), self._read("views/flips", selection)
         corner, size = boxes[..., :2], boxes[..., 2:]
         inside = (corner >= 0) & (size > 0) & (corner + size <= 1 + 1e-6)  # false for NaN
         self._refuse("views/boxes", rows, ~inside.all(axis=-1), "a box outside its image")

@@ -34,6 +34,21 @@ class EvalOn(StrEnum):
     dense = "dense"
 
 
+class Views(StrEnum):
+    """Which views of an image a student is shown."""
+
+    replay = "replay"
+    warp = "warp"
+    static = "static"
+
+
+class OnOtherPixels(StrEnum):
+    """What to do with replayed views that this installation draws otherwise."""
+
+    error = "error"
+    allow = "allow"
+
+
 class OnBadImage(StrEnum):
     """What to do with an image that cannot be decoded."""
 

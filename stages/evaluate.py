@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -64,6 +64,11 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
+def center_of(view: View) -> View:
+    """The centre view of the same model: what students are tested on."""
+    return replace(view, kind="center", augment=None)
+
+
 def check_tickets(manifest: Manifest, store: str, geometry: Geometry, view: View, model: str) -> None:
     """Refuses tickets whose patches are not those that the model sees.
 
@@ -78,10 +83,24 @@ def check_tickets(manifest: Manifest, store: str, geometry: Geometry, view: View
             f"{store} holds tickets for {described[0]}, and {model} sees {described[1]}; select with a model of this "
             "grid, or train another --model"
         )
-    if (manifest.view.resize_px, manifest.view.kind) != (view.resize_px, view.kind):
+    if manifest.view.resize_px != view.resize_px:
         raise TicketMismatchError(
-            f"{store} holds tickets of {manifest.view.kind} views resized to {manifest.view.resize_px} px, and these "
-            f"weights were trained on {view.kind} views resized to {view.resize_px} px; select with the same view"
+            f"{store} holds tickets of images resized to {manifest.view.resize_px} px, and these weights were trained "
+            f"on images resized to {view.resize_px} px; select with the same view"
+        )
+
+
+def check_center(manifest: Manifest, store: str, purpose: str) -> None:
+    """Refuses a store without the centre view's ticket.
+
+    Raises:
+        TicketMismatchError
+    """
+    if manifest.view.kind != "center":
+        recipe = (manifest.view.augment or {}).get("name")
+        raise TicketMismatchError(
+            f"{store} holds {manifest.num_views} view(s) drawn by recipe {recipe!r}, and {purpose} the centre view's "
+            "ticket; select it with: dataltt select --augment none"
         )
 
 
@@ -202,6 +221,8 @@ def eval_stream(
     if tickets is not None:
         manifest = read_manifest(tickets)
         check_tickets(manifest, tickets, geometry, view, model)
+        if subset == "ticket":
+            check_center(manifest, tickets, "testing on tickets needs")
         store = TicketStore.open(tickets)
         num_keep, skipped_keys = manifest.num_keep, manifest.skipped_keys
         if subset == "ticket":

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 import xxhash
+from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
@@ -28,24 +29,26 @@ from ..artifacts_schema import (
     OptionError,
     Selector,
     SkippedSample,
-    View,
 )
 from ..artifacts_schema.commit import StoreSpec, check_destination, commit
 from ..artifacts_schema.parts import Part, begin_plan, part_path, parts_dir, read_header, write_part
 from ..artifacts_schema.tickets import order_to_ranks, pack_ranks
-from ..artifacts_schema.views import center_box
-from .data.images import center_crop, decode_image, normalize, to_tensor
+from .data.images import decode_image, normalize, to_tensor
 from .data.loader import Failure, iterate, num_workers_for
+from .data.recipes import Recipe, describe, recipe_of
 from .data.shards import Shard, absolute_spec, is_url, iter_samples, resolve_shards
+from .data.views import CenterViews, DrawnView, RecipeViews
 from .distributed import Process, process_group
 from .models.cascade import default_drop_blocks, keep_counts
-from .models.registry import Geometry, canonical_name, center_view_of, entry_of, geometry_of, load_vit, weights_sha256
+from .models.registry import canonical_name, center_view_of, entry_of, geometry_of, load_vit, weights_sha256
 from .models.selector import TicketSelector
 from .reporting import Reporter, SilentReporter
 from .version import tool_version
 
-# Views without an augmentation recipe: the centre view, and that view mirrored.
-MAX_CENTER_VIEWS = 2
+# Views that are not drawn at random: one, and that one mirrored.
+MAX_FIXED_VIEWS = 2
+DEFAULT_VIEWS = 10
+MAX_VIEWS = 4096  # what a manifest may say
 _SPLITS = ("train", "validation", "val", "test")
 
 
@@ -60,7 +63,9 @@ class SelectConfig:
     ratio: float | None = None
     keep_rate: float | None = None
     drop_blocks: tuple[int, ...] | None = None
-    views: int = 1
+    augment: str = "none"  # a recipe's name, or none for the centre view
+    min_crop: float | None = None
+    views: int | None = None  # None: DEFAULT_VIEWS with a recipe that draws, else 1
     ranks: bool = False
     seed: int = 0
     batch_size: int = 128
@@ -78,21 +83,27 @@ class _Batch:
     """Some samples of one shard, in its order; `last` marks the shard's end."""
 
     index: int
-    images: list[Tensor]  # B of uint8 [channels, H, W]
+    images: list[Tensor]  # B of uint8 [V, channels, H, W]
     keys: list[str]
     labels: list[int]
     digests: list[int]
-    boxes: list[npt.NDArray[np.float32]]
+    boxes: list[npt.NDArray[np.float32]]  # B of [V, 4]
+    flips: list[list[bool]]  # B of V
     skipped: list[SkippedSample]
     last: bool
 
 
 class _ShardBatches(IterableDataset[Any]):
-    """Decoded batches, shard by shard."""
+    """Batches of views, shard by shard; each image is read and decoded once."""
 
-    def __init__(self, shards: Sequence[tuple[int, Shard]], config: SelectConfig, view: View, geo: Geometry) -> None:
+    def __init__(
+        self, shards: Sequence[tuple[int, Shard]], config: SelectConfig, spec: StoreSpec, recipe: Recipe | None
+    ) -> None:
         super().__init__()
-        self.shards, self.config, self.view, self.geometry = shards, config, view, geo
+        self.shards, self.config, self.spec, self.recipe = shards, config, spec, recipe
+        self.mode = "L" if len(spec.view.mean) == 1 else "RGB"
+        # Every view goes through the selector, and waits for it in memory.
+        self.images_per_batch = max(1, config.batch_size // spec.num_views)
 
     def __iter__(self) -> Iterator[_Batch | Failure]:
         info = get_worker_info()
@@ -106,27 +117,36 @@ class _ShardBatches(IterableDataset[Any]):
     def _batches(self, index: int, shard: Shard) -> Iterator[_Batch]:
         batch = _empty_batch(index)
         for sample in iter_samples(shard):
-            if len(batch.keys) == self.config.batch_size:
+            if len(batch.keys) == self.images_per_batch:
                 yield batch
                 batch = _empty_batch(index)
             try:
-                image = decode_image(sample, self.geometry.mode, "mend the shard, or pass --on-bad-image skip")
+                image = decode_image(sample, self.mode, "mend the shard, or pass --on-bad-image skip")
             except BadImageError as error:
                 if self.config.on_bad_image == "error":
                     raise
                 batch.skipped.append(SkippedSample(shard=shard.name, key=sample.key, reason=error.reason))
                 continue
-            crop_px = self.geometry.image_px
-            batch.images.append(to_tensor(center_crop(image, self.view, crop_px)))
+            views = self._views(image, sample.key)
+            batch.images.append(torch.stack([to_tensor(v.image) for v in views]))
             batch.keys.append(sample.key)
             batch.labels.append(sample.label)
             batch.digests.append(xxhash.xxh3_64_intdigest(sample.image))
-            batch.boxes.append(center_box(*image.size, resize_px=self.view.resize_px, crop_px=crop_px))
+            batch.boxes.append(np.stack([v.box for v in views]))
+            batch.flips.append([v.flip for v in views])
         yield replace(batch, last=True)
+
+    def _views(self, image: Image.Image, key: str) -> list[DrawnView]:
+        spec = self.spec
+        if self.recipe is None:
+            center = CenterViews(spec.view, spec.image_px)
+            return [center.draw(image, v) for v in range(spec.num_views)]
+        drawn = RecipeViews(self.recipe, spec.view, spec.image_px)
+        return [drawn.draw(image, self.config.seed, key, v) for v in range(spec.num_views)]
 
 
 def _empty_batch(index: int) -> _Batch:
-    return _Batch(index=index, images=[], keys=[], labels=[], digests=[], boxes=[], skipped=[], last=False)
+    return _Batch(index=index, images=[], keys=[], labels=[], digests=[], boxes=[], flips=[], skipped=[], last=False)
 
 
 def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest | None:
@@ -139,11 +159,8 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
         DatalttError: anything that the user can mend. Finished parts stay, and the same call goes on from them.
     """
     check_destination(config.out, overwrite=config.overwrite)
-    if not 1 <= config.views <= MAX_CENTER_VIEWS:
-        raise OptionError(
-            f"--views {config.views}: without random crops an image has {MAX_CENTER_VIEWS} views, "
-            "the centre view and that view mirrored; give 1 or 2"
-        )
+    recipe = None if config.augment == "none" else recipe_of(config.augment, min_crop=config.min_crop)
+    num_views = _num_views(config, recipe)
     if config.batch_size < 1:
         raise OptionError(f"--batch-size {config.batch_size} should be at least 1")
     # Cheap checks come before the model is loaded.
@@ -152,12 +169,14 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
     with process_group(config.device) as process:
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
         model = load_vit(config.model, config.checkpoint)
-        spec = _store_spec(config, model, shards)
+        spec = _store_spec(config, model, shards, recipe, num_views)
         selector = TicketSelector(model, spec.selector.drop_blocks, spec.selector.keep_counts).to(process.device)
         if process.is_main:
             begin_plan(parts_dir(config.out), _plan(spec, shards, config), discard_others=config.overwrite)
         process.barrier()
-        _make_parts(config, selector, spec, shards, process, quiet)
+        _make_parts(
+            config, selector, spec, _ShardBatches(list(enumerate(shards)), config, spec, recipe), process, quiet
+        )
         process.barrier()
         if not process.is_main:
             return None
@@ -167,7 +186,29 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
         return manifest
 
 
-def _store_spec(config: SelectConfig, model: VisionTransformer, shards: Sequence[Shard]) -> StoreSpec:
+def _num_views(config: SelectConfig, recipe: Recipe | None) -> int:
+    """How many views each image has.
+
+    Raises:
+        OptionError: views that would be alike, or none.
+    """
+    is_drawn = recipe is not None and recipe.crop_scale is not None
+    num_views = config.views if config.views is not None else DEFAULT_VIEWS if is_drawn else 1
+    if recipe is None and config.min_crop is not None:
+        raise OptionError(f"--min-crop {config.min_crop} needs random crops, e.g. --augment deit")
+    if not is_drawn and not 1 <= num_views <= MAX_FIXED_VIEWS:
+        raise OptionError(
+            f"--views {num_views}: without random crops an image has {MAX_FIXED_VIEWS} views, one and its mirror "
+            "image; give 1 or 2, or a recipe that crops, e.g. --augment deit"
+        )
+    if not 1 <= num_views <= MAX_VIEWS:
+        raise OptionError(f"--views {num_views} should lie between 1 and {MAX_VIEWS}")
+    return num_views
+
+
+def _store_spec(
+    config: SelectConfig, model: VisionTransformer, shards: Sequence[Shard], recipe: Recipe | None, num_views: int
+) -> StoreSpec:
     geometry = geometry_of(model, config.model)
     blocks = config.drop_blocks or entry_of(config.model).drop_blocks or default_drop_blocks(len(model.blocks))
     num_patches = geometry.grid[0] * geometry.grid[1]
@@ -181,16 +222,19 @@ def _store_spec(config: SelectConfig, model: VisionTransformer, shards: Sequence
         ratio=config.ratio,
         keep_rate=config.keep_rate,
     )
+    view = center_view_of(model)
+    if recipe is not None:
+        view = replace(view, kind="replay", augment=describe(recipe, view, geometry.mode, config.seed))
     return StoreSpec(
         grid=geometry.grid,
         patch_px=geometry.patch_px,
         image_px=geometry.image_px,
         num_keep=counts[-1],
-        num_views=config.views,
+        num_views=num_views,
         has_ranks=config.ranks,
-        has_views=config.views > 1,
+        has_views=num_views > 1 or recipe is not None,
         selector=selector,
-        view=center_view_of(model),
+        view=view,
         dataset_name=config.name or _dataset_name(shards[0]),
         split=config.split or next((s for s in _SPLITS if s in shards[0].name), "unknown"),
         source=absolute_spec(config.shards),
@@ -219,18 +263,17 @@ def _make_parts(
     config: SelectConfig,
     selector: TicketSelector,
     spec: StoreSpec,
-    shards: Sequence[Shard],
+    dataset: _ShardBatches,
     process: Process,
     reporter: Reporter,
 ) -> None:
     """Writes this rank's parts that are not there yet."""
     directory = parts_dir(config.out)
-    mine = list(enumerate(shards))[process.rank :: process.world_size]
+    mine = dataset.shards[process.rank :: process.world_size]
     todo = [(i, s) for i, s in mine if not _is_done(directory, i)]
     if len(todo) < len(mine):
         reporter.message(f"{len(mine) - len(todo)} of {len(mine)} shards were done before; going on from there")
-    geometry = geometry_of(selector.vit, config.model)
-    dataset = _ShardBatches(todo, config, spec.view, geometry)
+    dataset.shards = todo
     num_workers = min(num_workers_for(config.workers, process.local_world_size), len(todo))
     pending: dict[int, list[tuple[_Batch, npt.NDArray[np.int64]]]] = {}
     reporter.start("selecting tickets", None, "images")
@@ -239,7 +282,7 @@ def _make_parts(
         order = _orders(selector, batch.images, spec, config, process)
         pending.setdefault(batch.index, []).append((batch, order))
         if batch.last:
-            part = _part(shards[batch.index], pending.pop(batch.index), spec)
+            part = _part(spec.shards[batch.index], pending.pop(batch.index), spec)
             write_part(directory, batch.index, part)
             num_done, num_written = num_done + 1, num_written + part.num_rows
             reporter.expect(num_written * len(todo) // num_done)  # as if all shards were like those so far
@@ -262,26 +305,24 @@ def _orders(
     """Patch orders of every view, int64 [B, V, P], on each view's own grid."""
     if not images:
         return np.empty((0, spec.num_views, spec.num_patches), dtype=np.int64)
-    pixels = normalize(torch.stack(list(images)).to(process.device, non_blocking=True), spec.view)
+    pixels = torch.cat(list(images)).to(process.device, non_blocking=True)  # [B · V, channels, H, W]
     autocast = (
         torch.autocast(process.device.type, dtype=torch.bfloat16) if config.precision == "bf16" else nullcontext()
     )
     with autocast:
-        views = [pixels, pixels.flip(-1)][: spec.num_views]
-        return np.stack([selector(view).cpu().numpy() for view in views], axis=1)
+        orders = [selector(normalize(some, spec.view)).cpu().numpy() for some in pixels.split(config.batch_size)]
+    return np.concatenate(orders).reshape(len(images), spec.num_views, spec.num_patches)
 
 
-def _part(shard: Shard, batches: Sequence[tuple[_Batch, npt.NDArray[np.int64]]], spec: StoreSpec) -> Part:
+def _part(shard: str, batches: Sequence[tuple[_Batch, npt.NDArray[np.int64]]], spec: StoreSpec) -> Part:
     keys = [key for batch, _ in batches for key in batch.keys]
     ranks = order_to_ranks(np.concatenate([order for _, order in batches]))
     boxes = flips = None
     if spec.has_views:
-        # The views are the centre view and its mirror image: one box, and flips 0 and 1.
-        centers = np.array([box for batch, _ in batches for box in batch.boxes], dtype=np.float32).reshape(-1, 1, 4)
-        boxes = centers.repeat(spec.num_views, axis=1)
-        flips = np.tile(np.arange(spec.num_views, dtype=np.uint8), (len(keys), 1))
+        boxes = np.array([b for batch, _ in batches for b in batch.boxes], np.float32).reshape(-1, spec.num_views, 4)
+        flips = np.array([f for batch, _ in batches for f in batch.flips], np.uint8).reshape(-1, spec.num_views)
     return Part(
-        shard=shard.name,
+        shard=shard,
         keys=pa.array(keys, type=pa.large_string()),
         labels=np.array([label for batch, _ in batches for label in batch.labels], dtype=np.int32),
         digests=np.array([digest for batch, _ in batches for digest in batch.digests], dtype=np.uint64),

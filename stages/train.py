@@ -1,7 +1,7 @@
 """Stage two: trains a token-pruned ViT on shards joined with their tickets.
 
-Recipe: DeiT (Touvron et al. 2021), as Shen et al. 2023 use it, from timm's parts, with the augmentations that leave the
-patch grid in place.
+Recipe: DeiT (Touvron et al. 2021), as Shen et al. 2023 use it, from timm's parts, with augmentation that tickets
+follow: replayed or warped views, mixing on the patch grid, erasing of whole patches.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import torch
-from timm.data.random_erasing import RandomErasing
-from timm.loss import LabelSmoothingCrossEntropy
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
@@ -29,8 +28,9 @@ from .data.images import normalize
 from .data.loader import iterate
 from .data.stream import Batch, SampleStream, StreamPosition
 from .distributed import Process, process_group
-from .evaluate import EvalProtocol, Metrics, autocast, evaluate_stream
+from .evaluate import EvalProtocol, Metrics, autocast, center_of, evaluate_stream
 from .interrupts import StopRequest
+from .mixing import draw_mix, mix_batch
 from .models.registry import load_weights, read_weights
 from .randomness import seed_of
 from .reporting import Reporter, SilentReporter
@@ -92,7 +92,7 @@ class _Trainer:
             updates_per_epoch=self.steps_per_epoch,
         )
         self.criterion = LabelSmoothingCrossEntropy(c.smoothing) if c.smoothing > 0 else torch.nn.CrossEntropyLoss()
-        self.erasing = RandomErasing(c.random_erasing, mode="pixel", device=device) if c.random_erasing > 0 else None
+        self.soft_criterion = SoftTargetCrossEntropy()
         self.step = 0
         self.best_top1: float | None = None
         self.validation: Metrics | None = None
@@ -194,7 +194,7 @@ class _Trainer:
 
     def _train_step(self, batch: Batch) -> None:
         c, device = self.config, self.process.device
-        # Stochastic depth and erasing are drawn anew by (seed, step, rank), so that a resumed run draws the same.
+        # Stochastic depth and mixing are drawn anew by (seed, step, rank), so that a resumed run draws the same.
         step_seed = seed_of(c.seed, "step", self.step, self.process.rank)
         random.seed(step_seed)
         torch.manual_seed(step_seed)
@@ -202,11 +202,7 @@ class _Trainer:
         self.model.train()
         images = normalize(batch.images.to(device, non_blocking=True), self.stream.view)
         labels = batch.labels.to(device, non_blocking=True)
-        keep = None if batch.keep_indices is None else batch.keep_indices.to(device, non_blocking=True)
-        if self.erasing is not None:
-            images = self.erasing(images)
-        with autocast(device, c.precision):
-            loss = self.criterion(self.model(images, keep), labels)
+        loss = self._loss(batch, images, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -217,6 +213,21 @@ class _Trainer:
         self._loss_is_finite &= loss.detach().isfinite()
         note = self._log_step(loss.detach(), len(labels)) if self.step % c.log_steps == 0 else ""
         self.reporter.advance(len(labels), note)
+
+    def _loss(self, batch: Batch, images: Tensor, labels: Tensor) -> Tensor:
+        c, s, device = self.config, self.stream, self.process.device
+        if not s.mixing:
+            keep = None if batch.keep_indices is None else batch.keep_indices.to(device, non_blocking=True)
+            with autocast(device, c.precision):
+                plain_loss: Tensor = self.criterion(self.model(images, keep), labels)
+            return plain_loss
+        scores = None if batch.scores is None else batch.scores.to(device, non_blocking=True)
+        mix = draw_mix(c.mix, s.grid, c.seed, self.step, self.process.rank)
+        mixed = mix_batch(images, scores, mix, grid=s.grid, num_keep=s.num_keep)
+        targets = mixed.targets(labels, s.num_classes, c.smoothing)
+        with autocast(device, c.precision):
+            mixed_loss: Tensor = self.soft_criterion(self.model(mixed.images, mixed.keep_indices), targets)
+        return mixed_loss
 
     def _log_step(self, loss: Tensor, batch_size: int) -> str:
         """Writes a line of metrics; returns the figure to show. All ranks come here at the same steps."""
@@ -275,7 +286,7 @@ class _Trainer:
             model=c.model,
             num_classes=s.num_classes,
             image_px=s.image_px,
-            view=s.view,
+            view=center_of(s.view),
             control=c.control,
             num_keep=s.num_keep,
             step=self.step,

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
 from ..artifacts_schema import Manifest, OptionError, ShardError, TicketStore, View, read_manifest
 from .data.counting import count_shards
-from .data.images import AugmentConfig, PhotometricAugment
 from .data.join import JoinConfig
 from .data.loader import num_workers_for
+from .data.patches import Subset, ViewMode
 from .data.shards import Shard, is_url, resolve_shards
 from .data.spans import CountedShard, num_train_steps
-from .data.stream import StreamConfig, Subset
+from .data.stream import StreamConfig
 from .distributed import Process
-from .evaluate import EvalProtocol, check_tickets, eval_stream
+from .evaluate import EvalProtocol, center_of, check_tickets, eval_stream
+from .mixing import MixConfig
 from .models.pruned_vit import TokenPrunedViT
 from .models.registry import Geometry, canonical_name, center_view_of, create_vit, geometry_of
 from .randomness import isolated_rng
 from .reporting import Reporter
 from .run_log import saved_config
+from .view_plan import ViewPlan, plan_views
 
 # What a store may name as the place of its shards without anybody having said so.
 _SAFE_SCHEMES = frozenset({"http", "https", "s3", "gs", "hf"})
@@ -49,10 +51,18 @@ class TrainConfig:
     weight_decay: float = 0.05
     smoothing: float = 0.1
     drop_path: float = 0.1
-    hflip: float = 0.5
-    auto_augment: str = "rand-m9-mstd0.5-inc1"
-    color_jitter: float = 0.0
+    views: ViewMode | None = None  # None: what the store was selected for
+    num_views: int | None = None
+    augment: str | None = None  # None: the store's recipe, or deit
+    min_crop: float | None = None
+    hflip: float | None = None  # None, here and below: the recipe's
+    auto_augment: str | None = None
+    color_jitter: float | None = None
     random_erasing: float = 0.25
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    mix_prob: float = 1.0
+    mix_switch: float = 0.5
     ema_decay: float = 0.99996
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
@@ -67,7 +77,12 @@ class TrainConfig:
     on_missing_ticket: Literal["error", "skip"] = "error"
     on_changed_image: Literal["error", "allow"] = "error"
     on_bad_image: Literal["error", "skip"] = "error"
+    on_other_pixels: Literal["error", "allow"] = "error"
     recount: bool = False
+
+    @property
+    def mix(self) -> MixConfig:
+        return MixConfig(mixup=self.mixup, cutmix=self.cutmix, probability=self.mix_prob, switch=self.mix_switch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,11 +125,16 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
     geometry = geometry_of(vit, name)
     if manifest is not None:
         _check_store(config, manifest, geometry)
+    view = manifest.view if manifest else center_view_of(vit)
+    views = plan_views(config, manifest, view.mean)
+    config = _with_views(config, views)
     stream = _train_stream(
         config,
         geometry,
-        view=manifest.view if manifest else center_view_of(vit),
+        views,
+        view=view,
         num_keep=manifest.num_keep if manifest else geometry.grid[0] * geometry.grid[1],
+        has_ranks=manifest is not None and manifest.has_ranks,
         skipped_keys=manifest.skipped_keys if manifest else frozenset(),
         shards=count_shards(shards, store, reporter, recount=config.recount),
     )
@@ -134,6 +154,15 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
     )
 
 
+def _with_views(config: TrainConfig, plan: ViewPlan) -> TrainConfig:
+    """The configuration with what its views came to; replayed ones are the store's, so their numbers stay unset."""
+    if plan.mode == "replay":
+        return replace(config, views="replay", num_views=plan.num_views)
+    colours = {f.name: getattr(plan.recipe.augment, f.name) for f in fields(plan.recipe.augment)}
+    num_views = plan.num_views if plan.mode == "warp" and config.num_views is not None else None
+    return replace(config, views=plan.mode, num_views=num_views, augment=plan.recipe.name, **colours)
+
+
 def _check_store(config: TrainConfig, manifest: Manifest, geometry: Geometry) -> None:
     assert config.tickets is not None
     assert config.model is not None
@@ -145,24 +174,25 @@ def _check_store(config: TrainConfig, manifest: Manifest, geometry: Geometry) ->
 def _train_stream(
     c: TrainConfig,
     geometry: Geometry,
+    views: ViewPlan,
     *,
     view: View,
     num_keep: int,
+    has_ranks: bool,
     skipped_keys: frozenset[str],
     shards: tuple[CountedShard, ...],
 ) -> StreamConfig:
     join = None
-    if c.control in ("ticket", "inverse"):
+    of_tickets = c.control in ("ticket", "inverse")
+    if of_tickets or views.mode == "replay":
         assert c.tickets is not None
         join = JoinConfig(
             store=c.tickets,
-            ranks=c.control == "inverse",
+            ranks=of_tickets and (c.control == "inverse" or views.mode == "warp" or (c.mix.is_on and has_ranks)),
             on_missing_ticket=c.on_missing_ticket,
             on_changed_image=c.on_changed_image,
         )
     assert c.num_classes is not None
-    augment = AugmentConfig(hflip=c.hflip, auto_augment=c.auto_augment, color_jitter=c.color_jitter)
-    PhotometricAugment(augment, view.mean)  # refuses what it does not understand, before anything is written
     return StreamConfig(
         shards=shards,
         view=view,
@@ -176,7 +206,13 @@ def _train_stream(
         seed=c.seed,
         join=join,
         skipped_keys=skipped_keys,
-        augment=augment,
+        views=views.mode,
+        augment=views.recipe.augment if views.mode == "static" else None,
+        recipe=None if views.mode == "static" else views.recipe,
+        num_views=views.num_views,
+        views_seed=views.seed,
+        random_erasing=c.random_erasing,
+        mixing=c.mix.is_on,
         on_bad_image=c.on_bad_image,
         shuffle_buffer=c.shuffle_buffer,
     )
@@ -192,7 +228,7 @@ def _val_stream(
         resolve_shards(c.val_shards),
         c.val_tickets,
         subset=protocol,
-        view=stream.view,
+        view=center_of(stream.view),
         geometry=geometry,
         model=c.model,
         num_classes=stream.num_classes,
@@ -251,6 +287,10 @@ _RANGES = {
     "hflip": (0, 1),
     "color_jitter": (0, float("inf")),
     "random_erasing": (0, 1),
+    "mixup": (0, float("inf")),
+    "cutmix": (0, float("inf")),
+    "mix_prob": (0, 1),
+    "mix_switch": (0, 1),
     "ema_decay": (0, 1),
 }
 

@@ -15,16 +15,8 @@ import numpy.typing as npt
 import pytest
 import torch
 from dataltt.artifacts_schema import BadImageError, OptionError, View
-from dataltt.stages.data.images import (
-    MAX_IMAGE_PIXELS,
-    AugmentConfig,
-    PhotometricAugment,
-    center_crop,
-    decode_image,
-    mirror_image,
-    normalize,
-    to_tensor,
-)
+from dataltt.stages.data.augment import AugmentConfig, PhotometricAugment, mirror_image
+from dataltt.stages.data.images import MAX_IMAGE_PIXELS, center_crop, decode_image, normalize, to_tensor
 from dataltt.stages.data.shards import RawSample
 from dataltt.stages.models.registry import center_view_of, create_vit
 from dataltt.stages.randomness import generator_of, isolated_rng, seed_of

@@ -24,8 +24,8 @@ from dataltt.artifacts_schema import (
     TicketStore,
 )
 from dataltt.stages.data import join as join_module
+from dataltt.stages.data.augment import AugmentConfig
 from dataltt.stages.data.counting import count_shards
-from dataltt.stages.data.images import AugmentConfig
 from dataltt.stages.data.join import JoinConfig
 from dataltt.stages.data.loader import iterate, num_workers_for
 from dataltt.stages.data.shards import resolve_shards

@@ -184,6 +184,7 @@ def test_the_averaged_weights_are_an_average(whole: Path, small: SmallStore) -> 
 def test_a_run_learns(small: SmallStore, tmp_path: Path) -> None:
     """The training images by heart; else the gradient, the labels or the tickets are wrong."""
     plain = {"drop_path": 0.0, "random_erasing": 0.0, "auto_augment": "none", "hflip": 0.0, "smoothing": 0.0}
+    plain |= {"mixup": 0.0, "cutmix": 0.0}
     _train(small, tmp_path / "run", epochs=40, batch_size=12, lr=0.1, weight_decay=0.0, ema_decay=0.0, **plain)
     losses = [line["loss"] for line in _metrics(tmp_path / "run")]
     assert losses[0] == pytest.approx(math.log(10), abs=0.4)
@@ -302,7 +303,7 @@ def test_two_ranks_train_as_one(tmp_path: Path) -> None:
     """Unequal shards and as many samples as a global batch, so that one step sees what the two half steps see."""
     small = make_store(tmp_path / "store", counts=(7, 1, 4))
     assert small.manifest.num_images == 12
-    options = {"epochs": 4, "drop_path": 0.0, "random_erasing": 0.0, "lr": 0.5}
+    options = {"epochs": 4, "drop_path": 0.0, "random_erasing": 0.0, "lr": 0.5, "mixup": 0.0, "cutmix": 0.0}
     one = _train(small, tmp_path / "one", batch_size=12, **options)
     assert one.step == 4
 

@@ -29,9 +29,24 @@ def select(
     drop_blocks: Annotated[
         str | None, typer.Option(help="Zero-based blocks that drop patches, e.g. 3,6,9 (the default of 12 blocks).")
     ] = None,
-    views: Annotated[int, typer.Option(help="1: the centre view. 2: that and its mirror image, selected apart.")] = 1,
-    ranks: Annotated[bool, typer.Option(help="Store every patch's rank too (--control inverse needs it).")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of random views; centre views draw nothing.")] = 0,
+    augment: Annotated[
+        str,
+        typer.Option(
+            help="Recipe that views are drawn by, for train --views replay: deit, deit3, crop (no colours). whole: the "
+            "whole image, for --views warp. none: the centre view, for testing, and for --views static."
+        ),
+    ] = "none",
+    views: Annotated[
+        int | None,
+        typer.Option(help="Views per image. Default: 10 of a recipe that draws, else 1 (2: and its mirror image)."),
+    ] = None,
+    min_crop: Annotated[
+        float | None, typer.Option(help="Smallest crop, as a share of the image's area. Default: the recipe's, 0.08.")
+    ] = None,
+    ranks: Annotated[
+        bool, typer.Option(help="Store every patch's rank too (for --views warp, --control inverse, mixing by rank).")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of random views.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 128,
     workers: Workers = None,
     device: Device = "auto",
@@ -68,6 +83,8 @@ def select(
         ratio=ratio,
         keep_rate=keep_rate,
         drop_blocks=blocks,
+        augment=augment,
+        min_crop=min_crop,
         views=views,
         ranks=ranks,
         seed=seed,

@@ -18,14 +18,16 @@ from ..options import (
     OnBadImage,
     OnChangedImage,
     OnMissingTicket,
+    OnOtherPixels,
     Precision,
     Recount,
+    Views,
     Workers,
     print_json,
 )
 from ..progress import reporting
 
-_DATA, _RECIPE, _RUN = "Data", "Recipe (defaults: DeiT)", "Run"
+_DATA, _RECIPE, _VIEWS, _RUN = "Data", "Recipe (defaults: DeiT)", "Views (defaults: DeiT)", "Run"
 
 
 def train(
@@ -76,18 +78,56 @@ def train(
     weight_decay: Annotated[float, typer.Option(rich_help_panel=_RECIPE)] = 0.05,
     smoothing: Annotated[float, typer.Option(help="Label smoothing.", rich_help_panel=_RECIPE)] = 0.1,
     drop_path: Annotated[float, typer.Option(help="Stochastic depth.", rich_help_panel=_RECIPE)] = 0.1,
-    hflip: Annotated[float, typer.Option(help="Share of images mirrored.", rich_help_panel=_RECIPE)] = 0.5,
-    auto_augment: Annotated[
-        str,
+    views: Annotated[
+        Views | None,
         typer.Option(
-            help="timm's RandAugment notation, or none; only operations that move no pixel are used.",
-            rich_help_panel=_RECIPE,
+            help="replay: the store's own views. warp: fresh crops, tickets follow by rank. static: the centre view. "
+            "Default: what the store was selected for; fresh crops without a store.",
+            rich_help_panel=_VIEWS,
         ),
-    ] = "rand-m9-mstd0.5-inc1",
+    ] = None,
+    num_views: Annotated[
+        int | None, typer.Option(min=1, help="Use only the store's first so many views.", rich_help_panel=_VIEWS)
+    ] = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            help="Recipe of static and warped views: deit, deit3, crop. Default: the store's, or deit.",
+            rich_help_panel=_VIEWS,
+        ),
+    ] = None,
+    min_crop: Annotated[
+        float | None,
+        typer.Option(help="Smallest crop of warped views, as a share of the area.", rich_help_panel=_VIEWS),
+    ] = None,
+    hflip: Annotated[
+        float | None, typer.Option(help="Share of images mirrored, instead of the recipe's.", rich_help_panel=_VIEWS)
+    ] = None,
+    auto_augment: Annotated[
+        str | None,
+        typer.Option(
+            help="timm's RandAugment notation (only operations that move no pixel are used), 3a, or none, instead of "
+            "the recipe's.",
+            rich_help_panel=_VIEWS,
+        ),
+    ] = None,
     color_jitter: Annotated[
-        float, typer.Option(help="Used where auto-augment is none.", rich_help_panel=_RECIPE)
-    ] = 0.0,
-    random_erasing: Annotated[float, typer.Option(help="Probability per image.", rich_help_panel=_RECIPE)] = 0.25,
+        float | None, typer.Option(help="Instead of the recipe's; not with RandAugment.", rich_help_panel=_VIEWS)
+    ] = None,
+    random_erasing: Annotated[
+        float, typer.Option(help="Probability per image; erases whole patches.", rich_help_panel=_VIEWS)
+    ] = 0.25,
+    mixup: Annotated[float, typer.Option(help="α; 0 for none.", rich_help_panel=_VIEWS)] = 0.8,
+    cutmix: Annotated[float, typer.Option(help="α; 0 for none.", rich_help_panel=_VIEWS)] = 1.0,
+    mix_prob: Annotated[float, typer.Option(help="Share of batches that are mixed.", rich_help_panel=_VIEWS)] = 1.0,
+    mix_switch: Annotated[float, typer.Option(help="Share of those by cutmix.", rich_help_panel=_VIEWS)] = 0.5,
+    on_other_pixels: Annotated[
+        OnOtherPixels,
+        typer.Option(
+            help="Replayed views that this installation's libraries draw otherwise: stop, or allow other colours.",
+            rich_help_panel=_VIEWS,
+        ),
+    ] = OnOtherPixels.error,
     ema_decay: Annotated[float, typer.Option(help="Weight average; 0 for none.", rich_help_panel=_RECIPE)] = 0.99996,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run. Default: runs/STORE-CONTROL.", rich_help_panel=_RUN)
@@ -116,8 +156,11 @@ def train(
     --val-tickets val.zarr
 
     Controls: --control random draws K patches anew for every image and step, fixed-random once per image, inverse
-    takes the K lowest-ranked (needs ranks), dense takes all. The centre view is used, mirrored and recoloured but
-    never cropped at random, since a cached ticket fits no other crop.
+    takes the K lowest-ranked (needs ranks), dense takes all. They are shown the same views, mixed in the same way.
+
+    Views: a ticket belongs to one view of an image. replay shows the views that the selector saw, view (epoch mod V)
+    in each epoch. static shows the centre view, mirrored and recoloured but never cropped. warp crops afresh and lets
+    ranks follow, approximately. What each costs and buys: docs/views.md.
     """
     from dataclasses import asdict
 
@@ -146,10 +189,19 @@ def train(
         weight_decay=weight_decay,
         smoothing=smoothing,
         drop_path=drop_path,
+        views=views.value if views else None,
+        num_views=num_views,
+        augment=augment,
+        min_crop=min_crop,
         hflip=hflip,
         auto_augment=auto_augment,
         color_jitter=color_jitter,
         random_erasing=random_erasing,
+        mixup=mixup,
+        cutmix=cutmix,
+        mix_prob=mix_prob,
+        mix_switch=mix_switch,
+        on_other_pixels=on_other_pixels.value,
         ema_decay=ema_decay,
         precision=precision.value,
         compile=compile_,

@@ -13,12 +13,14 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from ...artifacts_schema import MissingTicketError, TicketMismatchError, TicketStore
 from ...artifacts_schema.lookup import KeyLookup
-from ...artifacts_schema.store import Rows
+from ...artifacts_schema.store import ALL_VIEWS, Rows
 from ...artifacts_schema.tickets import Packed, Ranks
+from ...artifacts_schema.views import Box
 from .shards import RawSample, Shard
 
 # Samples that are looked up together: few reads of the store against little memory for their images.
@@ -31,6 +33,8 @@ class JoinConfig:
 
     store: str
     ranks: bool = False
+    geometry: bool = False  # boxes and flips too
+    views: range | None = None  # None: all views
     on_missing_ticket: Literal["error", "skip"] = "error"
     on_changed_image: Literal["error", "allow"] = "error"
 
@@ -41,6 +45,8 @@ class Ticket:
 
     packed: Packed  # [V, W]
     ranks: Ranks | None = None  # [V, P]
+    boxes: Box | None = None  # [V, 4]
+    flips: npt.NDArray[np.uint8] | None = None  # [V]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +57,8 @@ class _Slice:
     digests: np.ndarray
     packed: Packed
     ranks: Ranks | None
+    boxes: Box | None
+    flips: npt.NDArray[np.uint8] | None
 
 
 class TicketJoin:
@@ -60,6 +68,11 @@ class TicketJoin:
         self._config = config
         self._store = TicketStore.open(config.store)
         self.num_missing = 0
+
+    @property
+    def store(self) -> TicketStore:
+        """The store, opened in this process."""
+        return self._store
 
     @cached_property
     def _lookup(self) -> KeyLookup:
@@ -99,11 +112,16 @@ class TicketJoin:
                 self.num_missing += 1
 
     def _slice(self, keys: list[str], rows: Rows, index: dict[str, int] | None = None) -> _Slice:
+        c, store = self._config, self._store
+        views = ALL_VIEWS if c.views is None else slice(c.views.start, c.views.stop)
+        boxes, flips = (store.read_views(rows, views) if c.geometry else None) or (None, None)
         return _Slice(
             index={k: i for i, k in enumerate(keys)} if index is None else index,
-            digests=self._store.read_digests(rows),
-            packed=self._store.read_tickets(rows),
-            ranks=self._store.read_ranks(rows) if self._config.ranks else None,
+            digests=store.read_digests(rows),
+            packed=store.read_tickets(rows, views),
+            ranks=store.read_ranks(rows, views) if c.ranks else None,
+            boxes=boxes,
+            flips=flips,
         )
 
     def _ticket(self, sample: RawSample, part: _Slice) -> Ticket:
@@ -114,4 +132,9 @@ class TicketJoin:
                 f"{self._config.store} was made from; select tickets for these shards, or pass "
                 "--on-changed-image allow if they are a re-encoded copy"
             )
-        return Ticket(packed=part.packed[i], ranks=None if part.ranks is None else part.ranks[i])
+        return Ticket(
+            packed=part.packed[i],
+            ranks=None if part.ranks is None else part.ranks[i],
+            boxes=None if part.boxes is None else part.boxes[i],
+            flips=None if part.flips is None else part.flips[i],
+        )

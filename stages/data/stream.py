@@ -1,7 +1,7 @@
 """Shards to batches: the data set that loader workers run, for training and for testing.
 
-Everything about a sample (its flip, colours, random patches) is drawn from (seed, epoch, key), so it is the same in any
-worker, rank, batch or order.
+Everything about a sample (its crop, flip, colours, random patches) is drawn from (seed, epoch, key), or for replayed
+views from (the store's seed, key, epoch mod V), so it is the same in any worker, rank, batch or order.
 
 Letters: B batch, K kept patches, P patches of the grid.
 """
@@ -11,26 +11,29 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import webdataset as wds
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ...artifacts_schema import BadImageError, DatalttError, OptionError, SampleError, ShardError, View
-from ...artifacts_schema.tickets import mask_to_indices, mirror, unpack_mask
+from ...artifacts_schema.summary import position_prior
+from ...artifacts_schema.views import Scores, center_box
 from ..randomness import generator_of, seed_of
-from .images import AugmentConfig, PhotometricAugment, center_crop, decode_image, mirror_image, to_tensor
+from .augment import AugmentConfig, PhotometricAugment, draw_flip, erase_patches, mirror_image
+from .images import center_crop, decode_image, to_tensor
 from .join import JoinConfig, Ticket, TicketJoin
 from .loader import Failure
+from .patches import PatchChooser, Subset, ViewMode, kept_of
+from .recipes import Recipe
 from .shards import RawSample, iter_samples
 from .spans import CountedShard, eval_run, num_train_steps, spans_of, train_run, worker_steps
-
-Subset = Literal["ticket", "random", "fixed-random", "inverse", "dense"]
+from .views import DrawnView, RecipeViews
 
 
 class Batch(NamedTuple):
@@ -40,10 +43,11 @@ class Batch(NamedTuple):
     labels: Tensor  # int64 [B]
     keep_indices: Tensor | None  # int64 [B, K], None for all patches
     num_skipped: int
+    scores: Tensor | None = None  # float32 [B, P], instead of keep_indices where images are to be mixed
 
 
-# An image uint8 [channels, H, W], its label, and its kept patches int64 [K].
-_Processed = tuple[Tensor, int, npt.NDArray[np.int64] | None]
+# An image uint8 [channels, H, W], its label, and the scores of its patches float32 [P].
+_Processed = tuple[Tensor, int, Scores | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +66,13 @@ class StreamConfig:
     seed: int
     join: JoinConfig | None = None
     skipped_keys: frozenset[str] = frozenset()  # left out at selection, of whatever subset is streamed
-    augment: AugmentConfig | None = None  # None: no flip, no colours
+    views: ViewMode = "static"
+    augment: AugmentConfig | None = None  # of static views; None: no flip, no colours
+    recipe: Recipe | None = None  # of replayed and warped views
+    num_views: int = 1  # V: how many of the store's views are replayed, or make up the map that is warped
+    views_seed: int = 0  # what replayed views were drawn from
+    random_erasing: float = 0.0
+    mixing: bool = False  # give scores instead of kept patches
     on_bad_image: Literal["error", "skip"] = "error"
     shuffle_buffer: int = 2000
     training: bool = True
@@ -89,6 +99,8 @@ class SampleStream(IterableDataset[Any]):
         super().__init__()
         if config.subset in ("ticket", "inverse") and config.join is None:
             raise OptionError(f"{config.subset} patches come from a ticket store; pass --tickets")
+        if config.views == "replay" and config.join is None:
+            raise OptionError("replayed views come from a ticket store; pass --tickets")
         self.config, self.position = config, position
 
     def __iter__(self) -> Iterator[Batch | Failure]:
@@ -108,10 +120,28 @@ class _Worker:
         # The loader starts with its worker 0; when resuming, that one takes over whose turn it is.
         self.worker = (worker + position.first_step) % num_workers
         self.num_workers = num_workers
-        self.join = TicketJoin(config.join) if config.join else None
+        self._view_number = position.epoch % config.num_views
+        self.join = TicketJoin(self._join_config(config.join)) if config.join else None
         self.num_skipped = 0
         self._reported = 0
         self._photometric = PhotometricAugment(config.augment, config.view.mean) if config.augment else None
+        self._recipe_views = RecipeViews(config.recipe, config.view, config.image_px) if config.recipe else None
+        warps = config.views == "warp" and config.subset in ("ticket", "inverse") and self.join is not None
+        self._chooser = PatchChooser(
+            subset=config.subset,
+            views=config.views,
+            grid=config.grid,
+            seed=config.seed,
+            prior=position_prior(self.join.store) if warps and self.join else None,
+        )
+
+    def _join_config(self, join: JoinConfig) -> JoinConfig:
+        """What this epoch reads of the store."""
+        if self.config.views == "replay":
+            return replace(join, geometry=True, views=range(self._view_number, self._view_number + 1))
+        if self.config.views == "warp":
+            return replace(join, geometry=True, views=range(self.config.num_views))
+        return join
 
     def batches(self) -> Iterator[Batch]:
         c, p = self.config, self.position
@@ -220,37 +250,36 @@ class _Worker:
                 "classes; use shards of the model's classes, or train with a larger --num-classes"
             )
         image = decode_image(sample, c.mode, "mend the shard, or pass --on-bad-image skip")
-        image = center_crop(image, c.view, c.image_px)
-        names = (c.seed, self.position.epoch, sample.key)
-        flip = False
-        if c.augment is not None and self._photometric is not None:
-            flip = c.augment.hflip > 0 and bool(generator_of(*names, "flip").random() < c.augment.hflip)
-            image = self._photometric(mirror_image(image) if flip else image, *names)
-        return to_tensor(image), sample.label, self._keep_indices(sample, ticket, flip)
+        shown = self._shown(sample.key, image, ticket)
+        if c.views == "warp" and ticket is not None and ticket.boxes is None:
+            # A store of one centre view: its box follows from the image's size.
+            box = center_box(*image.size, resize_px=c.view.resize_px, crop_px=c.image_px)
+            ticket = replace(ticket, boxes=box[None], flips=np.zeros(1, np.uint8))
+        scores = self._chooser.scores(sample.key, self.position.epoch, ticket, shown)
+        pixels = to_tensor(shown.image)
+        if c.random_erasing > 0:
+            pixels = erase_patches(pixels, c.grid, c.view, c.random_erasing, c.seed, self.position.epoch, sample.key)
+        return pixels, sample.label, scores
 
-    def _keep_indices(self, sample: RawSample, ticket: Ticket | None, flip: bool) -> npt.NDArray[np.int64] | None:
-        """The kept patches of the image as the student sees it, int64 [K]."""
-        c = self.config
-        num_patches = c.grid[0] * c.grid[1]
-        if c.subset == "dense":
-            return None
-        if c.subset == "random":
-            rng = generator_of(c.seed, "random", self.position.epoch, sample.key)
-            return rng.permutation(num_patches)[: c.num_keep]
-        if c.subset == "fixed-random":
-            mask = np.zeros(num_patches, dtype=np.bool_)
-            mask[generator_of(c.seed, "fixed-random", sample.key).permutation(num_patches)[: c.num_keep]] = True
-        else:
-            assert ticket is not None
-            # View 1, where there is one, is the ticket that the selector gave the mirrored image itself.
-            view = 1 if flip and len(ticket.packed) > 1 else 0
-            if c.subset == "ticket":
-                mask = unpack_mask(ticket.packed[view], num_patches)
-            else:
-                assert ticket.ranks is not None
-                mask = ticket.ranks[view] >= num_patches - c.num_keep
-            flip = flip and view == 0
-        return mask_to_indices(mirror(mask, c.grid) if flip else mask, c.num_keep)
+    def _shown(self, key: str, image: Image.Image, ticket: Ticket | None) -> DrawnView:
+        """What the student is to see of an image."""
+        c, names = self.config, (self.config.seed, self.position.epoch, key)
+        if c.views == "static":
+            box = center_box(*image.size, resize_px=c.view.resize_px, crop_px=c.image_px)
+            image = center_crop(image, c.view, c.image_px)
+            if c.augment is None or self._photometric is None:
+                return DrawnView(image=image, box=box, flip=False)
+            flip = draw_flip(c.augment.hflip, *names)
+            image = self._photometric(mirror_image(image) if flip else image, *names)
+            return DrawnView(image=image, box=box, flip=flip)
+        assert self._recipe_views is not None
+        if c.views == "warp":
+            return self._recipe_views.draw(image, *names)
+        assert ticket is not None
+        assert ticket.boxes is not None
+        assert ticket.flips is not None
+        box, flip = ticket.boxes[0], bool(ticket.flips[0])
+        return self._recipe_views.show(image, box, flip, c.views_seed, key, self._view_number)
 
     def _full_batches(self, samples: Iterator[_Processed]) -> Iterator[Batch]:
         """Each batch as soon as it is full."""
@@ -271,12 +300,19 @@ class _Worker:
             yield Batch(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), None, num_skipped)
 
     def _collate(self, batch: list[_Processed]) -> Batch:
-        images, labels, keep = zip(*batch, strict=True)
+        c = self.config
+        images, labels, scores = zip(*batch, strict=True)
+        keep_indices = scored = None
+        if scores[0] is not None and c.mixing:
+            scored = torch.from_numpy(np.stack(scores))
+        elif scores[0] is not None:
+            keep_indices = torch.from_numpy(np.stack([kept_of(s, c.num_keep) for s in scores]))
         return Batch(
             images=torch.stack(images),
             labels=torch.tensor(labels),
-            keep_indices=None if keep[0] is None else torch.from_numpy(np.stack(keep)),
+            keep_indices=keep_indices,
             num_skipped=self._newly_skipped(),
+            scores=scored,
         )
 
     def _newly_skipped(self) -> int:

@@ -1,0 +1,100 @@
+"""Which patches of a shown view are kept: every patch gets a score, and the K highest stay.
+
+Letters: V views, P patches of the grid, K kept patches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ...artifacts_schema.tickets import mirror, unpack_mask
+from ...artifacts_schema.views import Scores, warp_scores
+from ..randomness import generator_of
+from .join import Ticket
+from .views import DrawnView
+
+Subset = Literal["ticket", "random", "fixed-random", "inverse", "dense"]
+ViewMode = Literal["static", "replay", "warp"]
+
+# Where a store has no ranks, kept patches score 1, dropped ones 0, and ties are broken by a draw smaller than this.
+_TIE = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchChooser:
+    """Scores patches as one subset and view mode ask for.
+
+    `prior` (float32 [P], warp only) is the score to expect of each grid position.
+    """
+
+    subset: Subset
+    views: ViewMode
+    grid: tuple[int, int]
+    seed: int
+    prior: Scores | None = None
+
+    def scores(self, key: str, epoch: int, ticket: Ticket | None, shown: DrawnView) -> Scores | None:
+        """Scores float32 [P] of the patches of a view, on that view's own grid; None where all patches are taken."""
+        if self.subset == "dense":
+            return None
+        if self.subset == "random":
+            return self._drawn("random", epoch, key)
+        if self.subset == "fixed-random":
+            scores = self._drawn("fixed-random", key)
+            # A centre view's subset belongs to the image, and is mirrored with it.
+            return mirror(scores, self.grid) if shown.flip and self.views == "static" else scores
+        assert ticket is not None
+        scores = self._of_ticket(key, epoch, ticket, shown)
+        return -scores if self.subset == "inverse" else scores
+
+    def _drawn(self, *names: object) -> Scores:
+        order = generator_of(self.seed, *names).permutation(self._num_patches)
+        scores = np.empty(self._num_patches, dtype=np.float32)
+        scores[order] = np.arange(self._num_patches - 1, -1, -1)
+        return scores
+
+    @property
+    def _num_patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def _of_ticket(self, key: str, epoch: int, ticket: Ticket, shown: DrawnView) -> Scores:
+        if self.views == "replay":
+            return self._stored(key, epoch, ticket, 0)  # the join read this view alone
+        if self.views == "static":
+            # View 1, where there is one, is the ticket that the selector gave the mirrored image itself.
+            number = 1 if shown.flip and len(ticket.packed) > 1 else 0
+            scores = self._stored(key, epoch, ticket, number)
+            return mirror(scores, self.grid) if shown.flip and number == 0 else scores
+        assert ticket.ranks is not None
+        assert ticket.boxes is not None
+        assert ticket.flips is not None
+        assert self.prior is not None
+        return warp_scores(
+            rank_scores(ticket.ranks),
+            ticket.boxes,
+            ticket.flips,
+            to_box=shown.box,
+            to_flip=shown.flip,
+            grid=self.grid,
+            prior=self.prior,
+        )
+
+    def _stored(self, key: str, epoch: int, ticket: Ticket, number: int) -> Scores:
+        if ticket.ranks is not None:
+            return rank_scores(ticket.ranks[number])
+        ties = generator_of(self.seed, "ties", epoch, key).random(self._num_patches, dtype=np.float32)
+        return unpack_mask(ticket.packed[number], self._num_patches) + _TIE * ties
+
+
+def rank_scores(ranks: npt.NDArray[np.integer]) -> Scores:
+    """Ranks [..., P] as scores, float32: P - 1 for the most informative patch, 0 for the least."""
+    return (ranks.shape[-1] - 1 - ranks.astype(np.int32)).astype(np.float32)
+
+
+def kept_of(scores: Scores, num_keep: int) -> npt.NDArray[np.int64]:
+    """The K patches of highest score, of equals the first, as ascending indices int64 [K]."""
+    return np.sort(np.argsort(-scores, kind="stable")[:num_keep])

@@ -1,0 +1,158 @@
+"""Augmentation recipes: what is drawn for a view of an image, by name and version.
+
+A recipe's version changes whenever the same seed would give another view. What a store was made with stands in its
+manifest, with a digest of the pixels that the recipe gives for a built-in photograph: another version of a library that
+draws or rounds differently is noticed by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+import xxhash
+
+from ...artifacts_schema import OptionError, TicketMismatchError, View
+from ...artifacts_schema.views import BoxPx
+from .augment import AugmentConfig, PhotometricAugment, cut_view
+from .images import decode_bytes
+
+_LIBRARIES = ("numpy", "pillow", "timm", "torch", "torchvision")
+_PROBE_VIEWS = 96  # enough that every operation is drawn
+_PROBE_PX = 48
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a view is drawn: crop box, mirroring, colours.
+
+    `crop_scale` (share of the image's area) and `crop_ratio` (width over height) are RandomResizedCrop's; without them
+    the view is the whole image, squeezed into a square. `augment` leaves the patch grid in place.
+    """
+
+    name: str
+    version: int
+    crop_scale: tuple[float, float] | None = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    augment: AugmentConfig
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe's numbers, as JSON types."""
+        scale = None if self.crop_scale is None else list(self.crop_scale)
+        colours = asdict(self.augment)
+        return {"crop_scale": scale, "crop_ratio": list(self.crop_ratio), **colours}
+
+
+_ALL = (
+    # Touvron et al. 2021 (DeiT), as timm's transforms_imagenet_train draws it, without RandAugment's operations that
+    # shear, rotate or translate: those would move patches against the box.
+    Recipe(name="deit", version=1, augment=AugmentConfig()),
+    # Touvron et al. 2022 (DeiT III): grey, solarised or blurred, and colour jitter; timm's "3a".
+    Recipe(name="deit3", version=1, augment=AugmentConfig(auto_augment="3a", color_jitter=0.3)),
+    Recipe(name="crop", version=1, augment=AugmentConfig(auto_augment="none")),
+    # One map of the whole image, for tickets that are warped to fresh crops.
+    Recipe(name="whole", version=1, crop_scale=None, augment=AugmentConfig(auto_augment="none", hflip=0.0)),
+)
+RECIPES = {recipe.name: recipe for recipe in _ALL}
+
+
+def recipe_of(name: str, *, min_crop: float | None = None) -> Recipe:
+    """The recipe of a name.
+
+    Args:
+        min_crop: the smallest crop, as a share of the image's area, instead of the recipe's own.
+
+    Raises:
+        OptionError: there is no such recipe, or it does not crop.
+    """
+    if name not in RECIPES:
+        raise OptionError(f"--augment {name!r} is not a recipe of this version; it has {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    if min_crop is None:
+        return recipe
+    if recipe.crop_scale is None:
+        raise OptionError(f"--min-crop {min_crop}: --augment {name} shows whole images; choose another recipe")
+    if not 0 < min_crop <= 1:
+        raise OptionError(f"--min-crop {min_crop} lies outside (0, 1]; deit crops at least 0.08 of an image's area")
+    return replace(recipe, crop_scale=(min_crop, max(min_crop, recipe.crop_scale[1])))
+
+
+def describe(recipe: Recipe, view: View, mode: str, seed: int) -> dict[str, Any]:
+    """What a manifest says of how its views were drawn."""
+    return {
+        "name": recipe.name,
+        "version": recipe.version,
+        "seed": seed,
+        "parameters": recipe.to_json(),
+        "pixels_xxh3": pixels_digest(recipe, view, mode),
+        "libraries": _libraries(),
+    }
+
+
+def replayed_recipe(view: View, mode: str, store: str, *, allow_other_pixels: bool = False) -> Recipe:
+    """The recipe that a store's views were drawn by, if this installation draws the same pixels.
+
+    Raises:
+        TicketMismatchError: the recipe, its version or its numbers are not known here, or it gives other pixels here.
+    """
+    found = view.augment or {}
+    name, number = found.get("name"), found.get("version")
+    way_out = f"train with --views warp if it has ranks, or select again: dataltt select --augment deit --out {store}"
+    if name not in RECIPES:
+        raise TicketMismatchError(
+            f"{store} holds views of recipe {name!r}, which this version does not know (it has {', '.join(RECIPES)}); "
+            f"install a dataltt that has it, {way_out}"
+        )
+    recipe = RECIPES[name]
+    if number != recipe.version:
+        raise TicketMismatchError(
+            f"{store} holds views of version {number} of recipe {name!r}, and this dataltt draws version "
+            f"{recipe.version}; install a dataltt that has it, {way_out}"
+        )
+    numbers = found.get("parameters")
+    recipe = replace(recipe, crop_scale=_scale_of(numbers) or recipe.crop_scale)  # as --min-crop asked for
+    if recipe.to_json() != numbers:
+        raise TicketMismatchError(
+            f"{store} holds views of recipe {name!r} with numbers that are not this version's; {way_out}"
+        )
+    if not allow_other_pixels and pixels_digest(recipe, view, mode) != found.get("pixels_xxh3"):
+        raise TicketMismatchError(
+            f"{store}: recipe {name!r} gives other pixels here than where its views were drawn "
+            f"({_differences(found.get('libraries'))}); install those versions, pass --on-other-pixels allow (boxes "
+            f"and flips still fit, colours differ), or {way_out}"
+        )
+    return recipe
+
+
+def _scale_of(numbers: Any) -> tuple[float, float] | None:
+    """The crop scale that a manifest gives, None where it gives none."""
+    scale = numbers.get("crop_scale") if isinstance(numbers, dict) else None
+    if isinstance(scale, list) and len(scale) == 2 and all(type(s) is float and 0 < s <= 1 for s in scale):
+        return scale[0], scale[1]
+    return None
+
+
+def pixels_digest(recipe: Recipe, view: View, mode: str) -> str:
+    """XXH3-64 (hex) of views of a built-in photograph: decoding, cutting, resizing, mirroring and colours."""
+    image = decode_bytes(files(__package__).joinpath("probe.jpg").read_bytes(), mode)
+    photometric = PhotometricAugment(recipe.augment, view.mean)
+    digest = xxhash.xxh3_64()
+    for i in range(_PROBE_VIEWS):
+        px = BoxPx(top=i % 7, left=i % 5, height=image.height - i // 2, width=image.width - i // 3)
+        px = BoxPx(px.top, px.left, min(px.height, image.height - px.top), min(px.width, image.width - px.left))
+        cut = cut_view(image, px, flip=i % 2 == 1, view=view, image_px=_PROBE_PX)
+        digest.update(photometric(cut, "probe", i).tobytes())
+    return digest.hexdigest()
+
+
+def _libraries() -> dict[str, str]:
+    return {name: version(name) for name in _LIBRARIES}
+
+
+def _differences(theirs: Any) -> str:
+    """Which library versions differ, for people."""
+    theirs, ours = theirs if isinstance(theirs, dict) else {}, _libraries()
+    different = [f"{k} {theirs.get(k, 'unknown')} there, {v} here" for k, v in ours.items() if theirs.get(k) != v]
+    return "; ".join(different) or "with the same library versions"

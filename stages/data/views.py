@@ -1,0 +1,62 @@
+"""The views of an image: how stage one draws them, and how stage two shows the same ones again.
+
+View v of an image is drawn from (seed, key, v): its box and flip are stored, its colours are drawn again from the same
+names when it is shown again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from ...artifacts_schema import View
+from ...artifacts_schema.views import Box, BoxPx, box_of_px, box_to_px, center_box
+from .augment import PhotometricAugment, cut_view, draw_crop, draw_flip, mirror_image
+from .images import center_crop
+from .recipes import Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnView:
+    """Pixels `image_px` squared, and which part of the source image they show."""
+
+    image: Image.Image
+    box: Box  # float32 [4]
+    flip: bool
+
+
+class CenterViews:
+    """The centre view, and as a second one that view mirrored."""
+
+    def __init__(self, view: View, image_px: int) -> None:
+        self._view, self._image_px = view, image_px
+
+    def draw(self, image: Image.Image, number: int) -> DrawnView:
+        """View `number` of an image, 0 or 1."""
+        box = center_box(*image.size, resize_px=self._view.resize_px, crop_px=self._image_px)
+        cut = center_crop(image, self._view, self._image_px)
+        return DrawnView(image=mirror_image(cut) if number else cut, box=box, flip=number == 1)
+
+
+class RecipeViews:
+    """Views drawn by a recipe."""
+
+    def __init__(self, recipe: Recipe, view: View, image_px: int) -> None:
+        self.recipe = recipe
+        self._view, self._image_px = view, image_px
+        self._photometric = PhotometricAugment(recipe.augment, view.mean)
+
+    def draw(self, image: Image.Image, *names: object) -> DrawnView:
+        """The view of an image that belongs to these names, e.g. (seed, key, number)."""
+        recipe = self.recipe
+        if recipe.crop_scale is None:
+            box_px = BoxPx(0, 0, image.height, image.width)
+        else:
+            box_px = draw_crop(image, recipe.crop_scale, recipe.crop_ratio, *names)
+        return self.show(image, box_of_px(box_px, *image.size), draw_flip(recipe.augment.hflip, *names), *names)
+
+    def show(self, image: Image.Image, box: Box, flip: bool, *names: object) -> DrawnView:
+        """A view whose box and flip are known, with the colours that belong to these names."""
+        cut = cut_view(image, box_to_px(box, *image.size), flip=flip, view=self._view, image_px=self._image_px)
+        return DrawnView(image=self._photometric(cut, *names), box=box, flip=flip)
