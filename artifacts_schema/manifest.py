@@ -52,7 +52,7 @@ class View:
     resize_px: Annotated[int, Field(ge=1, le=65_536)]
     crop_share: Share
     interpolation: Literal["bicubic", "bilinear", "nearest", "lanczos"]
-    mean: Annotated[list[Finite], Field(min_length=1, max_length=16)]
+    mean: Annotated[list[Annotated[Finite, Field(ge=0, le=1)]], Field(min_length=1, max_length=16)]
     std: Annotated[list[Annotated[Finite, Field(gt=0)]], Field(min_length=1, max_length=16)]
     augment: dict[str, Any] | None = None
 

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from .commands import bench, demo, eval_, inspect, pack, select, train, verify
+from .commands import bench, demo, eval_, fidelity, inspect, pack, select, study, train, verify
 
 _INTERRUPTED = 130  # what a shell calls a program that SIGINT ended
 
@@ -28,6 +28,8 @@ app.command("eval")(eval_.eval_)
 app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
 app.command("demo")(demo.demo)
+app.command("fidelity")(fidelity.fidelity)
+app.command("study")(study.study)
 app.command("bench")(bench.bench)
 
 

@@ -83,8 +83,8 @@ def run_demo(
     """
     started = time.perf_counter()
     _prepare(out, overwrite)
-    num_train = _pack(out / "shards", "train", num_train, reporter)
-    num_test = _pack(out / "shards", "test", num_test, reporter)
+    num_train = pack_fashion(out / "shards", "train", num_train, reporter)
+    num_test = pack_fashion(out / "shards", "test", num_test, reporter)
     shards, test_shards = str(out / "shards" / "train-*.tar"), str(out / "shards" / "test-*.tar")
     store, test_store = out / "train.zarr", out / "test.zarr"
     base = _dense_config(out, shards, test_shards, epochs, seed)
@@ -156,7 +156,7 @@ def _prepare(out: Path, overwrite: bool) -> None:
     (out / _MARKER).write_text("{}\n")
 
 
-def _pack(folder: Path, split: str, count: int | None, reporter: Reporter) -> int:
+def pack_fashion(folder: Path, split: str, count: int | None, reporter: Reporter) -> int:
     """Packs the first images of a split as PNGs; returns how many."""
     images, labels = load_fashion_mnist(split)
     images, labels = images[:count], labels[:count]

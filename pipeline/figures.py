@@ -96,3 +96,19 @@ def to_svg(figure: Figure) -> str:
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
+
+
+def fidelity_figure(rows: Sequence[tuple[str, float, float]], title: str) -> Figure:
+    """Bars of mean IoU, each with a mark at its 5th percentile: (name, mean, 5th percentile)."""
+    figure = Figure(figsize=(7.2, 1.2 + 0.32 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    names, means, lows = zip(*reversed(rows), strict=True)
+    bars = axes.barh(names, means, color="#4878a8")
+    axes.scatter(lows, names, color="black", marker="|", s=90, zorder=3, label="5th percentile")
+    axes.bar_label(bars, labels=[f"{m:.3f}" for m in means], padding=4, fontsize=8)
+    axes.set_xlim(0, 1.1)
+    axes.set_xlabel("mean IoU")
+    axes.set_title(title, fontsize=10)
+    axes.legend(loc="lower right", fontsize=8)
+    axes.grid(axis="x", alpha=0.3)
+    return figure

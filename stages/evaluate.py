@@ -73,7 +73,7 @@ def check_tickets(manifest: Manifest, store: str, geometry: Geometry, view: View
     """Refuses tickets whose patches are not those that the model sees.
 
     Raises:
-        TicketMismatchError: another grid, patch size, image size, or centre view.
+        TicketMismatchError: another grid, patch size, image size, number of channels, or centre view.
     """
     ours = (geometry.grid, geometry.patch_px, geometry.image_px)
     theirs = (tuple(manifest.grid), manifest.patch_px, manifest.image_px)
@@ -82,6 +82,12 @@ def check_tickets(manifest: Manifest, store: str, geometry: Geometry, view: View
         raise TicketMismatchError(
             f"{store} holds tickets for {described[0]}, and {model} sees {described[1]}; select with a model of this "
             "grid, or train another --model"
+        )
+    channels = 1 if geometry.mode == "L" else 3
+    if len(manifest.view.mean) != channels:
+        raise TicketMismatchError(
+            f"{store} holds tickets of images of {len(manifest.view.mean)} channel(s), and {model} takes {channels}; "
+            "train another --model"
         )
     if manifest.view.resize_px != view.resize_px:
         raise TicketMismatchError(

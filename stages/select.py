@@ -142,7 +142,7 @@ class _ShardBatches(IterableDataset[Any]):
             center = CenterViews(spec.view, spec.image_px)
             return [center.draw(image, v) for v in range(spec.num_views)]
         drawn = RecipeViews(self.recipe, spec.view, spec.image_px)
-        return [drawn.draw(image, self.config.seed, key, v) for v in range(spec.num_views)]
+        return [drawn.draw_number(image, self.config.seed, key, v) for v in range(spec.num_views)]
 
 
 def _empty_batch(index: int) -> _Batch:

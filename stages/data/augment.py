@@ -101,7 +101,9 @@ def draw_crop(image: Image.Image, scale: tuple[float, float], ratio: tuple[float
         scale: share of the image's area, from and to; ratio: width over height, from and to.
     """
     with isolated_rng(*names, "crop"):
-        return BoxPx(*RandomResizedCropAndInterpolation.get_params(image, scale, ratio))
+        top, left, height, width = RandomResizedCropAndInterpolation.get_params(image, scale, ratio)
+    height, width = max(1, height), max(1, width)  # of an image of few pixels, timm may ask for none
+    return BoxPx(min(top, image.height - height), min(left, image.width - width), height, width)
 
 
 def cut_view(image: Image.Image, box: BoxPx, *, flip: bool, view: View, image_px: int) -> Image.Image:

@@ -154,5 +154,7 @@ def _libraries() -> dict[str, str]:
 def _differences(theirs: Any) -> str:
     """Which library versions differ, for people."""
     theirs, ours = theirs if isinstance(theirs, dict) else {}, _libraries()
-    different = [f"{k} {theirs.get(k, 'unknown')} there, {v} here" for k, v in ours.items() if theirs.get(k) != v]
+    # Somebody else's text: a version is short and has no control characters.
+    named = {k: v if isinstance(v, str) and v.isprintable() and len(v) < 40 else "unknown" for k, v in theirs.items()}
+    different = [f"{k} {named.get(k, 'unknown')} there, {v} here" for k, v in ours.items() if named.get(k) != v]
     return "; ".join(different) or "with the same library versions"

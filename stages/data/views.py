@@ -48,13 +48,20 @@ class RecipeViews:
         self._photometric = PhotometricAugment(recipe.augment, view.mean)
 
     def draw(self, image: Image.Image, *names: object) -> DrawnView:
-        """The view of an image that belongs to these names, e.g. (seed, key, number)."""
+        """A fresh view: the one that belongs to these names, e.g. (seed, epoch, key)."""
         recipe = self.recipe
         if recipe.crop_scale is None:
             box_px = BoxPx(0, 0, image.height, image.width)
         else:
             box_px = draw_crop(image, recipe.crop_scale, recipe.crop_ratio, *names)
         return self.show(image, box_of_px(box_px, *image.size), draw_flip(recipe.augment.hflip, *names), *names)
+
+    def draw_number(self, image: Image.Image, seed: int, key: str, number: int) -> DrawnView:
+        """View `number` of an image, as a store counts them; of whole images, view 1 is the mirror image."""
+        if self.recipe.crop_scale is None:
+            box = box_of_px(BoxPx(0, 0, image.height, image.width), *image.size)
+            return self.show(image, box, number == 1, seed, key, number)
+        return self.draw(image, seed, key, number)
 
     def show(self, image: Image.Image, box: Box, flip: bool, *names: object) -> DrawnView:
         """A view whose box and flip are known, with the colours that belong to these names."""

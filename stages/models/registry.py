@@ -53,6 +53,10 @@ ALIASES: Mapping[str, ModelEntry] = {
         },
         drop_blocks=(1, 3, 5),
     ),
+    # The student of `dataltt study` on photographs: 224 px, 196 patches, small enough for a CPU.
+    "vit_micro": ModelEntry(
+        timm_name="vit_tiny_patch16_224", kwargs={"embed_dim": 96, "depth": 4, "num_heads": 3}, drop_blocks=(1, 2, 3)
+    ),
 }
 
 

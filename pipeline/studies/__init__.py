@@ -1,0 +1,1 @@
+"""Studies: comparisons of whole runs over seeds, from one command."""
