@@ -6,7 +6,7 @@ computes does not depend on how many ranks and workers there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,28 +16,23 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-import xxhash
-from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
 
 from ..artifacts_schema import (
-    BadImageError,
-    DatalttError,
     Manifest,
     OptionError,
     Selector,
-    SkippedSample,
 )
 from ..artifacts_schema.commit import StoreSpec, check_destination, commit
 from ..artifacts_schema.parts import Part, begin_plan, part_path, parts_dir, read_header, write_part
 from ..artifacts_schema.tickets import order_to_ranks, pack_ranks
-from .data.images import decode_image, normalize, to_tensor
-from .data.loader import Failure, iterate, num_workers_for
+from .data.images import normalize
+from .data.loader import iterate, num_workers_for
 from .data.recipes import Recipe, describe, recipe_of
-from .data.shards import Shard, absolute_spec, is_url, iter_samples, resolve_shards
-from .data.views import CenterViews, DrawnView, RecipeViews
+from .data.shards import Shard, absolute_spec, is_url, resolve_shards
+from .data.view_batches import ShardBatches, ViewBatch
+from .data.views import ViewDrawer
 from .distributed import Process, process_group
 from .models.cascade import default_drop_blocks, keep_counts
 from .models.registry import canonical_name, center_view_of, entry_of, geometry_of, load_vit, weights_sha256
@@ -78,77 +73,6 @@ class SelectConfig:
     split: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Batch:
-    """Some samples of one shard, in its order; `last` marks the shard's end."""
-
-    index: int
-    images: list[Tensor]  # B of uint8 [V, channels, H, W]
-    keys: list[str]
-    labels: list[int]
-    digests: list[int]
-    boxes: list[npt.NDArray[np.float32]]  # B of [V, 4]
-    flips: list[list[bool]]  # B of V
-    skipped: list[SkippedSample]
-    last: bool
-
-
-class _ShardBatches(IterableDataset[Any]):
-    """Batches of views, shard by shard; each image is read and decoded once."""
-
-    def __init__(
-        self, shards: Sequence[tuple[int, Shard]], config: SelectConfig, spec: StoreSpec, recipe: Recipe | None
-    ) -> None:
-        super().__init__()
-        self.shards, self.config, self.spec, self.recipe = shards, config, spec, recipe
-        self.mode = "L" if len(spec.view.mean) == 1 else "RGB"
-        # Every view goes through the selector, and waits for it in memory.
-        self.images_per_batch = max(1, config.batch_size // spec.num_views)
-
-    def __iter__(self) -> Iterator[_Batch | Failure]:
-        info = get_worker_info()
-        first, step = (info.id, info.num_workers) if info else (0, 1)
-        try:
-            for index, shard in self.shards[first::step]:
-                yield from self._batches(index, shard)
-        except DatalttError as error:
-            yield Failure(error)
-
-    def _batches(self, index: int, shard: Shard) -> Iterator[_Batch]:
-        batch = _empty_batch(index)
-        for sample in iter_samples(shard):
-            if len(batch.keys) == self.images_per_batch:
-                yield batch
-                batch = _empty_batch(index)
-            try:
-                image = decode_image(sample, self.mode, "mend the shard, or pass --on-bad-image skip")
-            except BadImageError as error:
-                if self.config.on_bad_image == "error":
-                    raise
-                batch.skipped.append(SkippedSample(shard=shard.name, key=sample.key, reason=error.reason))
-                continue
-            views = self._views(image, sample.key)
-            batch.images.append(torch.stack([to_tensor(v.image) for v in views]))
-            batch.keys.append(sample.key)
-            batch.labels.append(sample.label)
-            batch.digests.append(xxhash.xxh3_64_intdigest(sample.image))
-            batch.boxes.append(np.stack([v.box for v in views]))
-            batch.flips.append([v.flip for v in views])
-        yield replace(batch, last=True)
-
-    def _views(self, image: Image.Image, key: str) -> list[DrawnView]:
-        spec = self.spec
-        if self.recipe is None:
-            center = CenterViews(spec.view, spec.image_px)
-            return [center.draw(image, v) for v in range(spec.num_views)]
-        drawn = RecipeViews(self.recipe, spec.view, spec.image_px)
-        return [drawn.draw_number(image, self.config.seed, key, v) for v in range(spec.num_views)]
-
-
-def _empty_batch(index: int) -> _Batch:
-    return _Batch(index=index, images=[], keys=[], labels=[], digests=[], boxes=[], flips=[], skipped=[], last=False)
-
-
 def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest | None:
     """Runs stage one; under torchrun, this process's share of it.
 
@@ -174,9 +98,7 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
         if process.is_main:
             begin_plan(parts_dir(config.out), _plan(spec, shards, config), discard_others=config.overwrite)
         process.barrier()
-        _make_parts(
-            config, selector, spec, _ShardBatches(list(enumerate(shards)), config, spec, recipe), process, quiet
-        )
+        _make_parts(config, selector, spec, _shard_batches(config, shards, spec, recipe), process, quiet)
         process.barrier()
         if not process.is_main:
             return None
@@ -184,6 +106,19 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
         manifest = commit(config.out, spec, overwrite=config.overwrite, on_progress=lambda *_: quiet.advance(1))
         quiet.finish()
         return manifest
+
+
+def _shard_batches(
+    config: SelectConfig, shards: Sequence[Shard], spec: StoreSpec, recipe: Recipe | None
+) -> ShardBatches:
+    drawer = ViewDrawer(recipe, spec.view, image_px=spec.image_px, num_views=spec.num_views, seed=config.seed)
+    return ShardBatches(
+        list(enumerate(shards)),
+        drawer,
+        mode="L" if len(spec.view.mean) == 1 else "RGB",
+        batch_size=config.batch_size,
+        on_bad_image=config.on_bad_image,
+    )
 
 
 def _num_views(config: SelectConfig, recipe: Recipe | None) -> int:
@@ -263,7 +198,7 @@ def _make_parts(
     config: SelectConfig,
     selector: TicketSelector,
     spec: StoreSpec,
-    dataset: _ShardBatches,
+    dataset: ShardBatches,
     process: Process,
     reporter: Reporter,
 ) -> None:
@@ -275,7 +210,7 @@ def _make_parts(
         reporter.message(f"{len(mine) - len(todo)} of {len(mine)} shards were done before; going on from there")
     dataset.shards = todo
     num_workers = min(num_workers_for(config.workers, process.local_world_size), len(todo))
-    pending: dict[int, list[tuple[_Batch, npt.NDArray[np.int64]]]] = {}
+    pending: dict[int, list[tuple[ViewBatch, npt.NDArray[np.int64]]]] = {}
     reporter.start("selecting tickets", None, "images")
     num_done = num_written = 0
     for batch in iterate(dataset, num_workers, pin_memory=process.device.type == "cuda"):
@@ -314,7 +249,7 @@ def _orders(
     return np.concatenate(orders).reshape(len(images), spec.num_views, spec.num_patches)
 
 
-def _part(shard: str, batches: Sequence[tuple[_Batch, npt.NDArray[np.int64]]], spec: StoreSpec) -> Part:
+def _part(shard: str, batches: Sequence[tuple[ViewBatch, npt.NDArray[np.int64]]], spec: StoreSpec) -> Part:
     keys = [key for batch, _ in batches for key in batch.keys]
     ranks = order_to_ranks(np.concatenate([order for _, order in batches]))
     boxes = flips = None

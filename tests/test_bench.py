@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from dataltt.pipeline.bench.compute import bench_select, bench_train
 from dataltt.pipeline.bench.data import bench_join
-from dataltt.pipeline.bench.store import SyntheticRows, measure_in_process, write_store
+from dataltt.pipeline.bench.store import SyntheticRows, bytes_per_view, measure_in_process, write_store
 from dataltt.pipeline.bench.timing import interleaved, ratio_row
 from dataltt.stages.reporting import SilentReporter
 
@@ -39,8 +39,13 @@ def test_select_and_train_say_what_they_measured() -> None:
 
 
 def test_join_streams_every_sample_with_and_without_tickets() -> None:
-    (join,) = bench_join(repeats=1, num_images=100, reporter=SilentReporter())
-    assert min(join.detail["samples_per_s"]) > 0
+    rows = bench_join(repeats=1, num_images=100, reporter=SilentReporter())
+    assert len(rows) == 2
+    assert all(min(row.detail["samples_per_s"]) > 0 for row in rows)
+
+
+def test_a_replayed_view_takes_at_most_42_bytes() -> None:
+    assert 30 < bytes_per_view(20_000, 10) <= 42
 
 
 def test_sizes_and_memory_are_of_a_store_that_was_written(tmp_path: Path) -> None:

@@ -70,10 +70,9 @@ def _cases(draw: st.DrawFn, *, min_size: int = 1, even: bool = False) -> Case:
     shape = (size, draw(st.sampled_from([1, 3])), grid[0] * _PATCH_PX, grid[1] * _PATCH_PX)
     images = torch.from_numpy(rng.permutation(int(np.prod(shape))).reshape(shape)).float()
     ranks = np.argsort(rng.random((size, num_patches)), axis=1)
+    scores: npt.NDArray[Any] = num_patches - 1 - ranks
     if draw(st.booleans()):  # without ranks: kept patches before dropped ones, ties broken by less than that
         scores = (ranks < draw(st.integers(1, num_patches))) + 1e-3 * rng.random((size, num_patches))
-    else:
-        scores = num_patches - 1 - ranks
     labels = torch.from_numpy(rng.integers(0, _NUM_CLASSES, size))
     return Case(
         grid=grid,

@@ -183,7 +183,7 @@ def test_the_digest_is_of_the_interpolation_and_the_channels() -> None:
     assert len({*digests, pixels_digest(RECIPES["deit"], _RGB_VIEW, "RGB")}) == 3
 
 
-def _altered(operation: Callable[..., Image.Image]) -> Callable[..., Image.Image]:
+def _altered(operation: Any) -> Callable[..., Image.Image]:
     """The operation, but for the lowest bit of one pixel of its result."""
 
     def altered(*args: Any, **options: Any) -> Image.Image:
@@ -421,8 +421,7 @@ def _pixels(channels: int = 1) -> Tensor:
 def _erased_patches(before: Tensor, after: Tensor) -> npt.NDArray[np.bool_]:
     """Which patches of a 7 × 7 grid differ anywhere, bool [7, 7]."""
     changed = (before != after).any(dim=0).numpy()
-    result: npt.NDArray[np.bool_] = changed.reshape(7, 4, 7, 4).any(axis=(1, 3))
-    return result
+    return np.asarray(changed.reshape(7, 4, 7, 4).any(axis=(1, 3)))
 
 
 @pytest.mark.parametrize(("view", "channels"), [(_VIEW, 1), (_RGB_VIEW, 3)])

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from ...artifacts_schema.tickets import order_to_ranks, pack_ranks
 
 NUM_KEEP, NUM_PATCHES = 98, 196
 SHARD_ROWS = 1000
+IMAGE_PX = (400, 533)
 
 
 class _Encoded(Protocol):
@@ -73,15 +74,18 @@ class SyntheticRows:
         return cls(shard=f"train-{index:06d}.tar", keys=keys, labels=labels, digests=digests)
 
 
-def _spec(shards: Sequence[str]) -> StoreSpec:
+def _spec(shards: Sequence[str], num_views: int = 1) -> StoreSpec:
+    view = View(kind="center", resize_px=248, crop_share=0.9, interpolation="bicubic", mean=[0.5] * 3, std=[0.5] * 3)
+    if num_views > 1:
+        view = replace(view, kind="replay", augment={"name": "deit", "version": 1, "seed": 0})
     return StoreSpec(
         grid=(14, 14),
         patch_px=16,
         image_px=224,
         num_keep=NUM_KEEP,
-        num_views=1,
+        num_views=num_views,
         has_ranks=False,
-        has_views=False,
+        has_views=num_views > 1,
         selector=Selector(
             model="synthetic",
             weights_sha256="0" * 64,
@@ -90,7 +94,7 @@ def _spec(shards: Sequence[str]) -> StoreSpec:
             precision="fp32",
             ratio=0.5,
         ),
-        view=View(kind="center", resize_px=248, crop_share=0.9, interpolation="bicubic", mean=[0.5] * 3, std=[0.5] * 3),
+        view=view,
         dataset_name="synthetic",
         split="train",
         source="train-*.tar",
@@ -99,28 +103,50 @@ def _spec(shards: Sequence[str]) -> StoreSpec:
     )
 
 
-def write_parts(store: Path, rows: Iterable[SyntheticRows]) -> StoreSpec:
+def _crops(rng: np.random.Generator, lead: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Boxes [R, V, 4] of whole pixels of a 400×533-px image, as RandomResizedCrop has them."""
+    height, width = IMAGE_PX[1], IMAGE_PX[0]
+    area, aspect = rng.uniform(0.08, 1, lead) * height * width, np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), lead))
+    h = np.clip(np.rint(np.sqrt(area / aspect)), 1, height)
+    w = np.clip(np.rint(np.sqrt(area * aspect)), 1, width)
+    top, left = np.floor(rng.random(lead) * (height - h + 1)), np.floor(rng.random(lead) * (width - w + 1))
+    return np.stack([top / height, left / width, h / height, w / width], axis=-1).astype(np.float32)
+
+
+def write_parts(store: Path, rows: Iterable[SyntheticRows], num_views: int = 1) -> StoreSpec:
     """Parts with uniformly random tickets, which no codec can shrink: the worst case for the size."""
     directory = parts_dir(store)
     begin_plan(directory, {"bench": True})
     names = []
     for index, shard in enumerate(rows):
-        order = np.random.default_rng([3, index]).random((len(shard.keys), NUM_PATCHES)).argsort(axis=1)
+        rng, lead = np.random.default_rng([3, index]), (len(shard.keys), num_views)
+        order = rng.random((*lead, NUM_PATCHES)).argsort(axis=-1)
         part = Part(
             shard=shard.shard,
             keys=pa.array(shard.keys),
             labels=shard.labels,
             digests=shard.digests,
-            tickets=pack_ranks(order_to_ranks(order), NUM_KEEP)[:, None],
+            tickets=pack_ranks(order_to_ranks(order), NUM_KEEP),
+            boxes=_crops(rng, lead) if num_views > 1 else None,
+            flips=rng.integers(0, 2, lead, dtype=np.uint8) if num_views > 1 else None,
         )
         write_part(directory, index, part)
         names.append(shard.shard)
-    return _spec(names)
+    return _spec(names, num_views)
 
 
-def write_store(store: Path, rows: Iterable[SyntheticRows]) -> None:
+def write_store(store: Path, rows: Iterable[SyntheticRows], num_views: int = 1) -> None:
     """A complete store of synthetic rows."""
-    commit(store, write_parts(store, rows))
+    commit(store, write_parts(store, rows, num_views))
+
+
+def bytes_per_view(num_images: int, num_views: int) -> float:
+    """Bytes of a box, a flip and a ticket, per view and image, in a store of crops."""
+    with tempfile.TemporaryDirectory(prefix="dataltt-bench-") as folder:
+        store = Path(folder) / "views.zarr"
+        write_store(store, map(SyntheticRows.of_shard, range(num_images // SHARD_ROWS)), num_views)
+        sizes = TicketStore.open(str(store)).num_stored_bytes()
+    return sum(sizes[name] for name in ("tickets", "views/boxes", "views/flips")) / num_images / num_views
 
 
 def peak_bytes() -> int:

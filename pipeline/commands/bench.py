@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..bench.timing import BenchRow
 
 STORE_SIZES = (20_000, 2_000_000)
+REPLAY_VIEWS, REPLAY_GOAL = 10, 42.0
 
 
 class What(StrEnum):
@@ -84,7 +85,7 @@ def _run(
 
 
 def _store_rows(rows: int, reporter: Reporter) -> list[BenchRow]:
-    from ..bench.store import bench_memory
+    from ..bench.store import bench_memory, bytes_per_view
     from ..bench.timing import BenchRow
 
     small, large = STORE_SIZES[0], rows
@@ -103,6 +104,16 @@ def _store_rows(rows: int, reporter: Reporter) -> list[BenchRow]:
             ("bytes per image in all", everything, 40),
         )
     ]
+    each = bytes_per_view(small, REPLAY_VIEWS)
+    table.append(
+        BenchRow(
+            name=f"store: bytes per replayed view and image (box, flip, ticket), {REPLAY_VIEWS} views",
+            value=each,
+            goal=f"≤ {REPLAY_GOAL:g}",
+            ok=each <= REPLAY_GOAL,
+            detail={"rows": small},
+        )
+    )
     for name in ("commit", "join"):
         peaks = [found[size][name]["peak_bytes"] for size in (small, large)]
         ratio = peaks[1] / peaks[0]

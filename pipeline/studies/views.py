@@ -17,8 +17,8 @@ from .engine import Arm, ArmResult, make_store, run_study
 
 RATIO = 0.5
 RECIPE, MIN_CROP = "crop", 0.5  # crops of at least half the area, mirrored, no colours: short runs learn with it
-EPOCHS = 40
-PHOTO_EPOCHS = 24
+EPOCHS = 24
+PHOTO_EPOCHS = 16
 NUM_VIEWS = (1, 4, 16)
 NUM_FASHION = 1000
 _BATCH_SIZE = 50

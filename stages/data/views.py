@@ -67,3 +67,19 @@ class RecipeViews:
         """A view whose box and flip are known, with the colours that belong to these names."""
         cut = cut_view(image, box_to_px(box, *image.size), flip=flip, view=self._view, image_px=self._image_px)
         return DrawnView(image=self._photometric(cut, *names), box=box, flip=flip)
+
+
+class ViewDrawer:
+    """All views of an image, as stage one selects for them: drawn by a recipe, or the centre view without one."""
+
+    def __init__(self, recipe: Recipe | None, view: View, *, image_px: int, num_views: int, seed: int) -> None:
+        self.num_views = num_views
+        self._seed = seed
+        self._center = CenterViews(view, image_px)
+        self._drawn = None if recipe is None else RecipeViews(recipe, view, image_px)
+
+    def draw_all(self, image: Image.Image, key: str) -> list[DrawnView]:
+        """The V views of an image."""
+        if self._drawn is None:
+            return [self._center.draw(image, number) for number in range(self.num_views)]
+        return [self._drawn.draw_number(image, self._seed, key, number) for number in range(self.num_views)]
