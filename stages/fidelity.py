@@ -23,8 +23,8 @@ from ..artifacts_schema.tickets import mirror, unpack_mask
 from .data.images import normalize
 from .data.loader import iterate, num_workers_for
 from .data.packing import EncodedSample, write_shards
-from .data.patches import ViewMode
 from .data.shards import RawSample, iter_samples, resolve_shards
+from .data.shown import ViewMode
 from .data.stream import SampleStream, StreamConfig, StreamPosition
 from .distributed import Process, process_group
 from .mixing import Mix, MixConfig, draw_mix, mix_batch

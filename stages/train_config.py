@@ -11,8 +11,9 @@ from ..artifacts_schema import Manifest, OptionError, ShardError, TicketStore, V
 from .data.counting import count_shards
 from .data.join import JoinConfig
 from .data.loader import num_workers_for
-from .data.patches import Subset, ViewMode
+from .data.patches import Subset
 from .data.shards import Shard, is_url, resolve_shards
+from .data.shown import ViewMode
 from .data.spans import CountedShard, num_train_steps
 from .data.stream import StreamConfig
 from .distributed import Process

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from ..artifacts_schema import Manifest, OptionError, TicketMismatchError
 from .data.augment import AugmentConfig, PhotometricAugment
-from .data.patches import Subset, ViewMode
+from .data.patches import Subset
 from .data.recipes import RECIPES, Recipe, recipe_of, replayed_recipe
+from .data.shown import ViewMode
 
 
 class ViewOptions(Protocol):

@@ -21,7 +21,8 @@ EPOCHS = 24
 PHOTO_EPOCHS = 16
 NUM_VIEWS = (1, 4, 16)
 NUM_FASHION = 1000
-_BATCH_SIZE = 50
+BATCH_SIZE, PHOTO_BATCH_SIZE = 50, 20
+_PEAK_LR = 1.5e-3  # at a batch of 50
 _VIEW_ARRAYS = ("tickets", "views/boxes", "views/flips")
 
 
@@ -35,7 +36,7 @@ def views_fashion(out: Path, *, seeds: tuple[int, ...], workers: int | None, rep
         if not list((out / "shards").glob(f"{split}-*.tar")):
             pack_fashion(out / "shards", split, count, reporter)
     shards, test_shards = str(out / "shards" / "train-*.tar"), str(out / "shards" / "test-*.tar")
-    base = _base(out, shards, MODEL, EPOCHS, workers)
+    base = _base(out, shards, MODEL, EPOCHS, BATCH_SIZE, workers)
     selector = out / "selector"
     if not (selector / "done").exists():
         reporter.message("training the selector: a dense student")
@@ -72,7 +73,7 @@ def views_photos(
     Command: dataltt study views-photos --shards 'photos/train-*.tar' --test-shards 'photos/test-*.tar' --checkpoint
     deit_tiny_patch16_224.safetensors. To expect: see docs/views.md.
     """
-    base = _base(out, shards, "vit_micro", PHOTO_EPOCHS, workers)
+    base = _base(out, shards, "vit_micro", PHOTO_EPOCHS, PHOTO_BATCH_SIZE, workers)
     select = SelectConfig(model="deit_t", checkpoint=checkpoint, shards=shards, out=out, ratio=RATIO, workers=workers)
     return _compare(out, base, select, test_shards, seeds, reporter, "views-photos")
 
@@ -113,15 +114,15 @@ def run_views_study(
     )
 
 
-def _base(out: Path, shards: str, model: str, epochs: int, workers: int | None) -> TrainConfig:
+def _base(out: Path, shards: str, model: str, epochs: int, batch_size: int, workers: int | None) -> TrainConfig:
     """What all arms share: DeiT's optimiser and schedule, shortened, with a learning rate for small batches."""
     return TrainConfig(
         out=out,
         shards=shards,
         model=model,
         epochs=epochs,
-        batch_size=_BATCH_SIZE,
-        lr=1.5e-3 * BASE_BATCH_SIZE / _BATCH_SIZE,
+        batch_size=batch_size,
+        lr=_PEAK_LR * BASE_BATCH_SIZE / BATCH_SIZE,
         warmup_epochs=epochs / 8,
         drop_path=0.0,
         random_erasing=0.0,

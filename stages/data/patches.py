@@ -15,10 +15,10 @@ from ...artifacts_schema.tickets import mirror, unpack_mask
 from ...artifacts_schema.views import Scores, warp_scores
 from ..randomness import generator_of
 from .join import Ticket
+from .shown import ViewMode
 from .views import DrawnView
 
 Subset = Literal["ticket", "random", "fixed-random", "inverse", "dense"]
-ViewMode = Literal["static", "replay", "warp"]
 
 # Where a store has no ranks, kept patches score 1, dropped ones 0, and ties are broken by a draw smaller than this.
 _TIE = 1e-3

@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import webdataset as wds
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -25,15 +24,15 @@ from ...artifacts_schema import BadImageError, DatalttError, OptionError, Sample
 from ...artifacts_schema.summary import position_prior
 from ...artifacts_schema.views import Scores, center_box
 from ..randomness import generator_of, seed_of
-from .augment import AugmentConfig, PhotometricAugment, draw_flip, erase_patches, mirror_image
-from .images import center_crop, decode_image, to_tensor
+from .augment import AugmentConfig, erase_patches
+from .images import decode_image, to_tensor
 from .join import JoinConfig, Ticket, TicketJoin
 from .loader import Failure
-from .patches import PatchChooser, Subset, ViewMode, kept_of
+from .patches import PatchChooser, Subset, kept_of
 from .recipes import Recipe
 from .shards import RawSample, iter_samples
+from .shown import ViewMode, ViewShower
 from .spans import CountedShard, eval_run, num_train_steps, spans_of, train_run, worker_steps
-from .views import DrawnView, RecipeViews
 
 
 class Batch(NamedTuple):
@@ -124,8 +123,16 @@ class _Worker:
         self.join = TicketJoin(self._join_config(config.join)) if config.join else None
         self.num_skipped = 0
         self._reported = 0
-        self._photometric = PhotometricAugment(config.augment, config.view.mean) if config.augment else None
-        self._recipe_views = RecipeViews(config.recipe, config.view, config.image_px) if config.recipe else None
+        self._shower = ViewShower(
+            config.views,
+            config.view,
+            image_px=config.image_px,
+            augment=config.augment,
+            recipe=config.recipe,
+            seed=config.seed,
+            stored_seed=config.views_seed,
+            number=self._view_number,
+        )
         warps = config.views == "warp" and config.subset in ("ticket", "inverse") and self.join is not None
         self._chooser = PatchChooser(
             subset=config.subset,
@@ -250,36 +257,17 @@ class _Worker:
                 "classes; use shards of the model's classes, or train with a larger --num-classes"
             )
         image = decode_image(sample, c.mode, "mend the shard, or pass --on-bad-image skip")
-        shown = self._shown(sample.key, image, ticket)
+        epoch = self.position.epoch
         if c.views == "warp" and ticket is not None and ticket.boxes is None:
             # A store of one centre view: its box follows from the image's size.
             box = center_box(*image.size, resize_px=c.view.resize_px, crop_px=c.image_px)
             ticket = replace(ticket, boxes=box[None], flips=np.zeros(1, np.uint8))
-        scores = self._chooser.scores(sample.key, self.position.epoch, ticket, shown)
+        shown = self._shower.show(image, sample.key, epoch, ticket)
+        scores = self._chooser.scores(sample.key, epoch, ticket, shown)
         pixels = to_tensor(shown.image)
         if c.random_erasing > 0:
-            pixels = erase_patches(pixels, c.grid, c.view, c.random_erasing, c.seed, self.position.epoch, sample.key)
+            pixels = erase_patches(pixels, c.grid, c.view, c.random_erasing, c.seed, epoch, sample.key)
         return pixels, sample.label, scores
-
-    def _shown(self, key: str, image: Image.Image, ticket: Ticket | None) -> DrawnView:
-        """What the student is to see of an image."""
-        c, names = self.config, (self.config.seed, self.position.epoch, key)
-        if c.views == "static":
-            box = center_box(*image.size, resize_px=c.view.resize_px, crop_px=c.image_px)
-            image = center_crop(image, c.view, c.image_px)
-            if c.augment is None or self._photometric is None:
-                return DrawnView(image=image, box=box, flip=False)
-            flip = draw_flip(c.augment.hflip, *names)
-            image = self._photometric(mirror_image(image) if flip else image, *names)
-            return DrawnView(image=image, box=box, flip=flip)
-        assert self._recipe_views is not None
-        if c.views == "warp":
-            return self._recipe_views.draw(image, *names)
-        assert ticket is not None
-        assert ticket.boxes is not None
-        assert ticket.flips is not None
-        box, flip = ticket.boxes[0], bool(ticket.flips[0])
-        return self._recipe_views.show(image, box, flip, c.views_seed, key, self._view_number)
 
     def _full_batches(self, samples: Iterator[_Processed]) -> Iterator[Batch]:
         """Each batch as soon as it is full."""

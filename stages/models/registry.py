@@ -55,7 +55,7 @@ ALIASES: Mapping[str, ModelEntry] = {
     ),
     # The student of `dataltt study` on photographs: 224 px, 196 patches, small enough for a CPU.
     "vit_micro": ModelEntry(
-        timm_name="vit_tiny_patch16_224", kwargs={"embed_dim": 96, "depth": 4, "num_heads": 3}, drop_blocks=(1, 2, 3)
+        timm_name="vit_tiny_patch16_224", kwargs={"embed_dim": 64, "depth": 4, "num_heads": 2}, drop_blocks=(1, 2, 3)
     ),
 }
 
