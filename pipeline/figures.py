@@ -106,7 +106,7 @@ def fidelity_figure(rows: Sequence[tuple[str, float, float]], title: str) -> Fig
     bars = axes.barh(names, means, color="#4878a8")
     axes.scatter(lows, names, color="black", marker="|", s=90, zorder=3, label="5th percentile")
     axes.bar_label(bars, labels=[f"{m:.3f}" for m in means], padding=4, fontsize=8)
-    axes.set_xlim(0, 1.1)
+    axes.set_xlim(0, 1.15)
     axes.set_xlabel("mean IoU")
     axes.set_title(title, fontsize=10)
     axes.legend(loc="lower right", fontsize=8)

@@ -12,8 +12,10 @@ from PIL import Image
 from ..artifacts_schema import Manifest, read_manifest
 from ..artifacts_schema.tickets import unpack_mask
 from .data.images import center_crop, decode_image
-from .data.join import JoinConfig, TicketJoin
+from .data.join import JoinConfig, Ticket, TicketJoin
+from .data.recipes import replayed_recipe
 from .data.shards import iter_samples, resolve_shards
+from .data.views import RecipeViews
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,15 +35,28 @@ def sample_tickets(store: str, shards: str, count: int) -> list[SampleTicket]:
         DatalttError: the shards do not fit the store.
     """
     manifest: Manifest = read_manifest(store)
-    join = TicketJoin(JoinConfig(store=store))
+    join = TicketJoin(JoinConfig(store=store, geometry=True, views=range(1)))
     mode = "L" if len(manifest.view.mean) == 1 else "RGB"
     shard = resolve_shards(shards)[0]
     skipped_keys = manifest.skipped_keys
     samples = (s for s in iter_samples(shard) if s.key not in skipped_keys)
+    drawn = None
+    if manifest.view.kind == "replay":
+        recipe = replayed_recipe(manifest.view, mode, store, allow_other_pixels=True)
+        drawn = RecipeViews(recipe, manifest.view, manifest.image_px)
     found = []
     for sample, ticket in itertools.islice(join.join(shard, samples), count):
         image = decode_image(sample, mode, "mend the shard")
         mask = unpack_mask(ticket.packed[0], manifest.num_patches).reshape(manifest.grid)
-        view = center_crop(image, manifest.view, manifest.image_px)
+        view = _first_view(image, sample.key, ticket, manifest, drawn)
         found.append(SampleTicket(key=sample.key, label=sample.label, image=view, mask=mask))
     return found
+
+
+def _first_view(
+    image: Image.Image, key: str, ticket: Ticket, manifest: Manifest, drawn: RecipeViews | None
+) -> Image.Image:
+    if drawn is None or ticket.boxes is None or ticket.flips is None:
+        return center_crop(image, manifest.view, manifest.image_px)
+    seed = (manifest.view.augment or {})["seed"]
+    return drawn.show(image, ticket.boxes[0], bool(ticket.flips[0]), seed, key, 0).image

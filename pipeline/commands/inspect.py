@@ -78,7 +78,7 @@ def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[n
         "ticket": f"{m.num_keep} of {m.num_patches} patches ({m.num_keep / m.num_patches:.1%}), {m.num_views} view(s)"
         + (", with ranks" if m.has_ranks else ", no ranks"),
         "grid": f"{m.grid[0]}×{m.grid[1]} patches of {m.patch_px} px ({m.image_px} px)",
-        "view": f"{m.view.kind}: resized to {m.view.resize_px} px ({m.view.interpolation}), cut to {m.image_px} px",
+        "view": _view(m),
         "selector": f"{m.selector.model}, {dial}, {m.selector.precision}; keeps {drops}",
         "weights": f"SHA-256 {m.selector.weights_sha256}",
         "skipped": f"{len(m.skipped)} image(s) that could not be decoded" if m.skipped else "none",
@@ -96,6 +96,14 @@ def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[n
     console.print(sizes)
     console.print(f"\nkept share per grid position, in per cent (mean {share.mean():.1%})")
     console.print(_heat_map(share), highlight=False)
+
+
+def _view(m: Manifest) -> str:
+    if m.view.kind == "center":
+        return f"center: resized to {m.view.resize_px} px ({m.view.interpolation}), cut to {m.image_px} px"
+    augment = m.view.augment or {}
+    drawn = f"recipe {augment.get('name')!r}, version {augment.get('version')}, seed {augment.get('seed')}"
+    return f"replay: drawn by {drawn}, resized to {m.image_px} px ({m.view.interpolation})"
 
 
 def _heat_map(share: npt.NDArray[np.float64]) -> str:

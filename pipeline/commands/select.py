@@ -38,7 +38,7 @@ def select(
     ] = "none",
     views: Annotated[
         int | None,
-        typer.Option(help="Views per image. Default: 10 of a recipe that draws, else 1 (2: and its mirror image)."),
+        typer.Option(help="Views per image. Default: 16 of a recipe that draws, else 1 (2: and its mirror image)."),
     ] = None,
     min_crop: Annotated[
         float | None, typer.Option(help="Smallest crop, as a share of the image's area. Default: the recipe's, 0.08.")
@@ -61,8 +61,10 @@ def select(
 ) -> None:
     """Stage one: run a ticket selector once over the shards and write a ticket store.
 
-    Runs in one process, or in many under torchrun. Interrupted, the same command goes on where it stopped. A centre
-    view's ticket does not fit random crops: train on it with augmentations that leave the patch grid in place.
+    Runs in one process, or in many under torchrun. Interrupted, the same command goes on where it stopped.
+
+    A ticket belongs to one view. The centre view's (the default) does not fit random crops, so training on it never
+    crops; to train with crops, select views that are drawn by a recipe. docs/views.md says which to choose.
 
     Example: dataltt select --model deit_b --ratio 0.5 --shards 'imagenet/train-{000000..001023}.tar'
     """
