@@ -23,6 +23,7 @@ from ..artifacts_schema.tickets import mirror, unpack_mask
 from .data.images import normalize
 from .data.loader import iterate, num_workers_for
 from .data.packing import EncodedSample, write_shards
+from .data.recipes import recipe_of
 from .data.shards import RawSample, iter_samples, resolve_shards
 from .data.shown import ViewMode
 from .data.stream import SampleStream, StreamConfig, StreamPosition
@@ -85,6 +86,7 @@ def fidelity(config: FidelityConfig, reporter: Reporter | None = None) -> Fideli
     """
     if config.images < BATCH_SIZE:
         raise OptionError(f"--images {config.images} should be at least {BATCH_SIZE}")
+    recipe_of(config.augment, min_crop=config.min_crop)  # refuses what there is not, before anything is selected
     reporter = reporter or SilentReporter()
     with process_group(config.device) as process, tempfile.TemporaryDirectory(prefix="dataltt-fidelity-") as folder:
         if process.world_size > 1:

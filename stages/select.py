@@ -29,7 +29,7 @@ from ..artifacts_schema.parts import Part, begin_plan, part_path, parts_dir, rea
 from ..artifacts_schema.tickets import order_to_ranks, pack_ranks
 from .data.images import normalize
 from .data.loader import iterate, num_workers_for
-from .data.recipes import Recipe, describe, recipe_of
+from .data.recipes import RECIPES, Recipe, describe, recipe_of
 from .data.shards import Shard, absolute_spec, is_url, resolve_shards
 from .data.view_batches import ShardBatches, ViewBatch
 from .data.views import ViewDrawer
@@ -83,6 +83,10 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
         DatalttError: anything that the user can mend. Finished parts stay, and the same call goes on from them.
     """
     check_destination(config.out, overwrite=config.overwrite)
+    if config.augment not in ("none", *RECIPES):
+        raise OptionError(
+            f"--augment {config.augment!r} is not known to this version; it has none, {', '.join(RECIPES)}"
+        )
     recipe = None if config.augment == "none" else recipe_of(config.augment, min_crop=config.min_crop)
     num_views = _num_views(config, recipe)
     if config.batch_size < 1:

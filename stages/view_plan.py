@@ -73,7 +73,7 @@ def plan_views(options: ViewOptions, manifest: Manifest | None, mean: list[float
         if not manifest.has_ranks:
             raise TicketMismatchError(
                 f"--views warp needs ranks, and {options.tickets} holds {_holds(manifest)} without; select again with: "
-                "dataltt select --ranks"
+                f"dataltt select --augment {_recipe_name(manifest) or 'none'} --ranks"
             )
         num_views = _num_views(options, manifest)
     return ViewPlan(mode=mode, recipe=recipe, num_views=num_views, seed=0)

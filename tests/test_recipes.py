@@ -554,7 +554,7 @@ _BAD_OPTIONS: list[tuple[str, tuple[object, ...], tuple[str, ...]]] = [
     ("center", ("--views", "warp", "--augment", "none"), ("--augment 'none'", "it has deit, deit3, crop, whole")),
     ("center", ("--views", "warp", "--min-crop", 3), ("--min-crop 3.0 lies outside (0, 1]",)),
     ("replayed", ("--num-views", 9), (_REPLAYED, "dataltt select --augment deit --views 9")),
-    ("replayed", ("--views", "warp"), (_REPLAYED, "without; select again with: dataltt select --ranks")),
+    ("replayed", ("--views", "warp"), (_REPLAYED, "without; select again with: dataltt select --augment deit --ranks")),
     ("replayed", ("--views", "static"), (_REPLAYED, "--views replay", "dataltt select --augment none")),
     ("replayed", ("--control", "inverse"), ("--control inverse needs ranks", "--ranks")),
     ("replayed", ("--views", "replay", "--hflip", 0.5), ("--hflip has no effect with --views replay", "'deit'")),
@@ -599,7 +599,7 @@ def test_validation_on_a_store_of_drawn_views(center: SmallStore, replayed: Smal
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("--augment", "deit9"), ("--augment 'deit9'", "it has deit, deit3, crop, whole")),
+        (("--augment", "deit9"), ("--augment 'deit9'", "it has none, deit, deit3, crop, whole")),
         (("--views", 3), ("--views 3: without random crops an image has 2 views", "--augment deit")),
         (("--augment", "whole", "--views", 3), ("--views 3: without random crops", "--augment deit")),
         (("--augment", "deit", "--views", 0), ("--views 0 should lie between 1 and 4096",)),

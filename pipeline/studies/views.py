@@ -22,7 +22,7 @@ PHOTO_EPOCHS = 16
 NUM_VIEWS = (1, 4, 16)
 NUM_FASHION = 1000
 BATCH_SIZE, PHOTO_BATCH_SIZE = 50, 20
-_PEAK_LR = 1.5e-3  # at a batch of 50
+PEAK_LR, PHOTO_PEAK_LR = 1.5e-3, 2e-3
 _VIEW_ARRAYS = ("tickets", "views/boxes", "views/flips")
 
 
@@ -36,7 +36,7 @@ def views_fashion(out: Path, *, seeds: tuple[int, ...], workers: int | None, rep
         if not list((out / "shards").glob(f"{split}-*.tar")):
             pack_fashion(out / "shards", split, count, reporter)
     shards, test_shards = str(out / "shards" / "train-*.tar"), str(out / "shards" / "test-*.tar")
-    base = _base(out, shards, MODEL, EPOCHS, BATCH_SIZE, workers)
+    base = _base(out, shards, MODEL, EPOCHS, BATCH_SIZE, PEAK_LR, workers)
     selector = out / "selector"
     if not (selector / "done").exists():
         reporter.message("training the selector: a dense student")
@@ -73,7 +73,7 @@ def views_photos(
     Command: dataltt study views-photos --shards 'photos/train-*.tar' --test-shards 'photos/test-*.tar' --checkpoint
     deit_tiny_patch16_224.safetensors. To expect: see docs/views.md.
     """
-    base = _base(out, shards, "vit_micro", PHOTO_EPOCHS, PHOTO_BATCH_SIZE, workers)
+    base = _base(out, shards, "vit_micro", PHOTO_EPOCHS, PHOTO_BATCH_SIZE, PHOTO_PEAK_LR, workers)
     select = SelectConfig(model="deit_t", checkpoint=checkpoint, shards=shards, out=out, ratio=RATIO, workers=workers)
     return _compare(out, base, select, test_shards, seeds, reporter, "views-photos")
 
@@ -114,7 +114,9 @@ def run_views_study(
     )
 
 
-def _base(out: Path, shards: str, model: str, epochs: int, batch_size: int, workers: int | None) -> TrainConfig:
+def _base(
+    out: Path, shards: str, model: str, epochs: int, batch_size: int, peak_lr: float, workers: int | None
+) -> TrainConfig:
     """What all arms share: DeiT's optimiser and schedule, shortened, with a learning rate for small batches."""
     return TrainConfig(
         out=out,
@@ -122,7 +124,7 @@ def _base(out: Path, shards: str, model: str, epochs: int, batch_size: int, work
         model=model,
         epochs=epochs,
         batch_size=batch_size,
-        lr=_PEAK_LR * BASE_BATCH_SIZE / BATCH_SIZE,
+        lr=peak_lr * BASE_BATCH_SIZE / batch_size,
         warmup_epochs=epochs / 8,
         drop_path=0.0,
         random_erasing=0.0,

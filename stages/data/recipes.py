@@ -76,7 +76,7 @@ def recipe_of(name: str, *, min_crop: float | None = None) -> Recipe:
         raise OptionError(f"--min-crop {min_crop}: --augment {name} shows whole images; choose another recipe")
     if not 0 < min_crop <= 1:
         raise OptionError(f"--min-crop {min_crop} lies outside (0, 1]; deit crops at least 0.08 of an image's area")
-    return replace(recipe, crop_scale=(min_crop, max(min_crop, recipe.crop_scale[1])))
+    return replace(recipe, crop_scale=(float(min_crop), recipe.crop_scale[1]))
 
 
 def describe(recipe: Recipe, view: View, mode: str, seed: int) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def replayed_recipe(view: View, mode: str, store: str, *, allow_other_pixels: bo
             f"{recipe.version}; install a dataltt that has it, {way_out}"
         )
     numbers = found.get("parameters")
-    recipe = replace(recipe, crop_scale=_scale_of(numbers) or recipe.crop_scale)  # as --min-crop asked for
+    recipe = _with_min_crop(recipe, numbers)
     if recipe.to_json() != numbers:
         raise TicketMismatchError(
             f"{store} holds views of recipe {name!r} with numbers that are not this version's; {way_out}"
@@ -126,12 +126,12 @@ def replayed_recipe(view: View, mode: str, store: str, *, allow_other_pixels: bo
     return recipe
 
 
-def _scale_of(numbers: Any) -> tuple[float, float] | None:
-    """The crop scale that a manifest gives, None where it gives none."""
+def _with_min_crop(recipe: Recipe, numbers: Any) -> Recipe:
+    """The recipe with the smallest crop that a manifest gives, if it is one that --min-crop could have asked for."""
     scale = numbers.get("crop_scale") if isinstance(numbers, dict) else None
-    if isinstance(scale, list) and len(scale) == 2 and all(type(s) is float and 0 < s <= 1 for s in scale):
-        return scale[0], scale[1]
-    return None
+    if recipe.crop_scale is None or not isinstance(scale, list) or len(scale) != 2 or type(scale[0]) is not float:
+        return recipe
+    return replace(recipe, crop_scale=(scale[0], recipe.crop_scale[1])) if 0 < scale[0] <= 1 else recipe
 
 
 def pixels_digest(recipe: Recipe, view: View, mode: str) -> str:
