@@ -194,7 +194,7 @@ def bench_memory(sizes: Sequence[int], report: Any) -> dict[int, dict[str, dict[
     """Size and peak memory of commit and join for stores of several sizes."""
     found: dict[int, dict[str, dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory(prefix="dataltt-bench-") as folder:
-        for num_images in sizes:
+        for num_images in dict.fromkeys(sizes):
             store = Path(folder) / f"{num_images}.zarr"
             found[num_images] = {}
             for what in ("parts", "commit", "join"):
