@@ -54,7 +54,15 @@ def study(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("arm", "tested on", "top-1 %", "sd", *(f"seed {s}" for s in numbers), "bytes/image", title=name)
+    table = Table(
+        "arm",
+        "tested on",
+        "top-1 %",
+        "sd",
+        *(f"seed {s}" for s in numbers),
+        "bytes",
+        title=f"{name} (bytes: of tickets, per image)",
+    )
     for row in found:
         sd = "" if row.sd is None else f"{row.sd:.2f}"
         each = (f"{row.top1[s]:.2f}" for s in numbers)
