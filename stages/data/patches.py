@@ -36,6 +36,7 @@ class PatchChooser:
     grid: tuple[int, int]
     seed: int
     prior: Scores | None = None
+    breaks_ties: bool = True  # needed only where scores of two images meet
 
     def scores(self, key: str, epoch: int, ticket: Ticket | None, shown: DrawnView) -> Scores | None:
         """Scores float32 [P] of the patches of a view, on that view's own grid; None where all patches are taken."""
@@ -86,8 +87,11 @@ class PatchChooser:
     def _stored(self, key: str, epoch: int, ticket: Ticket, number: int) -> Scores:
         if ticket.ranks is not None:
             return rank_scores(ticket.ranks[number])
+        mask = unpack_mask(ticket.packed[number], self._num_patches).astype(np.float32)
+        if not self.breaks_ties:
+            return mask
         ties = generator_of(self.seed, "ties", epoch, key).random(self._num_patches, dtype=np.float32)
-        return unpack_mask(ticket.packed[number], self._num_patches) + _TIE * ties
+        return mask + _TIE * ties
 
 
 def rank_scores(ranks: npt.NDArray[np.integer]) -> Scores:

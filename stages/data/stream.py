@@ -139,6 +139,7 @@ class _Worker:
             views=config.views,
             grid=config.grid,
             seed=config.seed,
+            breaks_ties=config.mixing,
             prior=position_prior(self.join.store) if warps and self.join else None,
         )
 
