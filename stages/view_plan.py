@@ -72,7 +72,7 @@ def plan_views(options: ViewOptions, manifest: Manifest | None, mean: list[float
     if manifest is not None and options.control in ("ticket", "inverse"):
         if not manifest.has_ranks:
             raise TicketMismatchError(
-                f"--views warp needs ranks, and {options.tickets} holds {_holds(manifest)} without; select again with: "
+                f"--views warp needs ranks, and {options.tickets} holds {_holds(manifest)} without them; select again with: "
                 f"dataltt select --augment {_recipe_name(manifest) or 'none'} --ranks"
             )
         num_views = _num_views(options, manifest)
