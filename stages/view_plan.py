@@ -72,8 +72,8 @@ def plan_views(options: ViewOptions, manifest: Manifest | None, mean: list[float
     if manifest is not None and options.control in ("ticket", "inverse"):
         if not manifest.has_ranks:
             raise TicketMismatchError(
-                f"--views warp needs ranks, and {options.tickets} holds {_holds(manifest)} without them; select again with: "
-                f"dataltt select --augment {_recipe_name(manifest) or 'none'} --ranks"
+                f"--views warp needs ranks, and {options.tickets} holds {_holds(manifest)} without them; select "
+                f"again with: dataltt select --augment {_recipe_name(manifest) or 'none'} --ranks"
             )
         num_views = _num_views(options, manifest)
     return ViewPlan(mode=mode, recipe=recipe, num_views=num_views, seed=0)

@@ -554,7 +554,11 @@ _BAD_OPTIONS: list[tuple[str, tuple[object, ...], tuple[str, ...]]] = [
     ("center", ("--views", "warp", "--augment", "none"), ("--augment 'none'", "it has deit, deit3, crop, whole")),
     ("center", ("--views", "warp", "--min-crop", 3), ("--min-crop 3.0 lies outside (0, 1]",)),
     ("replayed", ("--num-views", 9), (_REPLAYED, "dataltt select --augment deit --views 9")),
-    ("replayed", ("--views", "warp"), (_REPLAYED, "without them; select again with: dataltt select --augment deit --ranks")),
+    (
+        "replayed",
+        ("--views", "warp"),
+        (_REPLAYED, "without them; select again with: dataltt select --augment deit --ranks"),
+    ),
     ("replayed", ("--views", "static"), (_REPLAYED, "--views replay", "dataltt select --augment none")),
     ("replayed", ("--control", "inverse"), ("--control inverse needs ranks", "--ranks")),
     ("replayed", ("--views", "replay", "--hflip", 0.5), ("--hflip has no effect with --views replay", "'deit'")),
