@@ -345,7 +345,8 @@ def test_models_refused_by_name(name: str, why: str) -> None:
 
 @pytest.mark.parametrize("name", ["deit_q", "", "vit", "DEIT_S"])
 def test_unknown_names(name: str) -> None:
-    with pytest.raises(ModelError, match=r"neither an alias \(deit_t, deit_s, deit_b, vit_fashion, vit_micro\) nor a timm model"):
+    aliases = "deit_t, deit_s, deit_b, vit_fashion, vit_micro"
+    with pytest.raises(ModelError, match=rf"neither an alias \({aliases}\) nor a timm model"):
         create_vit(name)
 
 
