@@ -1,7 +1,7 @@
 """Augmentation recipes: what is drawn for a view of an image, by name and version.
 
 A recipe's version changes whenever the same seed would give another view. What a store was made with stands in its
-manifest, with a digest of the pixels that the recipe gives for a built-in photograph: another version of a library that
+manifest, with a digest of the pixels that the recipe gives for a built-in picture: another version of a library that
 draws or rounds differently is noticed by it.
 """
 
@@ -99,7 +99,7 @@ def replayed_recipe(view: View, mode: str, store: str, *, allow_other_pixels: bo
     """
     found = view.augment or {}
     name, number = found.get("name"), found.get("version")
-    way_out = f"train with --views warp if it has ranks, or select again: dataltt select --augment deit --out {store}"
+    way_out = "train with --views warp if it has ranks, or select again: dataltt select --augment deit"
     if name not in RECIPES:
         raise TicketMismatchError(
             f"{store} holds views of recipe {name!r}, which this version does not know (it has {', '.join(RECIPES)}); "
@@ -135,7 +135,7 @@ def _with_min_crop(recipe: Recipe, numbers: Any) -> Recipe:
 
 
 def pixels_digest(recipe: Recipe, view: View, mode: str) -> str:
-    """XXH3-64 (hex) of views of a built-in photograph: decoding, cutting, resizing, mirroring and colours."""
+    """XXH3-64 (hex) of views of a built-in picture: decoding, cutting, resizing, mirroring and colours."""
     image = decode_bytes(files(__package__).joinpath("probe.jpg").read_bytes(), mode)
     photometric = PhotometricAugment(recipe.augment, view.mean)
     digest = xxhash.xxh3_64()
