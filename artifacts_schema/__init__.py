@@ -18,8 +18,9 @@ from .errors import (
     TicketMismatchError,
     UnsupportedVersionError,
 )
-from .manifest import SCHEMA_VERSION, Dataset, Manifest, Selector, SkippedSample, View, parse_manifest
+from .manifest import SCHEMA_VERSION, Dataset, Labeller, Manifest, Selector, SkippedSample, View, parse_manifest
 from .store import TicketStore, read_manifest
+from .token_labels import LabelMaps
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -29,6 +30,8 @@ __all__ = [
     "Dataset",
     "DuplicateKeyError",
     "IncompletePartsError",
+    "LabelMaps",
+    "Labeller",
     "Manifest",
     "MissingTicketError",
     "ModelError",

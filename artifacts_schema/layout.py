@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .tickets import num_ticket_bytes, ranks_dtype
+from .token_labels import TOP_K
 
 CHUNK_ROWS = 4096
 CHUNK_ROWS_BYTES = 4 << 20  # at most: with many views a chunk has fewer rows, so that reading a shard stays cheap
@@ -62,6 +63,7 @@ def array_specs(
     num_shard_name_bytes: int,
     has_ranks: bool,
     has_views: bool,
+    has_token_labels: bool = False,
 ) -> dict[str, ArraySpec]:
     """All arrays of a store with these numbers, by path."""
     rows, views = num_images, num_views
@@ -80,4 +82,7 @@ def array_specs(
     if has_views:
         shapes["views/boxes"] = (np.float32, (rows, views, 4))
         shapes["views/flips"] = (np.uint8, (rows, views))
+    if has_token_labels:
+        shapes["token_labels/ids"] = (np.uint16, (rows, views, num_patches, TOP_K))
+        shapes["token_labels/scores"] = (np.float16, (rows, views, num_patches, TOP_K))
     return {p: ArraySpec(path=p, dtype=np.dtype(d), shape=s) for p, (d, s) in shapes.items()}

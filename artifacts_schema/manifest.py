@@ -13,8 +13,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from .errors import Problem, SchemaError, UnsupportedVersionError
 from .tickets import MAX_PATCHES
+from .token_labels import MAX_CLASSES, TOP_K
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 MANIFEST_ATTRIBUTE = "dataltt"
 
 Count = Annotated[int, Field(ge=1, le=2**40)]
@@ -35,6 +36,18 @@ class Selector:
     precision: Literal["fp32", "bf16"]
     ratio: Share | None = None
     keep_rate: Share | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labeller:
+    """What made the token labels, when, and of how many classes."""
+
+    model: Name
+    weights_sha256: Sha256
+    num_classes: Annotated[int, Field(ge=TOP_K, le=MAX_CLASSES)]
+    precision: Literal["fp32", "bf16"]
+    tool_version: str
+    created: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +110,7 @@ class Manifest:
     tool_version: str
     skipped: list[SkippedSample] = field(default_factory=list)
     parent: list[dict[str, Any]] | None = None
+    token_labels: Labeller | None = None  # since 1.1; None where the store has none
     objects: dict[str, Sha256] = field(default_factory=dict)
 
     @property

@@ -77,11 +77,19 @@ def write_atomically(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
-def begin_plan(directory: Path, plan: dict[str, Any], *, discard_others: bool = False) -> None:
+def begin_plan(
+    directory: Path,
+    plan: dict[str, Any],
+    *,
+    discard_others: bool = False,
+    work: str = "selection",
+    way_out: str = "choose another --out, or pass --overwrite to discard them",
+) -> None:
     """Creates the parts directory for a plan, or goes on with the one there if it is for the same plan.
 
     Args:
         discard_others: parts made under another plan are removed instead of refused (a plan without parts always is).
+        work, way_out: what the parts are of, and what else the user can do, for the error's sentence.
 
     Raises:
         IncompletePartsError: parts made under another plan are there.
@@ -95,15 +103,15 @@ def begin_plan(directory: Path, plan: dict[str, Any], *, discard_others: bool = 
         if not discard_others and any(directory.glob("part-*.parquet")):
             different = sorted(k for k in {*found, *plan} if found.get(k) != plan.get(k))
             raise IncompletePartsError(
-                f"{directory} holds parts of another selection (it differs in {', '.join(different)}); "
-                "run that one to its end, choose another --out, or pass --overwrite to discard them"
+                f"{directory} holds parts of another {work} (it differs in {', '.join(different)}); "
+                f"run that one to its end, {way_out}"
             )
         shutil.rmtree(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(plan, indent=1).encode())
 
 
-def _column(array: npt.NDArray[Any]) -> pa.Array:
+def fixed_size_column(array: npt.NDArray[Any]) -> pa.Array:
     """[R, ...] of any dtype as R fixed-size binaries."""
     rows = len(array)
     flat = np.ascontiguousarray(array)
@@ -117,12 +125,12 @@ def write_part(directory: Path, index: int, part: Part) -> None:
         "key": part.keys.cast(pa.large_string()),
         "label": pa.array(part.labels, type=pa.int32()),
         "digest": pa.array(part.digests, type=pa.uint64()),
-        "tickets": _column(part.tickets),
+        "tickets": fixed_size_column(part.tickets),
     }
     for name in ("ranks", "boxes", "flips"):
         array = getattr(part, name)
         if array is not None:
-            columns[name] = _column(array)
+            columns[name] = fixed_size_column(array)
     skipped = [{"shard": s.shard, "key": s.key, "reason": s.reason} for s in part.skipped]
     metadata = {_METADATA_KEY: json.dumps({"shard": part.shard, "skipped": skipped}).encode()}
     table = pa.table(columns).replace_schema_metadata(metadata)

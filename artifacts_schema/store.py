@@ -20,6 +20,7 @@ from .layout import ALLOWED_CODECS, MAX_CHUNK_BYTES, array_specs
 from .manifest import MANIFEST_ATTRIBUTE, Manifest, parse_manifest
 from .strings import MAX_STRING_BYTES, decode_strings
 from .tickets import Packed, Ranks, bad_ranks, bad_tickets
+from .token_labels import LabelMaps, bad_label_maps, no_token_labels
 
 _MAX_METADATA_BYTES = 256 << 20
 # What Zarr raises on bytes that are not what they should be.
@@ -142,6 +143,7 @@ class TicketStore:
             num_shard_name_bytes=sum(len(s.encode()) for s in m.dataset.shards),
             has_ranks=m.has_ranks,
             has_views=m.num_views > 1 or m.view.kind == "replay",
+            has_token_labels=m.token_labels is not None,
         )
         for path, spec in specs.items():
             try:
@@ -226,6 +228,22 @@ class TicketStore:
         ranks = self._read("ranks", (_selection(rows), views))
         self._refuse("ranks", rows, bad_ranks(ranks), "not a permutation")
         return ranks
+
+    def read_token_labels(self, rows: Rows, views: slice = ALL_VIEWS) -> LabelMaps:
+        """Token labels: ids uint16 and scores float16, [n, V, P, 5] each.
+
+        Raises:
+            TicketMismatchError: the store has none.
+            SchemaError: they are damaged.
+        """
+        labeller = self.manifest.token_labels
+        if labeller is None:
+            raise no_token_labels(self.path)
+        selection = (_selection(rows), views)
+        maps = LabelMaps(self._read("token_labels/ids", selection), self._read("token_labels/scores", selection))
+        why = f"not the likeliest of {labeller.num_classes} classes with their probabilities"
+        self._refuse("token_labels", rows, bad_label_maps(maps, labeller.num_classes), why)
+        return maps
 
     def read_labels(self, rows: Rows) -> npt.NDArray[np.int32]:
         """Class indices int32 [n], -1 where unknown."""

@@ -17,6 +17,7 @@ from .strings import hash_strings
 from .tickets import pack_ranks
 
 _READ_BYTES = 1 << 20
+_TOKEN_LABELS = 1 << 21  # patches whose token labels are read at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,8 @@ def _check_rows(store: TicketStore, on_progress: Callable[[int, int], None] | No
     problems: dict[str, list[str]] = {name: [] for name in ("tickets", "keys", "labels", "digests", "views")}
     if m.has_ranks:
         problems["ranks"] = []
+    if m.token_labels is not None:
+        problems["token_labels"] = []
     hashes = np.empty(m.num_images, dtype=np.uint64)
     keys_readable = True
     for block in iter_row_blocks(m.num_images, 16_384):
@@ -116,6 +119,8 @@ def _block_problems(store: TicketStore, block: range) -> Iterator[tuple[str, str
     yield from attempt("views", lambda: _view_problem(store, block))
     if store.manifest.has_ranks:
         yield from attempt("ranks", lambda: _rank_problem(store, block))
+    if store.manifest.token_labels is not None:
+        yield from attempt("token_labels", lambda: _token_label_problem(store, block))
 
 
 def _ticket_problem(store: TicketStore, block: range) -> str:
@@ -143,3 +148,12 @@ def _rank_problem(store: TicketStore, block: range) -> str:
     tickets = store.read_tickets(block)
     agree = np.array_equal(pack_ranks(ranks, store.manifest.num_keep), tickets)
     return "" if agree else f"ranks < K is not the ticket in rows {block.start}-{block.stop}"
+
+
+def _token_label_problem(store: TicketStore, block: range) -> str:
+    m = store.manifest
+    # Of a block of all views this would be far more memory than of anything else.
+    rows = 1 << (max(1, _TOKEN_LABELS // (m.num_views * m.num_patches)).bit_length() - 1)
+    for first in range(block.start, block.stop, rows):
+        store.read_token_labels(range(first, min(first + rows, block.stop)))  # raises what is wrong
+    return ""

@@ -7,7 +7,21 @@ import sys
 
 import typer
 
-from .commands import bench, demo, eval_, fidelity, inspect, pack, select, study, train, verify
+from .commands import (
+    bench,
+    demo,
+    eval_,
+    fidelity,
+    fit_selector,
+    inspect,
+    label,
+    pack,
+    select,
+    study,
+    train,
+    verify,
+    weight_lottery,
+)
 
 _INTERRUPTED = 130  # what a shell calls a program that SIGINT ended
 
@@ -22,7 +36,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("pack")(pack.pack)
+app.command("fit-selector")(fit_selector.fit_selector)
 app.command("select")(select.select)
+app.command("label")(label.label)
 app.command("train")(train.train)
 app.command("eval")(eval_.eval_)
 app.command("inspect")(inspect.inspect)
@@ -30,6 +46,7 @@ app.command("verify")(verify.verify)
 app.command("demo")(demo.demo)
 app.command("fidelity")(fidelity.fidelity)
 app.command("study")(study.study)
+app.command("weight-lottery")(weight_lottery.weight_lottery)
 app.command("bench")(bench.bench)
 
 
@@ -57,7 +74,9 @@ def main() -> None:
         app()
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:
-            text = "dataltt: interrupted; select goes on with the same command, train with --resume"
+            text = (
+                "dataltt: interrupted; the same command goes on where it stopped (train, fit-selector: with --resume)"
+            )
             typer.secho(text, fg=typer.colors.YELLOW, err=True)
         raise
     except Exception as error:

@@ -119,14 +119,10 @@ def run_demo(
     return result
 
 
-def _dense_config(out: Path, shards: str, test_shards: str, epochs: int, seed: int) -> TrainConfig:
-    """The run (c); the others differ from it in what they train on alone."""
+def demo_recipe(epochs: int) -> TrainConfig:
+    """How students of the embedded images are trained: DeiT's optimiser, no augmentation, centre views."""
     return TrainConfig(
-        out=out / "runs" / "dense",
-        shards=shards,
-        val_shards=test_shards,
-        model=MODEL,
-        control="dense",
+        out=Path(),
         epochs=epochs,
         batch_size=BATCH_SIZE,
         lr=PEAK_LR * BASE_BATCH_SIZE / BATCH_SIZE,
@@ -140,9 +136,21 @@ def _dense_config(out: Path, shards: str, test_shards: str, epochs: int, seed: i
         mixup=0.0,
         cutmix=0.0,
         ema_decay=0.0,
-        seed=seed,
         shuffle_buffer=10_000,
         log_steps=20,
+    )
+
+
+def _dense_config(out: Path, shards: str, test_shards: str, epochs: int, seed: int) -> TrainConfig:
+    """The run (c); the others differ from it in what they train on alone."""
+    return replace(
+        demo_recipe(epochs),
+        out=out / "runs" / "dense",
+        shards=shards,
+        val_shards=test_shards,
+        model=MODEL,
+        control="dense",
+        seed=seed,
     )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from ..stages.sample_tickets import SampleTicket
 
@@ -18,6 +18,12 @@ _PER_ROW = 8
 _KEY_CHARS = 16
 # What is dropped is shown at this share of its brightness.
 _DIM = 0.18
+_LOTTERY_ARMS = (
+    ("ticket", "ticket: original weights", "o"),
+    ("fresh", "same mask, fresh weights", "s"),
+    ("random-mask", "random mask, original weights", "^"),
+)
+_MAX_LOTTERY_TICKS = 10
 
 
 def draw_heat_map(axes: Axes, share: npt.NDArray[np.float64]) -> None:
@@ -111,4 +117,31 @@ def fidelity_figure(rows: Sequence[tuple[str, float, float]], title: str) -> Fig
     axes.set_title(title, fontsize=10)
     axes.legend(loc="lower right", fontsize=8)
     axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def lottery_figure(document: Mapping[str, Any]) -> Figure:
+    """Top-1 over the share of weights that remain, as `dataltt weight-lottery` writes it into lottery.json."""
+    figure = Figure(figsize=(6.8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    rounds = document["rounds"]
+    x = [100 * row["remaining"] for row in rounds]
+    axes.axhline(document["dense"]["mean"], color="black", linestyle="--", linewidth=1, label="dense, all weights")
+    for arm, label, marker in _LOTTERY_ARMS:
+        found = [row["arms"][arm] for row in rounds]
+        sd = None if any(f["sd"] is None for f in found) else [f["sd"] for f in found]
+        axes.errorbar(x, [f["mean"] for f in found], yerr=sd, label=label, marker=marker, markersize=4, capsize=3)
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    every = -(-len(x) // _MAX_LOTTERY_TICKS)
+    axes.set_xticks(x[::every], [f"{value:.3g}" for value in x[::every]])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("remaining weights (%)")
+    axes.set_ylabel("top-1 (%)")
+    step, num_seeds = document["rewind_step"], len(document["seeds"])
+    reset = f"rewound to step {step}" if step else "reset to initialisation"
+    bars = f"{num_seeds} seeds, bars: sd" if num_seeds > 1 else "one seed"
+    axes.set_title(f"{document['model']}, pruned by {document['scope']} magnitude, {reset}; {bars}", fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
     return figure

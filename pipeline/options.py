@@ -27,11 +27,26 @@ class Control(StrEnum):
 
 
 class EvalOn(StrEnum):
-    """Which patches a student is tested on."""
+    """Which patches a student is tested on; `own`: those that its own attention chooses."""
 
     ticket = "ticket"
     random = "random"
     dense = "dense"
+    own = "own"
+
+
+class SwinInput(StrEnum):
+    """How patches reach a Swin: the others set to zero, or the kept ones packed into a smaller image."""
+
+    zero = "zero"
+    small_dense = "small-dense"
+
+
+class TokenLabels(StrEnum):
+    """What an LV-ViT's tokens learn: label maps in the store, or the image's label."""
+
+    store = "store"
+    image = "image"
 
 
 class Views(StrEnum):

@@ -22,11 +22,12 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from timm.models.vision_transformer import VisionTransformer
 
 from ..artifacts_schema import CheckpointError, View
 from ..artifacts_schema.parts import write_atomically
-from .models.registry import create_vit, load_weights, read_weights
+from .models.families import create_student
+from .models.registry import load_weights, num_classes_in, read_weights
+from .models.student import PatchInput, Student
 
 _HEADER = "dataltt"
 # What training.pt holds.
@@ -47,6 +48,7 @@ class CheckpointInfo:
     epoch: int
     protocol: str | None = None
     top1: float | None = None
+    swin_input: PatchInput | None = None
 
 
 _ADAPTER = TypeAdapter(CheckpointInfo)
@@ -100,8 +102,8 @@ def find_weights(path: Path, *, ema: bool = False) -> Path:
 
 
 def load_student(
-    path: Path, *, model: str | None = None, ema: bool = False
-) -> tuple[VisionTransformer, CheckpointInfo | None, Path]:
+    path: Path, *, model: str | None = None, num_keep: int | None = None, ema: bool = False
+) -> tuple[Student, CheckpointInfo | None, Path]:
     """A student, what it is of (None for foreign weights, which need `model`), and the file it came from.
 
     Raises:
@@ -113,10 +115,14 @@ def load_student(
     if name is None:
         raise CheckpointError(f"{file} does not say which model it is of; pass --model")
     weights = read_weights(file)
-    head = weights.get("head.weight")
-    vit = create_vit(name, num_classes=info.num_classes if info else (None if head is None else len(head)))
-    load_weights(vit, weights, str(file), name)
-    return vit, info, file
+    student = create_student(
+        name,
+        num_keep=info.num_keep if info else num_keep or 0,
+        patch_input=info.swin_input if info else None,
+        num_classes=info.num_classes if info else num_classes_in(weights),
+    )
+    load_weights(student.net, weights, str(file), name)
+    return student, info, file
 
 
 def _folder(run: Path) -> Path:

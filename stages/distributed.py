@@ -72,16 +72,20 @@ def is_main_process() -> bool:
 
 @contextmanager
 def process_group(device: str = "auto") -> Iterator[Process]:
-    """Joins the group that torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK) describes, if there is one."""
+    """Joins the group that torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK) describes, if there is one.
+
+    Inside another such block it is that block's group, so that work of several steps can wait for all between them.
+    """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     resolved = resolve_device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if resolved.type == "cuda":
         torch.cuda.set_device(resolved)
-    if world_size > 1:
+    joins = world_size > 1 and not dist.is_initialized()
+    if joins:
         dist.init_process_group("nccl" if resolved.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
         local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
         yield Process(rank=rank, world_size=world_size, local_world_size=local_world_size, device=resolved)
     finally:
-        if world_size > 1:
+        if joins:
             dist.destroy_process_group()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,12 @@ from .data.loader import iterate, num_workers_for
 from .data.shards import Shard, resolve_shards
 from .data.stream import Batch, SampleStream, StreamConfig, StreamPosition, Subset
 from .distributed import Process, process_group
-from .models.pruned_vit import TokenPrunedViT
-from .models.registry import Geometry, center_view_of, geometry_of
+from .models.registry import center_view_of
+from .models.student import Geometry, Student
 from .reporting import Reporter, SilentReporter
 
-EvalProtocol = Literal["ticket", "random", "dense"]
+# `own`: the patches that the student's own attention chooses, by the cascade that leaves as many.
+EvalProtocol = Literal["ticket", "random", "dense", "own"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,15 +113,20 @@ def check_center(manifest: Manifest, store: str, purpose: str) -> None:
 
 @torch.inference_mode()
 def evaluate_stream(
-    student: TokenPrunedViT,
+    student: Student,
     stream: StreamConfig,
     process: Process,
     *,
     num_workers: int,
     precision: str,
     reporter: Reporter,
+    own_patches: bool = False,
 ) -> Metrics:
-    """Tests a student on all samples of a stream, each once, over all ranks."""
+    """Tests a student on all samples of a stream, each once, over all ranks.
+
+    Args:
+        own_patches: let its own attention choose `stream.num_keep` patches of each image.
+    """
     student.eval()
     position = StreamPosition(rank=process.rank, world_size=process.world_size)
     sums = torch.zeros(5, dtype=torch.float64)
@@ -130,7 +136,8 @@ def evaluate_stream(
         if not len(batch.labels):
             continue
         with autocast(process.device, precision):
-            logits = forward_batch(student, batch, stream.view, process.device).float()
+            num_own = stream.num_keep if own_patches else None
+            logits = forward_batch(student, batch, stream.view, process.device, num_own=num_own).float()
         labels = batch.labels.to(process.device)
         top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         loss = F.cross_entropy(logits, labels, reduction="sum")
@@ -150,12 +157,33 @@ def evaluate_stream(
     )
 
 
-def forward_batch(student: torch.nn.Module, batch: Batch, view: View, device: torch.device) -> torch.Tensor:
-    """Logits float [B, classes] of a batch as it comes from a stream."""
+def forward_batch(
+    student: Student, batch: Batch, view: View, device: torch.device, *, num_own: int | None = None
+) -> torch.Tensor:
+    """Logits float [B, classes] of a batch as it comes from a stream; on `num_own` patches of the student's choice."""
     images = normalize(batch.images.to(device, non_blocking=True), view)
-    keep = batch.keep_indices
-    logits: torch.Tensor = student(images, None if keep is None else keep.to(device, non_blocking=True))
+    keep: torch.Tensor | None
+    if num_own is not None:
+        keep = student.order_patches(images, num_own)[:, :num_own].sort(dim=1).values
+    else:
+        keep = None if batch.keep_indices is None else batch.keep_indices.to(device, non_blocking=True)
+    logits: torch.Tensor = student(images, keep)
     return logits
+
+
+def check_num_keep(student: Student, protocol: EvalProtocol, num_keep: int) -> None:
+    """Refuses to test a student on more or fewer patches than it is built for.
+
+    Raises:
+        OptionError
+    """
+    fixed = student.fixed_num_keep
+    shown = student.geometry.num_patches if protocol == "dense" else num_keep
+    if fixed is not None and shown != fixed:
+        raise OptionError(
+            f"--test {protocol} shows {shown} patches, and this student (--swin-input small-dense) is built for images "
+            f"packed from {fixed}; test it on as many, e.g. --test ticket"
+        )
 
 
 def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
@@ -168,20 +196,24 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
         raise OptionError("--test ticket needs the tickets of these shards; pass --tickets STORE")
     with process_group(config.device) as process:
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
-        vit, info, file = load_student(config.checkpoint, model=config.model, ema=config.ema)
+        student, info, file = load_student(
+            config.checkpoint, model=config.model, num_keep=config.num_keep, ema=config.ema
+        )
         if file != config.checkpoint:
             quiet.message(f"weights: {file}")
         name = config.model or (info.model if info else "the model")
-        view = info.view if info else center_view_of(vit)
+        view = info.view if info else center_view_of(student.net, student.geometry.image_px)
         num_keep = config.num_keep or (info.num_keep if info else None)
+        if config.test == "own" and num_keep is None and config.tickets is None:
+            raise OptionError("--test own: how many patches? pass --tickets STORE or --num-keep")
         stream = eval_stream(
             resolve_shards(config.shards),
             config.tickets,
-            subset=config.test,
+            subset="dense" if config.test == "own" else config.test,
             view=view,
-            geometry=geometry_of(vit, name),
+            geometry=student.geometry,
             model=name,
-            num_classes=vit.num_classes,
+            num_classes=cast(int, student.net.num_classes),
             num_keep=num_keep,
             batch_size=config.batch_size,
             seed=config.seed,
@@ -191,10 +223,15 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
             recount=config.recount,
             reporter=quiet,
         )
-        student = TokenPrunedViT(vit).to(process.device)
-        num_workers = num_workers_for(config.workers, process.local_world_size)
+        check_num_keep(student, config.test, stream.num_keep)
         return evaluate_stream(
-            student, stream, process, num_workers=num_workers, precision=config.precision, reporter=quiet
+            student.to(process.device),
+            stream,
+            process,
+            num_workers=num_workers_for(config.workers, process.local_world_size),
+            precision=config.precision,
+            reporter=quiet,
+            own_patches=config.test == "own",
         )
 
 

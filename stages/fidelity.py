@@ -32,8 +32,9 @@ from .mixing import Mix, MixConfig, draw_mix, mix_batch
 from .models.registry import load_vit, weights_sha256
 from .models.selector import TicketSelector
 from .reporting import Reporter, SilentReporter
+from .run_plan import plan_run
 from .select import SelectConfig, select
-from .train_config import TrainConfig, plan_run
+from .train_config import TrainConfig
 
 BATCH_SIZE = 32
 _ERASING = 0.25  # as `train` erases by default

@@ -60,6 +60,7 @@ class Mixed:
     images: Tensor  # float [B, channels, H, W]
     keep_indices: Tensor | None  # int64 [B, K], ascending; None for all patches
     weights: Tensor  # float32 [B]
+    box: Box | None = None  # CutMix that the model is left to do on its tokens; `images` are then as they were
 
     def targets(self, labels: Tensor, num_classes: int, smoothing: float = 0.0) -> Tensor:
         """Soft labels float [B, classes], each summing to 1."""
@@ -81,17 +82,34 @@ def draw_mix(config: MixConfig, grid: tuple[int, int], *names: object) -> Mix:
         return Mix(box=Box(top, bottom, left, right))
 
 
-def mix_batch(images: Tensor, scores: Tensor | None, mix: Mix, *, grid: tuple[int, int], num_keep: int) -> Mixed:
+def mix_batch(
+    images: Tensor,
+    scores: Tensor | None,
+    mix: Mix,
+    *,
+    grid: tuple[int, int],
+    num_keep: int,
+    on_tokens: bool = False,
+) -> Mixed:
     """Mixes a batch with itself in reverse order.
 
     Args:
         images: float [B, channels, H, W].
         scores: float32 [B, P], more is more informative; None to keep all patches.
         num_keep: K.
+        on_tokens: leave CutMix's pixels to the model, which mixes tokens (MixToken).
     """
     if mix.box is None:
         return _mixup(images, scores, mix.lam, num_keep)
-    return _cutmix(images, scores, mix.box, grid, num_keep)
+    pixels = images if on_tokens else _cut_in(images, mix.box, grid)
+    return _cutmix(pixels, scores, mix.box, grid, num_keep, mix.box if on_tokens else None)
+
+
+def inside_box(box: Box, grid: tuple[int, int], device: torch.device) -> Tensor:
+    """Which patches lie inside a box, bool [P]."""
+    inside = torch.zeros(grid, dtype=torch.bool, device=device)
+    inside[box.top : box.bottom, box.left : box.right] = True
+    return inside.flatten()
 
 
 def _mixup(images: Tensor, scores: Tensor | None, lam: float, num_keep: int) -> Mixed:
@@ -103,21 +121,24 @@ def _mixup(images: Tensor, scores: Tensor | None, lam: float, num_keep: int) -> 
     return Mixed(images=mixed(images), keep_indices=keep, weights=weights)
 
 
-def _cutmix(images: Tensor, scores: Tensor | None, box: Box, grid: tuple[int, int], num_keep: int) -> Mixed:
-    height, width = grid
-    patch_px = images.shape[-1] // width
+def _cut_in(images: Tensor, box: Box, grid: tuple[int, int]) -> Tensor:
+    patch_px = images.shape[-1] // grid[1]
     y = slice(box.top * patch_px, box.bottom * patch_px)
     x = slice(box.left * patch_px, box.right * patch_px)
     mixed = images.clone()
     mixed[..., y, x] = images.flip(0)[..., y, x]
-    inside = torch.zeros(height, width, dtype=torch.bool, device=images.device)
-    inside[box.top : box.bottom, box.left : box.right] = True
-    inside = inside.flatten()
+    return mixed
+
+
+def _cutmix(
+    mixed: Tensor, scores: Tensor | None, box: Box, grid: tuple[int, int], num_keep: int, left: Box | None
+) -> Mixed:
+    inside = inside_box(box, grid, mixed.device)
     if scores is None:
-        weights = (~inside).float().mean().expand(len(images))
-        return Mixed(images=mixed, keep_indices=None, weights=weights)
+        weights = (~inside).float().mean().expand(len(mixed))
+        return Mixed(images=mixed, keep_indices=None, weights=weights, box=left)
     keep = _top(torch.where(inside, scores.flip(0), scores), num_keep)
-    return Mixed(images=mixed, keep_indices=keep, weights=(~inside)[keep].float().mean(dim=1))
+    return Mixed(images=mixed, keep_indices=keep, weights=(~inside)[keep].float().mean(dim=1), box=left)
 
 
 def _top(scores: Tensor, num_keep: int) -> Tensor:

@@ -20,6 +20,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from ..artifacts_schema import (
+    CheckpointError,
     Manifest,
     OptionError,
     Selector,
@@ -27,6 +28,7 @@ from ..artifacts_schema import (
 from ..artifacts_schema.commit import StoreSpec, check_destination, commit
 from ..artifacts_schema.parts import Part, begin_plan, part_path, parts_dir, read_header, write_part
 from ..artifacts_schema.tickets import order_to_ranks, pack_ranks
+from .checkpoints import find_weights, read_info
 from .data.images import normalize
 from .data.loader import iterate, num_workers_for
 from .data.recipes import RECIPES, Recipe, describe, recipe_of
@@ -54,7 +56,7 @@ class SelectConfig:
     model: str
     shards: str
     out: Path
-    checkpoint: Path | None = None
+    checkpoint: Path | None = None  # a weights file, or a run's folder; None: timm's pretrained ones
     ratio: float | None = None
     keep_rate: float | None = None
     drop_blocks: tuple[int, ...] | None = None
@@ -96,7 +98,7 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
     shards = resolve_shards(config.shards)
     with process_group(config.device) as process:
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
-        model = load_vit(config.model, config.checkpoint)
+        model = _model(config, quiet)
         spec = _store_spec(config, model, shards, recipe, num_views)
         selector = TicketSelector(model, spec.selector.drop_blocks, spec.selector.keep_counts).to(process.device)
         if process.is_main:
@@ -110,6 +112,24 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
         manifest = commit(config.out, spec, overwrite=config.overwrite, on_progress=lambda *_: quiet.advance(1))
         quiet.finish()
         return manifest
+
+
+def _model(config: SelectConfig, reporter: Reporter) -> VisionTransformer:
+    """The selector with its weights; of a run's folder its best (else newest) ones.
+
+    Raises:
+        ModelError, CheckpointError
+    """
+    file = config.checkpoint
+    if file is not None and file.is_dir():
+        file = find_weights(file)
+        reporter.message(f"weights: {file}")
+    model = load_vit(config.model, file)
+    info = None if file is None else read_info(file)
+    # Models whose weights have the same names and shapes may still want images normalised in another way.
+    if info is not None and info.model != canonical_name(config.model):
+        raise CheckpointError(f"{file} holds weights of {info.model}, not of {config.model}; pass --model {info.model}")
+    return model
 
 
 def _shard_batches(

@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -30,12 +30,15 @@ from .data.stream import Batch, SampleStream, StreamPosition
 from .distributed import Process, process_group
 from .evaluate import EvalProtocol, Metrics, autocast, center_of, evaluate_stream
 from .interrupts import StopRequest
-from .mixing import draw_mix, mix_batch
+from .mixing import MixConfig, Mixed, draw_mix, mix_batch
 from .models.registry import load_weights, read_weights
+from .models.student import Student
 from .randomness import seed_of
 from .reporting import Reporter, SilentReporter
 from .run_log import RunLog, begin_run
-from .train_config import RunPlan, TrainConfig, plan_run
+from .run_plan import RunPlan, plan_run
+from .token_loss import TokenTargets, both_losses, image_targets, shown_targets
+from .train_config import TrainConfig
 from .version import tool_version
 
 BASE_BATCH_SIZE = 512  # of the learning rate's linear scaling
@@ -54,37 +57,52 @@ class TrainResult:
     num_skipped: int
 
 
-def train(config: TrainConfig, reporter: Reporter | None = None) -> TrainResult:
+def train(
+    config: TrainConfig,
+    reporter: Reporter | None = None,
+    *,
+    prepare: Callable[[Student], Student] | None = None,
+    purpose: str = "train",
+) -> TrainResult:
     """Runs stage two; under torchrun, this process's share of it.
+
+    Args:
+        prepare: gives the student to train instead of a fresh one: that one changed (masks, other weights), or wrapped.
+            It is called before a checkpoint is loaded, also on resuming.
+        purpose: the command whose run this is; another one does not resume it.
 
     Raises:
         DatalttError: anything that the user can mend.
     """
     with process_group(config.device) as process:
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
-        return _Trainer(plan_run(config, process, quiet), process, quiet).run()
+        plan = plan_run(config, process, quiet)
+        if prepare is not None:
+            plan = replace(plan, student=prepare(plan.student))
+        return _Trainer(plan, process, quiet, purpose).run()
 
 
 class _Trainer:
     """One run under way."""
 
-    def __init__(self, plan: RunPlan, process: Process, reporter: Reporter) -> None:
-        self.process, self.reporter = process, reporter
+    def __init__(self, plan: RunPlan, process: Process, reporter: Reporter, purpose: str = "train") -> None:
+        self.process, self.reporter, self.purpose = process, reporter, purpose
         self.config, self.student, self.steps_per_epoch = plan.config, plan.student, plan.steps_per_epoch
         self.stream, self.val_stream, self.protocol = plan.stream, plan.val_stream, plan.protocol
+        self.epochs = plan.epochs
         self._build()
 
     def _build(self) -> None:
         """Optimiser, schedule, loss, average: timm's parts, with the recipe's numbers."""
         c, device = self.config, self.process.device
         self.student.to(device)
-        self.ema = ModelEmaV3(self.student.vit, decay=c.ema_decay) if c.ema_decay > 0 else None
+        self.ema = ModelEmaV3(self.student.net, decay=c.ema_decay) if c.ema_decay > 0 else None
         self.lr = c.lr * c.batch_size * self.process.world_size / BASE_BATCH_SIZE
-        self.optimizer = create_optimizer_v2(self.student.vit, opt="adamw", lr=self.lr, weight_decay=c.weight_decay)
+        self.optimizer = create_optimizer_v2(self.student.net, opt="adamw", lr=self.lr, weight_decay=c.weight_decay)
         self.scheduler, _ = create_scheduler_v2(
             self.optimizer,
             sched="cosine",
-            num_epochs=c.epochs,
+            num_epochs=self.epochs,
             warmup_epochs=cast(int, c.warmup_epochs),  # timm scales it by updates_per_epoch, so a part will do
             min_lr=c.min_lr,
             warmup_lr=c.warmup_lr,
@@ -105,7 +123,12 @@ class _Trainer:
         """Trains from the start, or from the newest checkpoint, to the end or to `max_steps`."""
         c = self.config
         if self.process.is_main:
-            resolved = {**asdict(c), "world_size": self.process.world_size, "tool_version": tool_version()}
+            resolved = {
+                **asdict(c),
+                "world_size": self.process.world_size,
+                "purpose": self.purpose,
+                "tool_version": tool_version(),
+            }
             begin_run(c.out, resolved, resume=c.resume)
         self.process.barrier()
         if c.resume:
@@ -140,7 +163,7 @@ class _Trainer:
     def _run_epochs(self) -> None:
         if self._is_to_stop():
             self.reporter.message(f"nothing left to do at step {self.step}; raise --max-steps or --epochs")
-        for epoch in range(self.step // self.steps_per_epoch, self.config.epochs):
+        for epoch in range(self.step // self.steps_per_epoch, self.epochs):
             if self._is_to_stop():
                 return
             self._epoch(epoch)
@@ -157,7 +180,7 @@ class _Trainer:
         )
 
     def _is_to_stop(self) -> bool:
-        at_end = self.step >= self.config.epochs * self.steps_per_epoch
+        at_end = self.step >= self.epochs * self.steps_per_epoch
         at_max_steps = self.config.max_steps is not None and self.step >= self.config.max_steps
         return at_end or at_max_steps or self.stop.is_made
 
@@ -168,7 +191,7 @@ class _Trainer:
         position = StreamPosition(
             epoch=epoch, first_step=first, rank=self.process.rank, world_size=self.process.world_size
         )
-        self.reporter.start(f"epoch {epoch + 1}/{c.epochs}", self.steps_per_epoch * c.batch_size, "images")
+        self.reporter.start(f"epoch {epoch + 1}/{self.epochs}", self.steps_per_epoch * c.batch_size, "images")
         self.reporter.advance(first * c.batch_size)
         for batch in self._batches(position):
             self._train_step(batch)
@@ -199,6 +222,7 @@ class _Trainer:
         random.seed(step_seed)
         torch.manual_seed(step_seed)
         self.scheduler.step_update(self.step)
+        self.student.begin_step(self.step / self.steps_per_epoch)
         self.model.train()
         images = normalize(batch.images.to(device, non_blocking=True), self.stream.view)
         labels = batch.labels.to(device, non_blocking=True)
@@ -208,26 +232,50 @@ class _Trainer:
         self.optimizer.step()
         self.step += 1
         if self.ema is not None:
-            self.ema.update(self.student.vit, step=self.step)
+            self.ema.update(self.student.net, step=self.step)
         self.num_skipped += batch.num_skipped
         self._loss_is_finite &= loss.detach().isfinite()
         note = self._log_step(loss.detach(), len(labels)) if self.step % c.log_steps == 0 else ""
         self.reporter.advance(len(labels), note)
 
     def _loss(self, batch: Batch, images: Tensor, labels: Tensor) -> Tensor:
-        c, s, device = self.config, self.stream, self.process.device
+        c, s = self.config, self.stream
+        if self.student.mixes_tokens:
+            return self._token_loss(batch, images, labels)
         if not s.mixing:
-            keep = None if batch.keep_indices is None else batch.keep_indices.to(device, non_blocking=True)
-            with autocast(device, c.precision):
+            keep = None if batch.keep_indices is None else batch.keep_indices.to(images.device, non_blocking=True)
+            with autocast(images.device, c.precision):
                 plain_loss: Tensor = self.criterion(self.model(images, keep), labels)
             return plain_loss
-        scores = None if batch.scores is None else batch.scores.to(device, non_blocking=True)
-        mix = draw_mix(c.mix, s.grid, c.seed, self.step, self.process.rank)
-        mixed = mix_batch(images, scores, mix, grid=s.grid, num_keep=s.num_keep)
+        mixed = self._mix(batch, images, c.mix)
         targets = mixed.targets(labels, s.num_classes, c.smoothing)
-        with autocast(device, c.precision):
+        with autocast(images.device, c.precision):
             mixed_loss: Tensor = self.soft_criterion(self.model(mixed.images, mixed.keep_indices), targets)
         return mixed_loss
+
+    def _mix(self, batch: Batch, images: Tensor, config: MixConfig, *, on_tokens: bool = False) -> Mixed:
+        """The batch mixed as (seed, step, rank) say."""
+        s = self.stream
+        scores = None if batch.scores is None else batch.scores.to(images.device, non_blocking=True)
+        mix = draw_mix(config, s.grid, self.config.seed, self.step, self.process.rank)
+        return mix_batch(images, scores, mix, grid=s.grid, num_keep=s.num_keep, on_tokens=on_tokens)
+
+    def _token_loss(self, batch: Batch, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a student with an auxiliary head; CutMix, where asked for, on its tokens, and no Mixup."""
+        c, s, device = self.config, self.stream, images.device
+        if s.mixing:
+            mixed = self._mix(batch, images, replace(c.mix, mixup=0.0), on_tokens=True)
+        else:
+            keep = None if batch.keep_indices is None else batch.keep_indices.to(device, non_blocking=True)
+            mixed = Mixed(images=images, keep_indices=keep, weights=torch.ones(len(images), device=device))
+        if batch.token_labels is None:
+            targets = image_targets(labels, s.grid[0] * s.grid[1])
+        else:
+            targets = TokenTargets(*(t.to(device, non_blocking=True) for t in batch.token_labels))
+        with autocast(device, c.precision):
+            logits = self.model(mixed.images, mixed.keep_indices, mixed.box)
+        of_image = mixed.targets(labels, s.num_classes, c.smoothing)
+        return both_losses(logits, of_image, shown_targets(targets, mixed, s.grid), c.smoothing)
 
     def _log_step(self, loss: Tensor, batch_size: int) -> str:
         """Writes a line of metrics; returns the figure to show. All ranks come here at the same steps."""
@@ -263,6 +311,7 @@ class _Trainer:
             num_workers=c.workers,
             precision=c.precision,
             reporter=self.reporter,
+            own_patches=self.protocol == "own",
         )
         self.validation = metrics
         best = self.best_top1 is None or metrics.top1 > self.best_top1
@@ -272,7 +321,7 @@ class _Trainer:
             values = {f"val_{k}": v for k, v in asdict(metrics).items()}
             self.log.write(self.step, epoch, {**values, "val_protocol": self.protocol})
         if best and self.process.is_main:
-            save_weights(c.out / "best.safetensors", self.student.vit.state_dict(), self._info())
+            save_weights(c.out / "best.safetensors", self.student.net.state_dict(), self._info())
         self.reporter.message(
             f"epoch {epoch + 1}: top-1 {metrics.top1:.2f}, loss {metrics.loss:.3f} on {self.protocol}"
             + (" (best so far)" if best else "")
@@ -288,7 +337,8 @@ class _Trainer:
             image_px=s.image_px,
             view=center_of(s.view),
             control=c.control,
-            num_keep=s.num_keep,
+            num_keep=self.student.fixed_num_keep or s.num_keep,
+            swin_input=c.swin_input,
             step=self.step,
             epoch=self.step // self.steps_per_epoch,
             protocol=self.protocol,
@@ -308,7 +358,7 @@ class _Trainer:
                 "num_skipped": self.num_skipped,
             }
             ema = self.ema.module.state_dict() if self.ema is not None else None
-            save_checkpoint(self.config.out, self._info(), self.student.vit.state_dict(), ema, training)
+            save_checkpoint(self.config.out, self._info(), self.student.net.state_dict(), ema, training)
         self.process.barrier()
 
     def _load(self) -> None:
@@ -319,7 +369,7 @@ class _Trainer:
         assert self.config.model is not None
         state = load_training_state(checkpoint, self.process.device)
         source = checkpoint / "model.safetensors"
-        load_weights(self.student.vit, read_weights(source), str(source), self.config.model)
+        load_weights(self.student.net, read_weights(source), str(source), self.config.model)
         if self.ema is not None:
             source = checkpoint / "ema.safetensors"
             load_weights(self.ema.module, read_weights(source), str(source), self.config.model)

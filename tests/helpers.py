@@ -258,9 +258,12 @@ def run_cli_process(*args: object, env: Mapping[str, str] | None = None) -> CliR
     return run_process([sys.executable, "-c", _MAIN, *args], env)
 
 
-def run_on_two_ranks(folder: Path, *args: object, env: Mapping[str, str] | None = None) -> CliResult:
-    """Runs the command line in two processes under torchrun."""
-    script = folder / "run_dataltt.py"
-    script.write_text(f"{_MAIN}\n")
+def run_on_two_ranks(
+    folder: Path, *args: object, env: Mapping[str, str] | None = None, script: Path | None = None
+) -> CliResult:
+    """Runs the command line (or a script that ends with it) in two processes under torchrun."""
+    if script is None:
+        script = folder / "run_dataltt.py"
+        script.write_text(f"{_MAIN}\n")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     return run_process([sys.executable, *torchrun, script, *args], {"OMP_NUM_THREADS": "1", **(env or {})})

@@ -13,6 +13,7 @@ from dataltt.stages.data.images import center_crop, decode_image, normalize, to_
 from dataltt.stages.data.shards import RawSample
 from dataltt.stages.models.cascade import default_drop_blocks, keep_counts
 from dataltt.stages.models.registry import (
+    ALIASES,
     canonical_name,
     center_view_of,
     check_plain_vit,
@@ -345,7 +346,7 @@ def test_models_refused_by_name(name: str, why: str) -> None:
 
 @pytest.mark.parametrize("name", ["deit_q", "", "vit", "DEIT_S"])
 def test_unknown_names(name: str) -> None:
-    aliases = "deit_t, deit_s, deit_b, vit_fashion, vit_micro"
+    aliases = ", ".join(ALIASES)
     with pytest.raises(ModelError, match=rf"neither an alias \({aliases}\) nor a timm model"):
         create_vit(name)
 

@@ -30,6 +30,7 @@ from .helpers import (
 from .schema_helpers import edit_manifest
 
 _COMMANDS = ("pack", "select", "train", "eval", "inspect", "verify", "demo", "bench")
+_COMMANDS += ("fit-selector", "label", "fidelity", "study", "weight-lottery")
 
 
 @pytest.fixture(scope="module")

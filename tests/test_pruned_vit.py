@@ -154,7 +154,7 @@ def test_the_gradient_of_dropped_pixels_is_zero(variant: str) -> None:
 def test_the_small_model_has_timms_names() -> None:
     vit = create_vit("vit_fashion")
     student = TokenPrunedViT(vit)
-    assert list(student.state_dict()) == [f"vit.{name}" for name in vit.state_dict()]
+    assert list(student.state_dict()) == [f"net.{name}" for name in vit.state_dict()]
     images, keep = torch.randn(2, 1, 28, 28), torch.arange(25).expand(2, -1)
     assert student(images, keep).shape == (2, 10)
 

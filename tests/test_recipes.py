@@ -25,8 +25,9 @@ from dataltt.stages.data.recipes import RECIPES, Recipe, describe, pixels_digest
 from dataltt.stages.data.views import RecipeViews
 from dataltt.stages.distributed import Process
 from dataltt.stages.reporting import SilentReporter
+from dataltt.stages.run_plan import plan_run
 from dataltt.stages.select import select
-from dataltt.stages.train_config import TrainConfig, plan_run
+from dataltt.stages.train_config import TrainConfig
 from dataltt.stages.view_plan import default_mode
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -33,9 +33,10 @@ from dataltt.stages.models.registry import load_vit
 from dataltt.stages.models.selector import TicketSelector
 from dataltt.stages.randomness import generator_of, seed_of
 from dataltt.stages.reporting import SilentReporter
+from dataltt.stages.run_plan import plan_run
 from dataltt.stages.select import select
 from dataltt.stages.train import _Trainer, train
-from dataltt.stages.train_config import TrainConfig, plan_run
+from dataltt.stages.train_config import TrainConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

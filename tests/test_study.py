@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dataltt.pipeline.studies import engine, views
-from dataltt.pipeline.studies.engine import Arm, bytes_per_image, run_study
+from dataltt.artifacts_schema import Selector
+from dataltt.pipeline.studies import catalog, engine, fashion, views
+from dataltt.pipeline.studies.arms import Tickets, claims, paper_arms
+from dataltt.pipeline.studies.cost import CostPlan, measured_cost
+from dataltt.pipeline.studies.engine import Arm, Comparison, Evaluation, Study, StudyInputs, bytes_per_image, run_study
+from dataltt.pipeline.studies.report import write_study_report
+from dataltt.pipeline.studies.statistics import paired, spread
 from dataltt.stages.reporting import SilentReporter
-from dataltt.stages.train_config import TrainConfig
+from dataltt.stages.train_config import TrainConfig, matched_epochs
 
-from .helpers import SmallStore, make_store, run_cli
+from .helpers import SmallStore, make_store, run_cli, run_on_two_ranks
 
 
 @pytest.fixture(scope="module")
@@ -27,29 +32,27 @@ def center(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
     return make_store(tmp_path_factory.mktemp("study-center"))
 
 
-def _arms(store: str) -> list[Arm]:
-    base = TrainConfig(out=Path(), tickets=store, epochs=2, batch_size=12, workers=0, device="cpu", lr=0.01)
-    return [
-        Arm(name="ticket", train=base, test="ticket", stored=("tickets", "views/boxes", "views/flips")),
-        Arm(name="dense", train=replace(base, control="dense"), test="dense"),
-    ]
-
-
-def _run(replayed: SmallStore, center: SmallStore, out: Path, seeds: tuple[int, ...]) -> list[dict[str, Any]]:
-    run_study(
-        _arms(replayed.store),
-        seeds,
-        out,
-        test_shards=center.shards,
-        test_tickets=center.store,
-        reporter=SilentReporter(),
-        note={"study": "test"},
+def _study(replayed: SmallStore, center: SmallStore, **changes: Any) -> Study:
+    base = TrainConfig(out=Path(), tickets=replayed.store, epochs=2, batch_size=12, workers=0, device="cpu", lr=0.01)
+    dense = Evaluation(on="dense")
+    ticket = Evaluation(on="ticket", tickets=center.store)
+    arms = (
+        Arm(name="ticket", train=base, tests=(ticket, dense), stored=("tickets", "views/boxes", "views/flips")),
+        Arm(name="dense", train=replace(base, control="dense"), tests=(dense,)),
     )
-    document = json.loads((out / "study.json").read_text())
+    comparison = Comparison(name="(c) − (a)", first=("dense", "dense"), second=("ticket", "ticket"))
+    return Study(name="test", arms=arms, test_shards=center.shards, comparisons=(comparison,), **changes)
+
+
+def _run(replayed: SmallStore, center: SmallStore, out: Path, seeds: tuple[int, ...]) -> dict[str, Any]:
+    inputs = StudyInputs(out=out, seeds=seeds, device="cpu")
+    found = run_study(_study(replayed, center, note={"epochs": 2}), inputs, SilentReporter())
+    document: dict[str, Any] = json.loads((out / "study.json").read_text())
+    assert document == found
     assert document["study"] == "test"
+    assert document["epochs"] == 2
     assert document["seeds"] == list(seeds)
-    arms: list[dict[str, Any]] = document["arms"]
-    return arms
+    return document
 
 
 def test_a_study_skips_what_is_done_and_goes_on_with_the_rest(
@@ -65,15 +68,20 @@ def test_a_study_skips_what_is_done_and_goes_on_with_the_rest(
     monkeypatch.setattr(engine, "train", counted)
     whole = _run(replayed, center, tmp_path / "whole", (0, 1))
     assert trained == ["ticket-0", "dense-0", "ticket-1", "dense-1"]
-    assert [arm["name"] for arm in whole] == ["ticket", "dense"]
-    assert all(arm["num_steps"] == 6 and len(arm["top1"]) == 2 for arm in whole)
-    assert whole[0]["mean"] == pytest.approx(sum(whole[0]["top1"].values()) / 2)
+    rows = whole["results"]
+    named = [(r["arm"], r["trained_on"], r["tested_on"]) for r in rows]
+    assert named == [("ticket", "ticket", "ticket"), ("ticket", "ticket", "dense"), ("dense", "dense", "dense")]
+    assert all(r["num_steps"] == 6 and set(r["top1"]) == {"0", "1"} for r in rows)
+    assert rows[0]["mean"] == pytest.approx(sum(rows[0]["top1"].values()) / 2)
+    (difference,) = whole["differences"]
+    each = [rows[2]["top1"][s] - rows[0]["top1"][s] for s in ("0", "1")]
+    assert difference["paired"]["mean"] == pytest.approx(sum(each) / 2)
 
     trained.clear()
     assert _run(replayed, center, tmp_path / "whole", (0, 1)) == whole
     assert trained == []
 
-    # Cut off after one run, and inside of another.
+    # Cut off after one run, inside of another, and between two tests of a third.
     part = tmp_path / "part"
     _run(replayed, center, part, (0,))
     (part / "runs" / "dense-0" / "result.json").unlink()
@@ -81,38 +89,162 @@ def test_a_study_skips_what_is_done_and_goes_on_with_the_rest(
     trained.clear()
     assert _run(replayed, center, part, (0, 1)) == whole
     assert trained == ["ticket-0", "dense-0 resumed", "ticket-1", "dense-1"]
+    result = part / "runs" / "ticket-0" / "result.json"
+    document = json.loads(result.read_text())
+    del document["tests"]["dense"]
+    result.write_text(json.dumps(document))
+    trained.clear()
+    assert _run(replayed, center, part, (0, 1)) == whole
+    assert trained == []
+
+
+def test_an_interrupted_study_goes_on_to_the_same_report(
+    replayed: SmallStore, center: SmallStore, tmp_path: Path
+) -> None:
+    """Interrupted inside each piece of work in turn, by whoever listens to its progress."""
+
+    class Interrupter(SilentReporter):
+        def __init__(self, after: int) -> None:
+            self.left = after
+
+        def advance(self, amount: int, note: str = "") -> None:
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+    whole = _run(replayed, center, tmp_path / "whole", (0,))
+    write_study_report(tmp_path / "whole")
+    out, inputs = tmp_path / "part", StudyInputs(out=tmp_path / "part", seeds=(0,), device="cpu")
+    times, after = 0, 2
+    while True:
+        try:
+            run_study(_study(replayed, center, note={"epochs": 2}), inputs, Interrupter(after))
+        except KeyboardInterrupt:
+            times, after = times + 1, after + 3
+            continue
+        break
+    assert times >= 3
+    assert json.loads((out / "study.json").read_text()) == whole
+    write_study_report(out)
+    assert (out / "report.html").read_text().count("<tr") == (tmp_path / "whole/report.html").read_text().count("<tr")
 
 
 def test_one_seed_has_no_deviation(replayed: SmallStore, center: SmallStore, tmp_path: Path) -> None:
-    (ticket, dense) = _run(replayed, center, tmp_path, (3,))
+    document = _run(replayed, center, tmp_path, (3,))
+    (ticket, _, dense) = document["results"]
     assert ticket["sd"] is None
     assert list(ticket["top1"]) == ["3"]
     assert dense["bytes_per_image"] == 0
+    assert document["differences"][0]["paired"]["low"] is None
 
 
-def test_bytes_are_those_of_the_views_that_are_used(replayed: SmallStore) -> None:
-    (arm, dense) = _arms(replayed.store)
+def test_paired_differences_and_their_interval() -> None:
+    """The interval of three differences 1, 2, 3 by the table of Student's t: 2 ± 4.3027 / √3."""
+    found = paired({0: 11.0, 1: 22.0, 2: 33.0, 7: 5.0}, {0: 10.0, 1: 20.0, 2: 30.0})
+    assert (found.mean, found.num_seeds) == (2.0, 3)
+    assert found.low == pytest.approx(2 - 4.302653 / 3**0.5)
+    assert found.high == pytest.approx(2 + 4.302653 / 3**0.5)
+    assert str(found) == "+2.00 [-0.48, +4.48]"
+    assert str(paired({0: 1.0}, {0: 3.5})) == "-2.50"
+    with pytest.raises(ValueError, match="no seed"):
+        paired({0: 1.0}, {1: 1.0})
+    assert spread({0: 1.0, 1: 3.0}) == (2.0, pytest.approx(2**0.5))
+
+
+def test_matched_epochs_are_upstreams() -> None:
+    store = {
+        "model": "m",
+        "weights_sha256": "0" * 64,
+        "drop_blocks": [3, 6, 9],
+        "keep_counts": [1],
+        "precision": "fp32",
+    }
+    upstream = {0.95: 350, 0.9: 412, 0.85: 488, 0.8: 586, 0.75: 711}
+    found = {r: matched_epochs(300, Selector(**store, keep_rate=r)) for r in upstream}
+    # 488.5 is rounded to even here, and up in METHOD.
+    assert found == {**upstream, 0.85: found[0.85]}
+    assert found[0.85] in (488, 489)
+    assert matched_epochs(4, Selector(**store, ratio=0.3)) == 13
+
+
+def test_bytes_are_those_of_the_views_that_are_used(replayed: SmallStore, center: SmallStore) -> None:
+    (arm, dense) = _study(replayed, center).arms
     assert bytes_per_image(dense) == 0
-    half = Arm(name="half", train=replace(arm.train, num_views=2), test="ticket", stored=arm.stored)
+    half = replace(arm, train=replace(arm.train, num_views=2))
     assert bytes_per_image(half) == pytest.approx(bytes_per_image(arm) / 2)
     folder = replayed.path
     stored = [p for name in arm.stored for p in (folder / name).rglob("*") if p.is_file()]
     assert bytes_per_image(arm) == pytest.approx(sum(p.stat().st_size for p in stored) / 36)
 
 
-def test_the_fashion_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As a user runs it, but for its size."""
+def test_the_papers_arms_differ_in_their_patches_alone() -> None:
+    base = TrainConfig(out=Path(), model="vit_fashion", shards="s", epochs=4)
+    arms = paper_arms(base, [Tickets(label="0.5", train="a.zarr", test="b.zarr")], test_shards="t")
+    assert [a.name for a in arms] == [
+        "dense",
+        "ticket-0.5",
+        "random-0.5",
+        "fixed-random-0.5",
+        "inverse-0.5",
+        "random-matched-0.5",
+    ]
+    assert [(t.label, t.on, t.tickets) for t in arms[0].tests] == [
+        ("dense", "dense", None),
+        ("ticket 0.5", "ticket", "b.zarr"),
+    ]
+    for arm in arms[1:]:
+        assert [t.on for t in arm.tests] == ["ticket", "random", "dense", "own"]
+        same = replace(arm.train, control="ticket", match_tokens=False)
+        assert same == arms[1].train
+    assert arms[5].train.match_tokens
+    first = claims(["0.5"])[0]
+    assert (first.name, first.first, first.second) == (
+        "(a) − (b), 0.5",
+        ("ticket-0.5", "ticket"),
+        ("random-0.5", "ticket"),
+    )
+
+
+def test_cost_is_measured_once(center: SmallStore, tmp_path: Path) -> None:
+    plan = CostPlan(model="vit_fashion", stores=(center.store,), batch_size=2, num_classes=10, device="cpu", repeats=1)
+    found = measured_cost(plan, tmp_path / "cost.json", SilentReporter())
+    assert [(r["way"], r["num_keep"]) for r in found["rows"]] == [
+        ("dense", 49),
+        ("cached tickets", 25),
+        ("online (upstream)", 25),
+    ]
+    dense, cached, online = found["rows"]
+    assert dense["training_share"] == dense["time_share"] == 1
+    assert cached["student_gmacs"] == online["student_gmacs"] < dense["student_gmacs"]
+    assert cached["selector_gmacs"] == 0 < online["selector_gmacs"] < dense["student_gmacs"]
+    share = (3 * online["student_gmacs"] + online["selector_gmacs"]) / (3 * dense["student_gmacs"])
+    assert online["training_share"] == pytest.approx(share)
+    assert all(row["step_s"] > 0 for row in found["rows"])
+    assert measured_cost(plan, tmp_path / "cost.json", SilentReporter()) == found
+
+
+def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(views, "EPOCHS", 1)
     monkeypatch.setattr(views, "NUM_FASHION", 100)
     monkeypatch.setattr(views, "NUM_VIEWS", (1, 2))
+    monkeypatch.setattr(fashion, "EPOCHS", 1)
+    monkeypatch.setattr(fashion, "NUM_TRAIN", 100)
+    monkeypatch.setattr(fashion, "NUM_TEST", 50)
+    monkeypatch.setattr(fashion, "RATIOS", (0.5,))
+    monkeypatch.setattr(fashion, "_COST_BATCH", 4)
+
+
+def test_the_views_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As a user runs it, but for its size."""
+    _tiny(monkeypatch)
     options = ("study", "views-fashion", "--out", tmp_path / "study", "--workers", 0)
     result = run_cli(*options, "--seeds", "0", "--json")
     assert result.code == 0, result.err
-    arms = json.loads(result.out)
-    assert [arm["name"] for arm in arms] == ["dense", "replay-1", "replay-2", "warp", "static", "random"]
-    assert {arm["num_steps"] for arm in arms} == {2}
-    assert {arm["tested_on"] for arm in arms} == {"dense", "ticket"}
-    bytes_of = {arm["name"]: arm["bytes_per_image"] for arm in arms}
+    rows = json.loads(result.out)["results"]
+    assert [row["arm"] for row in rows] == ["dense", "replay-1", "replay-2", "warp", "static", "random"]
+    assert {row["num_steps"] for row in rows} == {2}
+    assert {row["tested_on"] for row in rows} == {"dense", "ticket"}
+    bytes_of = {row["arm"]: row["bytes_per_image"] for row in rows}
     assert bytes_of["dense"] == bytes_of["random"] == 0
     assert bytes_of["replay-2"] == pytest.approx(2 * bytes_of["replay-1"])
     again = run_cli(*options, "--seeds", "0")
@@ -120,16 +252,74 @@ def test_the_fashion_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch
     assert "replay-2" in again.out
 
 
+def test_the_fashion_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The paper's comparison as a user runs it, but for its size, and the page that it ends with."""
+    _tiny(monkeypatch)
+    out = tmp_path / "study"
+    result = run_cli("study", "fashion", "--out", out, "--workers", 0, "--seeds", "0,1", "--device", "cpu")
+    assert result.code == 0, result.err
+    document = json.loads((out / "study.json").read_text())
+    arms = ["ticket-0.5", "random-0.5", "fixed-random-0.5", "inverse-0.5", "random-matched-0.5"]
+    assert list(dict.fromkeys(r["arm"] for r in document["results"])) == ["dense", *arms]
+    steps = {r["arm"]: r["num_steps"] for r in document["results"]}
+    assert steps == {**dict.fromkeys(["dense", *arms], 2), "random-matched-0.5": 4}
+    assert [d["name"] for d in document["differences"]] == [
+        "(a) − (b), 0.5",
+        "(a) − fixed-random, 0.5",
+        "(a) − inverse, 0.5",
+        "(a) − random-matched, 0.5",
+        "(c) − (a), 0.5",
+    ]
+    assert all(d["paired"]["low"] <= d["paired"]["mean"] <= d["paired"]["high"] for d in document["differences"])
+    page = (out / "report.html").read_text()
+    assert page.count("<svg") == 1
+    assert "(a) − (b), 0.5" in page
+    assert "online (upstream)" in page
+    assert "(a) − (b)" in result.out
+
+
+def test_a_study_on_two_ranks(tmp_path: Path) -> None:
+    script = tmp_path / "tiny.py"
+    script.write_text(
+        "from dataltt.pipeline.studies import fashion\n"
+        "fashion.EPOCHS, fashion.NUM_TRAIN, fashion.NUM_TEST, fashion.RATIOS = 1, 100, 50, (0.5,)\n"
+        "fashion._COST_BATCH = 4\n"
+        "from dataltt.pipeline.cli import main\n"
+        "main()\n"
+    )
+    out = tmp_path / "study"
+    result = run_on_two_ranks(
+        tmp_path, "study", "fashion", "--out", out, "--workers", 0, "--seeds", 0, "--device", "cpu", script=script
+    )
+    assert result.code == 0, result.err[-2000:]
+    document = json.loads((out / "study.json").read_text())
+    assert {r["num_steps"] for r in document["results"]} == {1, 2}
+    assert (out / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", sorted(catalog.RECIPES))
+def test_every_recipe_says_what_it_is(name: str) -> None:
+    result = run_cli("study", name, "--describe")
+    assert result.code == 0, result.err
+    text = result.out
+    assert len(text) > 60
+    if "as paper_" not in text.lower():
+        assert all(word in text for word in ("Paper:", "Command:", "Cost:", "To expect:")) or "Paper:" in text
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("nonsense",), "there is no study 'nonsense'; there are views-fashion, views-photos"),
-        (("views-photos",), "views-photos needs --shards, --test-shards and --checkpoint"),
-        (("views-fashion", "--seeds", "a,b"), "--seeds 'a,b' should be whole numbers such as 0,1,2"),
+        (("nonsense",), "there is no study 'nonsense'; there are fashion, photos, views-fashion"),
+        (("paper_deit_s_8",), "did you mean paper_deit_s_08?"),
+        (("views-photos",), "the study views-photos needs --shards, --test-shards, --checkpoint"),
+        (("paper-deit-s-08", "--shards", "a.tar"), "needs --test-shards"),
+        (("fashion", "--seeds", "one"), "--seeds 'one' should be whole numbers such as 0,1,2"),
     ],
 )
-def test_studies_that_cannot_be_run(options: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
+def test_bad_input_is_one_sentence(options: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
     result = run_cli("study", *options, "--out", tmp_path / "study")
     assert result.code == 1
     assert sentence in result.err
+    assert len(result.err.strip().splitlines()) == 1
     assert not (tmp_path / "study").exists()

@@ -655,9 +655,9 @@ def test_runs_are_told_by_their_folder(whole: Path) -> None:
 def test_foreign_weights_need_a_model(small: SmallStore) -> None:
     with pytest.raises(CheckpointError, match="pass --model"):
         load_student(small.weights)
-    vit, info, _ = load_student(small.weights, model=MODEL)
+    student, info, _ = load_student(small.weights, model=MODEL)
     assert info is None
-    assert vit.num_classes == 10
+    assert student.net.num_classes == 10
 
 
 @pytest.fixture

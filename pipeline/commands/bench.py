@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,9 @@ class What(StrEnum):
 
 def bench(
     what: Annotated[What, typer.Argument(help="select, train, join or store.")],
+    model: Annotated[
+        str, typer.Option(help="Student of train: deit_s, lvvit_s, swin_t (packed into a smaller image), …")
+    ] = "deit_s",
     device: Device = "auto",
     precision: Annotated[Precision, typer.Option(help="Of select and train.")] = Precision.fp32,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default: 64 for select, 32 for train.")] = None,
@@ -46,7 +49,7 @@ def bench(
     from dataclasses import asdict
 
     with reporting() as reporter:
-        found = _run(what, device, precision.value, batch_size, repeats, rows, reporter)
+        found = _run(what, model, device, precision.value, batch_size, repeats, rows, reporter)
     if as_json:
         print_json([asdict(row) for row in found])
         return
@@ -59,12 +62,13 @@ def bench(
     console = Console()
     console.print(table)
     for row in found:
-        details = ", ".join(f"{k} {v}" for k, v in row.detail.items() if not isinstance(v, dict))
+        details = ", ".join(f"{k} {v}" for k, v in row.detail.items() if v is not None and not isinstance(v, dict))
         console.print(f"{row.name.split(':')[0]}: {details}", style="dim", highlight=False)
 
 
 def _run(
     what: What,
+    model: str,
     device: str,
     precision: str,
     batch_size: int | None,
@@ -80,8 +84,10 @@ def _run(
         return bench_join(repeats=repeats, reporter=reporter)
     from ..bench.compute import bench_select, bench_train
 
-    run, size = (bench_select, 64) if what is What.select else (bench_train, 32)
-    return run(device=device, precision=precision, batch_size=batch_size or size, repeats=repeats, reporter=reporter)
+    options: dict[str, Any] = {"device": device, "precision": precision, "repeats": repeats, "reporter": reporter}
+    if what is What.select:
+        return bench_select(batch_size=batch_size or 64, **options)
+    return bench_train(model=model, batch_size=batch_size or 32, **options)
 
 
 def _store_rows(rows: int, reporter: Reporter) -> list[BenchRow]:

@@ -81,6 +81,7 @@ def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[n
         "view": _view(m),
         "selector": f"{m.selector.model}, {dial}, {m.selector.precision}; keeps {drops}",
         "weights": f"SHA-256 {m.selector.weights_sha256}",
+        "token labels": _token_labels(m),
         "skipped": f"{len(m.skipped)} image(s) that could not be decoded" if m.skipped else "none",
     }
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -104,6 +105,13 @@ def _view(m: Manifest) -> str:
     augment = m.view.augment or {}
     drawn = f"recipe {augment.get('name')!r}, version {augment.get('version')}, seed {augment.get('seed')}"
     return f"replay: drawn by {drawn}, resized to {m.image_px} px ({m.view.interpolation})"
+
+
+def _token_labels(m: Manifest) -> str:
+    labeller = m.token_labels
+    if labeller is None:
+        return "none"
+    return f"by {labeller.model} ({labeller.num_classes} classes, {labeller.precision}), made {labeller.created}"
 
 
 def _heat_map(share: npt.NDArray[np.float64]) -> str:

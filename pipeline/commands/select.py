@@ -24,7 +24,11 @@ def select(
     ratio: Annotated[float | None, typer.Option(help="Final share of patches kept, in (0, 1].")] = None,
     keep_rate: Annotated[float | None, typer.Option(help="Or: share kept at each drop block, as upstream.")] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights (.safetensors or .pth). Default: timm's pretrained ones.")
+        Path | None,
+        typer.Option(
+            help="Weights (.safetensors or .pth), or a run's folder (of fit-selector, train). Default: timm's "
+            "pretrained ones."
+        ),
     ] = None,
     drop_blocks: Annotated[
         str | None, typer.Option(help="Zero-based blocks that drop patches, e.g. 3,6,9 (the default of 12 blocks).")

@@ -21,6 +21,8 @@ from ..options import (
     OnOtherPixels,
     Precision,
     Recount,
+    SwinInput,
+    TokenLabels,
     Views,
     Workers,
     print_json,
@@ -60,12 +62,47 @@ def train(
     on_bad_image: BadImage = OnBadImage.error,
     recount: Recount = False,
     model: Annotated[
-        str | None, typer.Option(help="Student. Default: the selector's architecture.", rich_help_panel=_RECIPE)
+        str | None,
+        typer.Option(
+            help="Student: deit_t/s/b, deit_b_576, lvvit_t/s, swin_t/s/b, resnet50, or such a timm model. Default: the "
+            "selector's architecture.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    swin_input: Annotated[
+        SwinInput | None,
+        typer.Option(
+            help="How tickets reach a Swin. zero: other patches are set to zero; saves nothing (default). small-dense: "
+            "kept ones packed into a smaller image; needs a square number of them.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    token_labels: Annotated[
+        TokenLabels | None,
+        typer.Option(
+            help="What an LV-ViT's tokens learn. store: maps that dataltt label wrote (default). image: its label.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Weights to start from: a file or a run's folder. Default: random.", rich_help_panel=_RECIPE),
     ] = None,
     control: Annotated[
         Control, typer.Option(help="Which patches to train on: the ticket, or a control.", rich_help_panel=_RECIPE)
     ] = Control.ticket,
-    epochs: Annotated[int, typer.Option(min=1, rich_help_panel=_RECIPE)] = 300,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Default: 300, of a ResNet 90.", rich_help_panel=_RECIPE)
+    ] = None,
+    match_tokens: Annotated[
+        bool,
+        typer.Option(
+            "--match-tokens",
+            help="Train for so many more epochs that as many tokens are seen as on all patches (epochs / r³ of a keep "
+            "rate r, epochs / R of a ratio R).",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per process and step.", rich_help_panel=_RECIPE)] = 128,
     lr: Annotated[
         float,
@@ -150,7 +187,7 @@ def train(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Stage two: train a token-pruned ViT on shards joined with their tickets.
+    """Stage two: train a student on shards joined with their tickets.
 
     Example: dataltt train --tickets store.zarr --model deit_s --out runs/deit_s_50 --val-shards 'imagenet/val-*.tar'
     --val-tickets val.zarr
@@ -181,7 +218,11 @@ def train(
         model=model,
         num_classes=num_classes,
         control=control.value,
+        swin_input=swin_input.value if swin_input else None,
+        token_labels=token_labels.value if token_labels else None,
+        init=init,
         epochs=epochs,
+        match_tokens=match_tokens,
         batch_size=batch_size,
         lr=lr,
         min_lr=min_lr,

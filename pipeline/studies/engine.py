@@ -7,22 +7,64 @@ extended by seeds, or shared out over processes (one per seed) that write into t
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ...artifacts_schema import TicketStore
+from ...artifacts_schema import OptionError, TicketStore, read_manifest
 from ...artifacts_schema.parts import write_atomically
 from ...stages.checkpoints import latest_checkpoint
+from ...stages.distributed import is_main_process, process_group
 from ...stages.evaluate import EvalConfig, EvalProtocol, Metrics, evaluate
 from ...stages.reporting import Reporter
 from ...stages.select import SelectConfig, select
 from ...stages.train import train
 from ...stages.train_config import TrainConfig
+from .cost import CostPlan, measured_cost
+from .statistics import Paired, paired, spread
 
+STUDY_FILE = "study.json"
 _RESULT_FILE = "result.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyInputs:
+    """What a recipe is given: where to work, on what, and how often."""
+
+    out: Path
+    seeds: tuple[int, ...]
+    shards: str | None = None
+    test_shards: str | None = None
+    checkpoint: Path | None = None
+    views: int | None = None  # None: the recipe's, here and below
+    batch_size: int | None = None
+    workers: int | None = None
+    device: str = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def needs(self, study: str, *names: str) -> None:
+        """Refuses to begin without these.
+
+        Raises:
+            OptionError
+        """
+        missing = [f"--{n.replace('_', '-')}" for n in names if getattr(self, n) is None]
+        if missing:
+            raise OptionError(f"the study {study} needs {', '.join(missing)}; see dataltt study {study} --describe")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What an arm's students are tested on: a protocol, and the tickets it is about. `name` stands in the table."""
+
+    on: EvalProtocol
+    tickets: str | None = None
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        return self.name or self.on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,25 +72,60 @@ class Arm:
     """One thing that is compared: how to train (`train.out` and `train.seed` are filled in), and what to test on.
 
     `stored` names the arrays of the store that this arm reads beyond keys and labels; their bytes are what it costs.
+    `seeds` limits an arm to fewer seeds than the study's.
     """
 
     name: str
     train: TrainConfig
-    test: EvalProtocol
+    tests: tuple[Evaluation, ...]
     stored: tuple[str, ...] = ()
+    seeds: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ArmResult:
-    """Top-1 in per cent by seed, their mean and standard deviation, and what the arm's tickets take on disk."""
+class Comparison:
+    """A paired difference of two (arm, test label)."""
 
     name: str
+    first: tuple[str, str]
+    second: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """A whole comparison, as a recipe sets it up."""
+
+    name: str
+    arms: tuple[Arm, ...]
+    test_shards: str
+    comparisons: tuple[Comparison, ...] = ()
+    cost: CostPlan | None = None
+    note: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One arm under one test. Top-1 in per cent by seed, their mean and standard deviation."""
+
+    arm: str
+    trained_on: str
     tested_on: str
     top1: dict[int, float]
     mean: float
     sd: float | None
+    loss: float
     bytes_per_image: float
     num_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A comparison's outcome, in points of top-1."""
+
+    name: str
+    first: str
+    second: str
+    paired: Paired
 
 
 def bytes_per_image(arm: Arm) -> float:
@@ -66,70 +143,128 @@ def make_store(config: SelectConfig, reporter: Reporter) -> str:
     if not config.out.exists():
         reporter.message(f"selecting {config.out.name}")
         select(config, reporter)
+    with process_group(config.device) as process:
+        process.barrier()  # rank 0 has written it
+    read_manifest(str(config.out))
     return str(config.out)
 
 
-def run_study(
-    arms: Sequence[Arm],
-    seeds: Sequence[int],
-    out: Path,
-    *,
-    test_shards: str,
-    test_tickets: str,
-    reporter: Reporter,
-    note: dict[str, Any],
-) -> list[ArmResult]:
+def last_weights(run: Path) -> Path:
+    """The weights that a run ended with, not its best: nothing is chosen on the images that are tested on."""
+    checkpoint = latest_checkpoint(run)
+    assert checkpoint is not None, f"{run} has ended without a checkpoint"
+    return checkpoint / "model.safetensors"
+
+
+def finish_run(config: TrainConfig, reporter: Reporter) -> Path:
+    """Trains a run to its end, from where it stands; returns its last weights."""
+    train(replace(config, resume=(config.out / "config.json").exists()), reporter)
+    return last_weights(config.out)
+
+
+def run_study(study: Study, inputs: StudyInputs, reporter: Reporter) -> dict[str, Any]:
     """Trains and tests every arm with every seed, and writes out/study.json.
 
-    Args:
-        note: what else study.json should say (the recipe's numbers).
+    Returns:
+        The document that was written.
     """
-    found: list[ArmResult] = []
-    measured: dict[str, dict[int, Metrics]] = {arm.name: {} for arm in arms}
-    steps = 0
-    for seed in seeds:
-        for arm in arms:
+    measured: dict[str, dict[int, dict[str, Metrics]]] = {arm.name: {} for arm in study.arms}
+    steps: dict[str, int] = {}
+    for seed in inputs.seeds:
+        for arm in study.arms:
+            if arm.seeds is not None and seed not in arm.seeds:
+                continue
             reporter.message(f"\n{arm.name}, seed {seed}")
-            test = _tester(arm, test_shards, test_tickets, reporter)
-            measured[arm.name][seed], steps = _run(arm, seed, out / "runs" / f"{arm.name}-{seed}", test, reporter)
-    for arm in arms:
-        top1 = {seed: metrics.top1 for seed, metrics in measured[arm.name].items()}
-        found.append(
-            ArmResult(
-                name=arm.name,
-                tested_on=arm.test,
-                top1=top1,
-                mean=statistics.fmean(top1.values()),
-                sd=statistics.stdev(top1.values()) if len(top1) > 1 else None,
-                bytes_per_image=bytes_per_image(arm),
-                num_steps=steps,
-            )
-        )
-    document = {**note, "seeds": list(seeds), "arms": [asdict(a) for a in found]}
-    write_atomically(out / "study.json", (json.dumps(document, indent=1) + "\n").encode())
+            done = _run(study, arm, seed, inputs, reporter)
+            measured[arm.name][seed], steps[arm.name] = done
+    rows = [
+        _row(arm, test, {s: m[test.label] for s, m in measured[arm.name].items()}, steps[arm.name])
+        for arm in study.arms
+        if measured[arm.name]
+        for test in arm.tests
+    ]
+    differences = list(_differences(study.comparisons, rows))
+    cost = None if study.cost is None else measured_cost(study.cost, inputs.out / "cost.json", reporter)
+    document = {
+        "study": study.name,
+        **study.note,
+        "seeds": list(inputs.seeds),
+        "results": [asdict(r) for r in rows],
+        "differences": [asdict(d) for d in differences],
+        "cost": cost,
+    }
+    if is_main_process():
+        write_atomically(inputs.out / STUDY_FILE, (json.dumps(document, indent=1) + "\n").encode())
+    # As a program would read it: with seeds as text.
+    found: dict[str, Any] = json.loads(json.dumps(document))
     return found
 
 
-def _tester(arm: Arm, shards: str, tickets: str, reporter: Reporter) -> Callable[[Path], Metrics]:
-    def test(weights: Path) -> Metrics:
-        config = EvalConfig(
-            checkpoint=weights, shards=shards, tickets=tickets, test=arm.test, workers=arm.train.workers
+def _row(arm: Arm, test: Evaluation, metrics: Mapping[int, Metrics], num_steps: int) -> Row:
+    top1 = {seed: m.top1 for seed, m in metrics.items()}
+    mean, sd = spread(top1)
+    return Row(
+        arm=arm.name,
+        trained_on=arm.train.control,
+        tested_on=test.label,
+        top1=top1,
+        mean=mean,
+        sd=sd,
+        loss=spread({seed: m.loss for seed, m in metrics.items()})[0],
+        bytes_per_image=bytes_per_image(arm),
+        num_steps=num_steps,
+    )
+
+
+def _differences(comparisons: Sequence[Comparison], rows: Sequence[Row]) -> list[Difference]:
+    found = {(r.arm, r.tested_on): r.top1 for r in rows}
+    return [
+        Difference(
+            name=c.name,
+            first=" on ".join(c.first),
+            second=" on ".join(c.second),
+            paired=paired(found[c.first], found[c.second]),
         )
-        return evaluate(config, reporter)
+        for c in comparisons
+        if c.first in found and c.second in found and set(found[c.first]) & set(found[c.second])
+    ]
 
-    return test
+
+def _run(study: Study, arm: Arm, seed: int, inputs: StudyInputs, reporter: Reporter) -> tuple[dict[str, Metrics], int]:
+    """Trains and tests one run, or reads what an earlier call made of it; tests that are new are made up for."""
+    out = inputs.out / "runs" / f"{arm.name}-{seed}"
+    path = out / _RESULT_FILE
+    document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"step": None, "tests": {}}
+    found = {label: Metrics(**m) for label, m in document["tests"].items()}
+    missing = [t for t in arm.tests if t.label not in found]
+    if not missing:
+        shown = ", ".join(f"{t.label} {found[t.label].top1:.2f}" for t in arm.tests)
+        reporter.message(f"done before: {shown}")
+        return found, document["step"]
+    step = document["step"]
+    if step is None:
+        config = replace(arm.train, out=out, seed=seed, resume=(out / "config.json").exists())
+        step = train(config, reporter).step
+    for test in missing:
+        found[test.label] = _test(study, arm, test, last_weights(out), inputs, reporter)
+    if is_main_process():
+        document = {"step": step, "tests": {label: asdict(m) for label, m in found.items()}}
+        write_atomically(path, (json.dumps(document) + "\n").encode())
+    with process_group(inputs.device) as process:
+        process.barrier()
+    return found, step
 
 
-def _run(arm: Arm, seed: int, out: Path, test: Callable[[Path], Metrics], reporter: Reporter) -> tuple[Metrics, int]:
-    """Trains and tests one run, or reads what an earlier call made of it."""
-    result = out / _RESULT_FILE
-    if result.exists():
-        document = json.loads(result.read_text())
-        reporter.message(f"done before: top-1 {document['metrics']['top1']:.2f}")
-        return Metrics(**document["metrics"]), document["step"]
-    done = train(replace(arm.train, out=out, seed=seed, resume=(out / "config.json").exists()), reporter)
-    checkpoint = latest_checkpoint(out)
-    assert checkpoint is not None, f"{out} has ended without a checkpoint"
-    metrics = test(checkpoint / "model.safetensors")
-    write_atomically(result, (json.dumps({"step": done.step, "metrics": asdict(metrics)}) + "\n").encode())
-    return metrics, done.step
+def _test(study: Study, arm: Arm, test: Evaluation, weights: Path, inputs: StudyInputs, reporter: Reporter) -> Metrics:
+    config = EvalConfig(
+        checkpoint=weights,
+        shards=study.test_shards,
+        tickets=test.tickets,
+        test=test.on,
+        workers=arm.train.workers,
+        device=inputs.device,
+        precision=arm.train.precision,
+    )
+    metrics = evaluate(config, reporter)
+    reporter.message(f"tested on {test.label}: top-1 {metrics.top1:.2f}")
+    return metrics

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-from ...artifacts_schema import OptionError
-from ...stages.checkpoints import latest_checkpoint
 from ...stages.reporting import Reporter
 from ...stages.select import SelectConfig
-from ...stages.train import BASE_BATCH_SIZE, train
+from ...stages.train import BASE_BATCH_SIZE
 from ...stages.train_config import TrainConfig
 from ..demo import MODEL, pack_fashion
-from .engine import Arm, ArmResult, make_store, run_study
+from .engine import Arm, Evaluation, Study, StudyInputs, finish_run, make_store
 
 RATIO = 0.5
 RECIPE, MIN_CROP = "crop", 0.5  # crops of at least half the area, mirrored, no colours: short runs learn with it
@@ -26,100 +22,51 @@ PEAK_LR, PHOTO_PEAK_LR = 1.5e-3, 2e-3
 _VIEW_ARRAYS = ("tickets", "views/boxes", "views/flips")
 
 
-def views_fashion(out: Path, *, seeds: tuple[int, ...], workers: int | None, reporter: Reporter) -> list[ArmResult]:
+def views_fashion(inputs: StudyInputs, reporter: Reporter) -> Study:
     """Views on Fashion-MNIST: 1,000 training and 2,000 test images, the demo's ViT as selector and student.
 
+    Paper: none of its tables; it selects online (METHOD: why tickets are cached).
     Command: dataltt study views-fashion. The selector is a dense student, trained for as many epochs on centre views.
     Cost: 22 runs of 24 epochs. To expect: docs/views.md.
     """
+    out = inputs.out
     for split, count in (("train", NUM_FASHION), ("test", None)):
         if not list((out / "shards").glob(f"{split}-*.tar")):
             pack_fashion(out / "shards", split, count, reporter)
     shards, test_shards = str(out / "shards" / "train-*.tar"), str(out / "shards" / "test-*.tar")
-    base = _base(out, shards, MODEL, EPOCHS, BATCH_SIZE, PEAK_LR, workers)
-    selector = out / "selector"
-    if not (selector / "done").exists():
-        reporter.message("training the selector: a dense student")
-        plain: dict[str, Any] = {
-            "hflip": 0.0,
-            "auto_augment": "none",
-            "random_erasing": 0.0,
-            "mixup": 0.0,
-            "cutmix": 0.0,
-        }
-        resume = (selector / "config.json").exists()
-        train(replace(base, control="dense", views="static", out=selector, resume=resume, **plain), reporter)
-        (selector / "done").touch()
-    checkpoint = latest_checkpoint(selector)
-    assert checkpoint is not None
-    select = SelectConfig(
-        model=MODEL, checkpoint=checkpoint / "model.safetensors", shards=shards, out=out, ratio=RATIO, workers=workers
-    )
-    return _compare(out, base, select, test_shards, seeds, reporter, "views-fashion")
+    base = _base(inputs, shards, MODEL, EPOCHS, BATCH_SIZE, PEAK_LR)
+    plain = replace(base, hflip=0.0, auto_augment="none", random_erasing=0.0, mixup=0.0, cutmix=0.0)
+    selector = finish_run(replace(plain, control="dense", views="static", out=out / "selector"), reporter)
+    select = SelectConfig(model=MODEL, checkpoint=selector, shards=shards, out=out, ratio=RATIO, workers=inputs.workers)
+    return _compare(inputs, base, select, test_shards, reporter, "views-fashion")
 
 
-def views_photos(
-    out: Path,
-    *,
-    shards: str,
-    test_shards: str,
-    checkpoint: Path,
-    seeds: tuple[int, ...],
-    workers: int | None,
-    reporter: Reporter,
-) -> list[ArmResult]:
+def views_photos(inputs: StudyInputs, reporter: Reporter) -> Study:
     """Views on photographs: a pretrained DeiT-Tiny selects, a small ViT (`vit_micro`) is trained from scratch.
 
+    Paper: none of its tables; it selects online (METHOD: why tickets are cached).
     Command: dataltt study views-photos --shards 'photos/train-*.tar' --test-shards 'photos/test-*.tar' --checkpoint
     deit_tiny_patch16_224.safetensors. Cost: 18 selector passes and 21 runs of 16 epochs. To expect: docs/views.md.
     """
-    base = _base(out, shards, "vit_micro", PHOTO_EPOCHS, PHOTO_BATCH_SIZE, PHOTO_PEAK_LR, workers)
-    select = SelectConfig(model="deit_t", checkpoint=checkpoint, shards=shards, out=out, ratio=RATIO, workers=workers)
-    return _compare(out, base, select, test_shards, seeds, reporter, "views-photos")
-
-
-STUDIES = ("views-fashion", "views-photos")
-
-
-def run_views_study(
-    name: str,
-    out: Path,
-    *,
-    shards: str | None,
-    test_shards: str | None,
-    checkpoint: Path | None,
-    seeds: tuple[int, ...],
-    workers: int | None,
-    reporter: Reporter,
-) -> list[ArmResult]:
-    """Runs a study by name.
-
-    Raises:
-        OptionError: an unknown name, or what the study needs is not given.
-    """
-    if name == "views-fashion":
-        return views_fashion(out, seeds=seeds, workers=workers, reporter=reporter)
-    if name != "views-photos":
-        raise OptionError(f"there is no study {name!r}; there are {', '.join(STUDIES)}")
-    if shards is None or test_shards is None or checkpoint is None:
-        raise OptionError("views-photos needs --shards, --test-shards and --checkpoint (of a DeiT-Tiny)")
-    return views_photos(
-        out,
-        shards=shards,
-        test_shards=test_shards,
-        checkpoint=checkpoint,
-        seeds=seeds,
-        workers=workers,
-        reporter=reporter,
+    inputs.needs("views-photos", "shards", "test_shards", "checkpoint")
+    assert inputs.shards is not None
+    assert inputs.test_shards is not None
+    base = _base(inputs, inputs.shards, "vit_micro", PHOTO_EPOCHS, PHOTO_BATCH_SIZE, PHOTO_PEAK_LR)
+    select = SelectConfig(
+        model="deit_t",
+        checkpoint=inputs.checkpoint,
+        shards=inputs.shards,
+        out=inputs.out,
+        ratio=RATIO,
+        workers=inputs.workers,
     )
+    return _compare(inputs, base, select, inputs.test_shards, reporter, "views-photos")
 
 
-def _base(
-    out: Path, shards: str, model: str, epochs: int, batch_size: int, peak_lr: float, workers: int | None
-) -> TrainConfig:
+def _base(inputs: StudyInputs, shards: str, model: str, epochs: int, batch_size: int, peak_lr: float) -> TrainConfig:
     """What all arms share: DeiT's optimiser and schedule, shortened, with a learning rate for small batches."""
     return TrainConfig(
-        out=out,
+        out=inputs.out,
         shards=shards,
         model=model,
         epochs=epochs,
@@ -132,20 +79,16 @@ def _base(
         cutmix=0.0,
         ema_decay=0.0,
         shuffle_buffer=10_000,
-        workers=workers,
+        workers=inputs.workers,
+        device=inputs.device,
     )
 
 
 def _compare(
-    out: Path,
-    base: TrainConfig,
-    select: SelectConfig,
-    test_shards: str,
-    seeds: tuple[int, ...],
-    reporter: Reporter,
-    name: str,
-) -> list[ArmResult]:
-    """Selects what the arms need, and runs them."""
+    inputs: StudyInputs, base: TrainConfig, select: SelectConfig, test_shards: str, reporter: Reporter, name: str
+) -> Study:
+    """Selects what the arms need, and lists them."""
+    out = inputs.out
     stores = {
         "center": replace(select, out=out / "center.zarr"),
         "whole": replace(select, out=out / "whole.zarr", augment="whole", ranks=True),
@@ -155,20 +98,17 @@ def _compare(
     made = {key: make_store(config, reporter) for key, config in stores.items()}
     fresh = replace(base, views="warp", augment=RECIPE, min_crop=MIN_CROP)
     replay = replace(base, tickets=made["views"], views="replay")
-    arms = [
-        Arm(name="dense", train=replace(fresh, control="dense"), test="dense"),
+    static = replace(base, tickets=made["center"], views="static", augment=RECIPE)
+    tickets = (Evaluation(on="ticket", tickets=made["test"]),)
+    arms = (
+        Arm(name="dense", train=replace(fresh, control="dense"), tests=(Evaluation(on="dense"),)),
         *(
-            Arm(name=f"replay-{n}", train=replace(replay, num_views=n), test="ticket", stored=_VIEW_ARRAYS)
+            Arm(name=f"replay-{n}", train=replace(replay, num_views=n), tests=tickets, stored=_VIEW_ARRAYS)
             for n in NUM_VIEWS
         ),
-        Arm(name="warp", train=replace(fresh, tickets=made["whole"]), test="ticket", stored=("ranks",)),
-        Arm(
-            name="static",
-            train=replace(base, tickets=made["center"], views="static", augment=RECIPE),
-            test="ticket",
-            stored=("tickets",),
-        ),
-        Arm(name="random", train=replace(fresh, tickets=made["center"], control="random"), test="ticket"),
-    ]
-    note = {"study": name, "epochs": base.epochs, "ratio": RATIO, "recipe": RECIPE, "min_crop": MIN_CROP}
-    return run_study(arms, seeds, out, test_shards=test_shards, test_tickets=made["test"], reporter=reporter, note=note)
+        Arm(name="warp", train=replace(fresh, tickets=made["whole"]), tests=tickets, stored=("ranks",)),
+        Arm(name="static", train=static, tests=tickets, stored=("tickets",)),
+        Arm(name="random", train=replace(fresh, tickets=made["center"], control="random"), tests=tickets),
+    )
+    note = {"epochs": base.epochs, "ratio": RATIO, "recipe": RECIPE, "min_crop": MIN_CROP}
+    return Study(name=name, arms=arms, test_shards=test_shards, note=note)

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from ...artifacts_schema import MissingTicketError, TicketMismatchError, TicketStore
+from ...artifacts_schema import LabelMaps, MissingTicketError, TicketMismatchError, TicketStore
 from ...artifacts_schema.lookup import KeyLookup
 from ...artifacts_schema.store import ALL_VIEWS, Rows
 from ...artifacts_schema.tickets import Packed, Ranks
+from ...artifacts_schema.token_labels import no_token_labels
 from ...artifacts_schema.views import Box
 from .shards import RawSample, Shard
 
@@ -34,6 +35,7 @@ class JoinConfig:
     store: str
     ranks: bool = False
     geometry: bool = False  # boxes and flips too
+    token_labels: bool = False
     views: range | None = None  # None: all views
     on_missing_ticket: Literal["error", "skip"] = "error"
     on_changed_image: Literal["error", "allow"] = "error"
@@ -41,12 +43,13 @@ class JoinConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ticket:
-    """What the store holds of one sample. Letters: V views, W ticket bytes, P patches."""
+    """What the store holds of one sample. Letters: V views, W ticket bytes, P patches, k classes per patch."""
 
     packed: Packed  # [V, W]
     ranks: Ranks | None = None  # [V, P]
     boxes: Box | None = None  # [V, 4]
     flips: npt.NDArray[np.uint8] | None = None  # [V]
+    token_labels: LabelMaps | None = None  # [V, P, k]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,7 @@ class _Slice:
     ranks: Ranks | None
     boxes: Box | None
     flips: npt.NDArray[np.uint8] | None
+    token_labels: LabelMaps | None
 
 
 class TicketJoin:
@@ -67,6 +71,8 @@ class TicketJoin:
     def __init__(self, config: JoinConfig) -> None:
         self._config = config
         self._store = TicketStore.open(config.store)
+        if config.token_labels and self._store.manifest.token_labels is None:
+            raise no_token_labels(config.store)
         self.num_missing = 0
 
     @property
@@ -122,6 +128,7 @@ class TicketJoin:
             ranks=store.read_ranks(rows, views) if c.ranks else None,
             boxes=boxes,
             flips=flips,
+            token_labels=store.read_token_labels(rows, views) if c.token_labels else None,
         )
 
     def _ticket(self, sample: RawSample, part: _Slice) -> Ticket:
@@ -137,4 +144,6 @@ class TicketJoin:
             ranks=None if part.ranks is None else part.ranks[i],
             boxes=None if part.boxes is None else part.boxes[i],
             flips=None if part.flips is None else part.flips[i],
+            # Copies: a sample that waits in a shuffle buffer would keep the label maps of its whole shard.
+            token_labels=None if part.token_labels is None else LabelMaps(*(a[i].copy() for a in part.token_labels)),
         )

@@ -19,13 +19,15 @@ import webdataset as wds
 from webdataset.gopen import gopen_schemes
 from webdataset.tariterators import base_plus_ext, group_by_keys
 
-from ...artifacts_schema import DuplicateKeyError, OptionError, SampleError, ShardError
+from ...artifacts_schema import DuplicateKeyError, Manifest, OptionError, SampleError, ShardError
 
 SHARDS_VARIABLE = "DATALTT_SHARDS"
 CONFIG_FILE = "dataltt.toml"
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 # Members that webdataset passes over.
 METADATA_NAME = re.compile(r"__[^/]*__($|/)")
+# What a store may name as the place of its shards without anybody having said so.
+SAFE_SCHEMES = frozenset({"http", "https", "s3", "gs", "hf"})
 _READ_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error)
 
 
@@ -106,6 +108,26 @@ def resolve_shards(spec: str) -> list[Shard]:
     if len(set(urls)) != len(urls):
         raise ShardError(f"--shards {spec!r} names a shard twice")
     return [Shard(url=u, name=n) for u, n in zip(urls, _shard_names(urls), strict=True)]
+
+
+def stored_shards(store: str, manifest: Manifest, given: str | None = None) -> list[Shard]:
+    """The shards given, else those that a store was made from.
+
+    Raises:
+        ShardError: they are not there.
+        OptionError: the store names something that only its user may open.
+    """
+    if given is not None:
+        return resolve_shards(given)
+    source = manifest.dataset.source
+    try:
+        shards = resolve_shards(source)
+    except ShardError as error:
+        raise ShardError(f"the shards that {store} names are not here ({error}); pass --shards") from error
+    # A store is somebody else's; webdataset would run what stands behind pipe: as a command.
+    if any(is_url(s.url) and s.url.split(":")[0] not in SAFE_SCHEMES for s in shards):
+        raise OptionError(f"{store} names its shards as {source!r}; pass --shards to say that you mean them")
+    return shards
 
 
 def _shard_names(urls: Sequence[str]) -> list[str]:

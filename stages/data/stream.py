@@ -20,7 +20,7 @@ import webdataset as wds
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ...artifacts_schema import BadImageError, DatalttError, OptionError, SampleError, ShardError, View
+from ...artifacts_schema import BadImageError, DatalttError, LabelMaps, OptionError, SampleError, ShardError, View
 from ...artifacts_schema.summary import position_prior
 from ...artifacts_schema.views import Scores, center_box
 from ..randomness import generator_of, seed_of
@@ -33,6 +33,7 @@ from .recipes import Recipe
 from .shards import RawSample, iter_samples
 from .shown import ViewMode, ViewShower
 from .spans import CountedShard, eval_run, num_train_steps, spans_of, train_run, worker_steps
+from .token_labels import TokenLabels, check_view_mode, collate_labels, shown_labels
 
 
 class Batch(NamedTuple):
@@ -43,10 +44,11 @@ class Batch(NamedTuple):
     keep_indices: Tensor | None  # int64 [B, K], None for all patches
     num_skipped: int
     scores: Tensor | None = None  # float32 [B, P], instead of keep_indices where images are to be mixed
+    token_labels: TokenLabels | None = None
 
 
-# An image uint8 [channels, H, W], its label, and the scores of its patches float32 [P].
-_Processed = tuple[Tensor, int, Scores | None]
+# An image uint8 [channels, H, W], its label, the scores of its patches float32 [P], and its token labels [P, k].
+_Processed = tuple[Tensor, int, Scores | None, LabelMaps | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,7 @@ class StreamConfig:
     views_seed: int = 0  # what replayed views were drawn from
     random_erasing: float = 0.0
     mixing: bool = False  # give scores instead of kept patches
+    token_labels: bool = False  # give the store's
     on_bad_image: Literal["error", "skip"] = "error"
     shuffle_buffer: int = 2000
     training: bool = True
@@ -100,6 +103,8 @@ class SampleStream(IterableDataset[Any]):
             raise OptionError(f"{config.subset} patches come from a ticket store; pass --tickets")
         if config.views == "replay" and config.join is None:
             raise OptionError("replayed views come from a ticket store; pass --tickets")
+        if config.token_labels:
+            check_view_mode(config.views, config.view, has_join=config.join is not None)
         self.config, self.position = config, position
 
     def __iter__(self) -> Iterator[Batch | Failure]:
@@ -145,6 +150,7 @@ class _Worker:
 
     def _join_config(self, join: JoinConfig) -> JoinConfig:
         """What this epoch reads of the store."""
+        join = replace(join, token_labels=self.config.token_labels)
         if self.config.views == "replay":
             return replace(join, geometry=True, views=range(self._view_number, self._view_number + 1))
         if self.config.views == "warp":
@@ -268,7 +274,8 @@ class _Worker:
         pixels = to_tensor(shown.image)
         if c.random_erasing > 0:
             pixels = erase_patches(pixels, c.grid, c.view, c.random_erasing, c.seed, epoch, sample.key)
-        return pixels, sample.label, scores
+        labels = shown_labels(ticket, c.views, shown, c.grid) if c.token_labels and ticket is not None else None
+        return pixels, sample.label, scores, labels
 
     def _full_batches(self, samples: Iterator[_Processed]) -> Iterator[Batch]:
         """Each batch as soon as it is full."""
@@ -290,7 +297,7 @@ class _Worker:
 
     def _collate(self, batch: list[_Processed]) -> Batch:
         c = self.config
-        images, labels, scores = zip(*batch, strict=True)
+        images, labels, scores, label_maps = zip(*batch, strict=True)
         keep_indices = scored = None
         if scores[0] is not None and c.mixing:
             scored = torch.from_numpy(np.stack(scores))
@@ -302,6 +309,7 @@ class _Worker:
             keep_indices=keep_indices,
             num_skipped=self._newly_skipped(),
             scores=scored,
+            token_labels=collate_labels(label_maps) if c.token_labels else None,
         )
 
     def _newly_skipped(self) -> int:

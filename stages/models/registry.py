@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -16,15 +16,19 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 
 from ...artifacts_schema import CheckpointError, ModelError, View
+from .lvvit import LVViT
 from .selector import is_supported_block
+from .student import Geometry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelEntry:
-    """What an alias stands for."""
+    """What a name stands for: a timm model, or (with `build`) a network of our own, of the family of `module`."""
 
     timm_name: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    build: Callable[..., torch.nn.Module] | None = None
+    module: str | None = None
     drop_blocks: tuple[int, ...] | None = None  # None: a quarter, half, and three quarters of the depth
 
 
@@ -32,6 +36,24 @@ ALIASES: Mapping[str, ModelEntry] = {
     "deit_t": ModelEntry(timm_name="deit_tiny_patch16_224"),
     "deit_s": ModelEntry(timm_name="deit_small_patch16_224"),
     "deit_b": ModelEntry(timm_name="deit_base_patch16_224"),
+    # The paper's smaller DeiT-B: 9 heads of 64 dim.
+    "deit_b_576": ModelEntry(timm_name="deit_base_patch16_224", kwargs={"embed_dim": 576, "num_heads": 9}),
+    "lvvit_t": ModelEntry(
+        timm_name="lvvit_t",
+        kwargs={"embed_dim": 240, "depth": 12, "num_heads": 4, "skip_lam": 1.0},
+        build=LVViT,
+        module="lvvit",
+    ),
+    "lvvit_s": ModelEntry(
+        timm_name="lvvit_s",
+        kwargs={"embed_dim": 384, "depth": 16, "num_heads": 6, "skip_lam": 2.0},
+        build=LVViT,
+        module="lvvit",
+    ),
+    "swin_t": ModelEntry(timm_name="swin_tiny_patch4_window7_224"),
+    "swin_s": ModelEntry(timm_name="swin_small_patch4_window7_224"),
+    "swin_b": ModelEntry(timm_name="swin_base_patch4_window7_224"),
+    "resnet50": ModelEntry(timm_name="resnet50"),
     # The model of `dataltt demo`, for 28-px grey images: 49 patches of 4 px. Mean and std are Fashion-MNIST's.
     "vit_fashion": ModelEntry(
         timm_name="vit_tiny_patch16_224",
@@ -84,29 +106,42 @@ def canonical_name(name: str) -> str:
     return name if entry.kwargs else entry.timm_name
 
 
-def create_vit(name: str, *, pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """Creates a plain ViT.
+def create_network(name: str, *, pretrained: bool = False, **kwargs: Any) -> torch.nn.Module:
+    """Creates a network of any kind, with random weights or timm's pretrained ones (from its hub or its cache).
 
     Args:
         name: an alias or a timm name.
-        pretrained: load timm's pretrained weights (from its hub or its cache).
         kwargs: passed to timm, over the alias's own; None values are left out.
 
     Raises:
-        ModelError: an unknown name, or a model that is not a plain ViT with a CLS token.
+        ModelError: an unknown name, or arguments that the network does not take.
         CheckpointError: the pretrained weights cannot be had.
     """
     entry = entry_of(name)
-    given = {k: v for k, v in kwargs.items() if v is not None}
+    given = {**entry.kwargs, **{k: v for k, v in kwargs.items() if v is not None}}
+    if pretrained and entry.build is not None:
+        raise CheckpointError(f"there are no pretrained weights of {name} to fetch; give a file with --checkpoint")
     try:
-        model = timm.create_model(entry.timm_name, pretrained=pretrained, **{**entry.kwargs, **given})
+        if entry.build is not None:
+            return entry.build(**given)
+        net: torch.nn.Module = timm.create_model(entry.timm_name, pretrained=pretrained, **given)
     except Exception as error:
         if not pretrained:
-            raise ModelError(f"timm cannot create {name} ({type(error).__name__}: {error})") from error
+            raise ModelError(f"{name} cannot be created ({type(error).__name__}: {error})") from error
         raise CheckpointError(
             f"timm's pretrained weights of {name} cannot be had ({type(error).__name__}); "
             "connect to the hub once, or give a file with --checkpoint"
         ) from error
+    return net
+
+
+def create_vit(name: str, *, pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """Creates a ViT that can select: a plain one, or an LV-ViT. Arguments and errors are those of `create_network`.
+
+    Raises:
+        ModelError: not a ViT with a CLS token.
+    """
+    model = create_network(name, pretrained=pretrained, **kwargs)
     check_plain_vit(model, name)
     return cast(VisionTransformer, model)
 
@@ -117,27 +152,24 @@ def check_plain_vit(model: torch.nn.Module, name: str) -> None:
     Raises:
         ModelError: not a plain ViT, or one without CLS token.
     """
-    if type(model) is not VisionTransformer or not all(is_supported_block(b) for b in model.blocks):
+    if (
+        not isinstance(model, VisionTransformer)
+        or type(model) not in (VisionTransformer, LVViT)
+        or not all(is_supported_block(b) for b in model.blocks)
+    ):
         raise ModelError(f"{name} is not a plain ViT (timm's VisionTransformer with standard blocks); try deit_s")
+    assert isinstance(model, VisionTransformer)
     if model.cls_token is None:
         raise ModelError(f"{name} has no CLS token, whose attention tickets are made of; try deit_s")
     if model.pos_embed is None:
         raise ModelError(f"{name} has no absolute position embeddings, which tell kept patches apart; try deit_s")
+    if isinstance(model, LVViT):
+        return
     embed = model.patch_embed
     if not isinstance(embed, PatchEmbed) or embed.proj.kernel_size != embed.proj.stride:
         raise ModelError(f"{name} does not embed separate patches; try deit_s")
     if embed.img_size[0] != embed.img_size[1] or model.dynamic_img_size:
         raise ModelError(f"{name} has no fixed square image size; try deit_s")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Geometry:
-    """A ViT's image and patch grid. `mode` is what images are converted to: RGB, or L (grey)."""
-
-    grid: tuple[int, int]
-    patch_px: int
-    image_px: int
-    mode: str
 
 
 def geometry_of(model: VisionTransformer, name: str) -> Geometry:
@@ -147,7 +179,7 @@ def geometry_of(model: VisionTransformer, name: str) -> Geometry:
         ModelError: it takes neither 1 nor 3 channels.
     """
     embed = model.patch_embed
-    channels = embed.proj.in_channels
+    channels = embed.in_chans if isinstance(model, LVViT) else embed.proj.in_channels
     if channels not in (1, 3):
         raise ModelError(f"{name} takes {channels} channels; images have 1 (grey) or 3 (RGB)")
     return Geometry(
@@ -158,10 +190,11 @@ def geometry_of(model: VisionTransformer, name: str) -> Geometry:
     )
 
 
-def center_view_of(model: VisionTransformer) -> View:
-    """The evaluation view that the model's authors used, as timm records it."""
+def center_view_of(model: torch.nn.Module, image_px: int | None = None) -> View:
+    """The evaluation view that the model's authors used, as timm records it, for images of `image_px` (a ViT's own)."""
     config = resolve_model_data_config(model)
-    image_px = model.patch_embed.img_size[0]
+    if image_px is None:
+        image_px = cast(VisionTransformer, model).patch_embed.img_size[0]
     return View(
         kind="center",
         resize_px=int(image_px / config["crop_pct"]),  # rounded down, as timm does
@@ -211,12 +244,17 @@ def load_vit(
         create_vit(name)  # refuses what cannot be used before anything is fetched
         return create_vit(name, pretrained=True, num_classes=num_classes, **kwargs)
     weights = read_weights(checkpoint)
-    head = weights.get("head.weight")
-    if num_classes is None and head is not None:
-        num_classes = len(head)
+    if num_classes is None:
+        num_classes = num_classes_in(weights)
     model = create_vit(name, num_classes=num_classes, **kwargs)
     load_weights(model, weights, f"{checkpoint}", name)
     return model
+
+
+def num_classes_in(weights: Mapping[str, torch.Tensor]) -> int | None:
+    """How many classes a state dict's head has; None if it has none under a name that timm uses."""
+    heads = (weights.get(name) for name in ("head.weight", "head.fc.weight", "fc.weight"))
+    return next((len(head) for head in heads if head is not None), None)
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: str, name: str) -> None:
@@ -233,6 +271,30 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], so
         text = "; ".join(f"{len(keys)} {what} (first: {keys[0]})" for what, keys in found if keys)
         raise CheckpointError(f"{source} does not hold weights of {name}: {text}; check --model")
     model.load_state_dict(dict(weights))
+
+
+def load_initial_weights(
+    model: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: str, name: str
+) -> list[str]:
+    """Loads weights to start from; a head for another number of classes keeps its fresh values.
+
+    Returns:
+        The names of what was left as it was.
+
+    Raises:
+        CheckpointError: anything but the head is missing or of another shape.
+    """
+    own = model.state_dict()
+    classifier = {id(p) for head in _heads_of(model) for p in head.parameters()}
+    heads = {n for n, p in model.named_parameters() if id(p) in classifier}
+    fresh = sorted(n for n in heads if n not in weights or weights[n].shape != own[n].shape)
+    load_weights(model, {**weights, **{n: own[n] for n in fresh}}, source, name)
+    return fresh
+
+
+def _heads_of(model: torch.nn.Module) -> list[torch.nn.Module]:
+    found = [model.get_classifier()] if hasattr(model, "get_classifier") else []  # type: ignore[operator]
+    return [*found, model.aux_head] if isinstance(model, LVViT) else found
 
 
 def weights_sha256(model: torch.nn.Module) -> str:

@@ -1,0 +1,89 @@
+"""The paper's arms: (a) tickets, (b) random subsets tested on tickets, (c) all patches, and controls beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ...stages.evaluate import EvalProtocol
+from ...stages.train_config import TrainConfig
+from .engine import Arm, Comparison, Evaluation
+
+# Controls that train on as many patches as the ticket has; `random-matched` sees as many tokens as dense training.
+CONTROLS = ("random", "fixed-random", "inverse", "random-matched")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tickets:
+    """The stores of one ratio: `label` names it in the table, e.g. ".5"."""
+
+    label: str
+    train: str
+    test: str
+
+
+def paper_arms(
+    base: TrainConfig,
+    tickets: Sequence[Tickets],
+    *,
+    test_shards: str,
+    controls: Sequence[str] = CONTROLS,
+    tests: Sequence[EvalProtocol] = ("ticket", "random", "dense", "own"),
+    prefix: str = "",
+    dense_on_tickets: bool = True,
+) -> tuple[Arm, ...]:
+    """Dense once, and for each ratio the ticket arm and its controls, all with the same recipe.
+
+    Args:
+        base: what all share. Dense runs of it have no store, unless `base` names one (for its views, or token labels).
+        tests: of every arm but dense, beginning with the one that it is validated on.
+        prefix: of the arms' names, where a study has several students.
+    """
+    on_tickets = tuple(Evaluation(on="ticket", tickets=t.test, name=f"ticket {t.label}") for t in tickets)
+    dense = Arm(
+        name=f"{prefix}dense",
+        train=replace(base, control="dense", val_shards=test_shards, test="dense"),
+        tests=(Evaluation(on="dense"), *(on_tickets if dense_on_tickets else ())),
+    )
+    return (dense, *(arm for t in tickets for arm in _of_ratio(base, t, test_shards, controls, tests, prefix)))
+
+
+def _of_ratio(
+    base: TrainConfig,
+    tickets: Tickets,
+    test_shards: str,
+    controls: Sequence[str],
+    tests: Sequence[EvalProtocol],
+    prefix: str,
+) -> list[Arm]:
+    common = replace(base, tickets=tickets.train, val_tickets=tickets.test, val_shards=test_shards, test=tests[0])
+    tested = tuple(Evaluation(on=on, tickets=tickets.test) for on in tests)
+    trained = {
+        "ticket": replace(common, control="ticket"),
+        "random": replace(common, control="random"),
+        "fixed-random": replace(common, control="fixed-random"),
+        "inverse": replace(common, control="inverse"),
+        "random-matched": replace(common, control="random", match_tokens=True),
+    }
+    return [
+        Arm(
+            name=f"{prefix}{name}-{tickets.label}",
+            train=trained[name],
+            tests=tested,
+            stored=("tickets",) if name == "ticket" else (),
+        )
+        for name in ("ticket", *controls)
+    ]
+
+
+def claims(labels: Sequence[str], controls: Sequence[str] = CONTROLS, prefix: str = "") -> tuple[Comparison, ...]:
+    """(a) − (b), (c) − (a), and (a) minus each other control, all but (c) tested on tickets."""
+    found = []
+    for label in labels:
+        a = (f"{prefix}ticket-{label}", "ticket")
+        for name in controls:
+            what = "(a) − (b)" if name == "random" else f"(a) − {name}"
+            b = (f"{prefix}{name}-{label}", "ticket")
+            found.append(Comparison(name=f"{prefix}{what}, {label}", first=a, second=b))
+        found.append(Comparison(name=f"{prefix}(c) − (a), {label}", first=(f"{prefix}dense", "dense"), second=a))
+    return tuple(found)

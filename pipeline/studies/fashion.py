@@ -1,0 +1,78 @@
+"""The paper's comparison on the embedded images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ...stages.reporting import Reporter
+from ...stages.select import SelectConfig
+from ..demo import BATCH_SIZE, EPOCHS, MODEL, demo_recipe, pack_fashion
+from .arms import Tickets, claims, paper_arms
+from .cost import CostPlan
+from .engine import Study, StudyInputs, finish_run, make_store
+
+RATIOS = (0.7, 0.5, 0.3)
+NUM_TRAIN: int | None = None  # all 10,000
+NUM_TEST: int | None = None  # all 2,000
+_COST_BATCH = 256
+
+
+def fashion(inputs: StudyInputs, reporter: Reporter) -> Study:
+    """The whole comparison on Fashion-MNIST: a 64-dim ViT, 10,000 training and 2,000 test images.
+
+    Paper: its main comparison of (a), (b) and (c), at small scale, with the controls of its ablations.
+    Command: dataltt study fashion
+    Tickets: at ratios .7, .5 and .3, by one dense model that is no arm of the study (seed "selector").
+    Arms: dense; for each ratio tickets, random, fixed-random, inverse, and random for as many tokens as dense sees.
+    Cost: per seed 16 runs of 4 epochs (matched-token ones of 6, 8 and 13), 15 minutes on one or two CPU cores.
+    To expect: (a) close to (c) at .7 and .5, (b) far below (a); see docs/results.md.
+    """
+    shards, test_shards = pack_fashion_shards(inputs.out, reporter)
+    base = replace(
+        demo_recipe(EPOCHS), shards=shards, workers=inputs.workers, device=inputs.device, model=MODEL, out=inputs.out
+    )
+    selector = finish_run(replace(base, control="dense", out=inputs.out / "selector", seed=_SELECTOR_SEED), reporter)
+    tickets = []
+    for ratio in RATIOS:
+        stores = []
+        for split, of in (("train", shards), ("test", test_shards)):
+            config = SelectConfig(
+                model=MODEL,
+                checkpoint=selector,
+                shards=of,
+                out=inputs.out / f"{split}-{ratio}.zarr",
+                ratio=ratio,
+                ranks=True,
+                workers=inputs.workers,
+                device=inputs.device,
+            )
+            stores.append(make_store(config, reporter))
+        tickets.append(Tickets(label=str(ratio), train=stores[0], test=stores[1]))
+    labels = [t.label for t in tickets]
+    return Study(
+        name="fashion",
+        arms=paper_arms(base, tickets, test_shards=test_shards),
+        comparisons=claims(labels),
+        test_shards=test_shards,
+        cost=CostPlan(
+            model=MODEL,
+            stores=tuple(t.train for t in tickets),
+            batch_size=_COST_BATCH,
+            num_classes=10,
+            device=inputs.device,
+        ),
+        note={"model": MODEL, "epochs": EPOCHS, "batch_size": BATCH_SIZE, "num_train": NUM_TRAIN or 10_000},
+    )
+
+
+_SELECTOR_SEED = 1_000_003  # no seed of a study
+
+
+def pack_fashion_shards(out: Path, reporter: Reporter) -> tuple[str, str]:
+    """Packs the embedded images below `out`, once; returns the globs of the training and test shards."""
+    folder = out / "shards"
+    for split, count in (("train", NUM_TRAIN), ("test", NUM_TEST)):
+        if not list(folder.glob(f"{split}-*.tar")):
+            pack_fashion(folder, split, count, reporter)
+    return str(folder / "train-*.tar"), str(folder / "test-*.tar")

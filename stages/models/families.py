@@ -1,0 +1,62 @@
+"""Which kinds of network can be students, and how tickets reach each: one list, one way in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.models import is_model_in_modules
+
+from ...artifacts_schema import ModelError, OptionError
+from . import lvvit_student, pruned_vit, swin, zeroed
+from .registry import create_network, entry_of
+from .student import Family, PatchInput, Student
+
+FAMILIES: tuple[Family, ...] = (pruned_vit.FAMILY, lvvit_student.FAMILY, swin.FAMILY, zeroed.FAMILY)
+
+
+def family_of(name: str) -> Family:
+    """The family of a model, by its alias or timm name.
+
+    Raises:
+        ModelError: an unknown name, or a network that no family covers.
+    """
+    entry = entry_of(name)
+    for family in FAMILIES:
+        known = entry.module in family.modules if entry.module else is_model_in_modules(entry.timm_name, family.modules)
+        if known:
+            return family
+    raise ModelError(
+        f"--model {name}: tickets reach {', '.join(f.name for f in FAMILIES)} models, and this is none; try deit_s, "
+        "or add a family (stages/models/families.py)"
+    )
+
+
+def resolve_input(name: str, patch_input: PatchInput | None) -> PatchInput | None:
+    """How patches reach this model: as asked, else its family's usual way; None where kept tokens are gathered.
+
+    Raises:
+        OptionError: the family does not have it.
+    """
+    inputs = family_of(name).inputs
+    if patch_input is None:
+        return inputs[0] if inputs else None
+    if patch_input not in inputs:
+        known = f"knows {', '.join(inputs)}" if inputs else "computes on kept patches alone; leave it out"
+        raise OptionError(f"--swin-input {patch_input}: {name} {known}")
+    return patch_input
+
+
+def create_student(name: str, *, num_keep: int, patch_input: PatchInput | None = None, **kwargs: Any) -> Student:
+    """Creates a student with random weights.
+
+    Args:
+        name: an alias or a timm name.
+        num_keep: K, which some students are built for.
+        kwargs: passed to the network (num_classes, drop_path_rate, …).
+
+    Raises:
+        ModelError, OptionError
+    """
+    family, patch_input = family_of(name), resolve_input(name, patch_input)
+    net = create_network(name, **{**family.network_kwargs(patch_input, num_keep), **kwargs})
+    return family.wrap(net, name, patch_input)

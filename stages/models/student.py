@@ -1,0 +1,93 @@
+"""What every student is: a network, the grid its tickets lie on, and a forward pass that takes kept patches.
+
+Letters: B batch, P patches of the grid, K kept patches, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from ...artifacts_schema import ModelError
+
+# How patches reach networks that take whole images: the others set to zero, or the kept packed into a smaller image.
+PatchInput = Literal["zero", "small-dense"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """A model's image and patch grid. `mode` is what images are converted to: RGB, or L (grey)."""
+
+    grid: tuple[int, int]
+    patch_px: int
+    image_px: int
+    mode: str
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+
+class TokenLogits(NamedTuple):
+    """What a student with an auxiliary head gives in training."""
+
+    image: Tensor  # float [B, C]
+    tokens: Tensor  # float [B, K, C], in the order of keep_indices
+
+
+class Student(nn.Module):
+    """A network that tickets reach.
+
+    Attributes:
+        net: the network; its parameters have the names that its weights are published with.
+        geometry: of the images it takes, and of the tickets that fit it.
+        fixed_num_keep: K where the network is built for one number of patches, else None.
+        saves_compute: whether fewer patches cost less.
+        mixes_tokens: whether CutMix happens on tokens, inside (MixToken), rather than on pixels.
+    """
+
+    saves_compute: ClassVar[bool] = True
+    mixes_tokens: ClassVar[bool] = False
+
+    def __init__(self, net: nn.Module, geometry: Geometry) -> None:
+        super().__init__()
+        self.net = net
+        self.geometry = geometry
+        self.fixed_num_keep: int | None = None
+
+    def forward(self, images: Tensor, keep_indices: Tensor | None = None) -> Tensor:
+        """Class logits float [B, C].
+
+        Args:
+            images: float [B, channels, height, width], normalised.
+            keep_indices: int64 [B, K], patches of the grid, row-major; None for all.
+        """
+        raise NotImplementedError
+
+    def begin_step(self, epochs: float) -> None:
+        """Training is about to make a step; `epochs` are done, in full and in part."""
+
+    def order_patches(self, images: Tensor, num_keep: int) -> Tensor:
+        """The network's own tickets: patches from most to least informative to it, int64 [B, P].
+
+        Raises:
+            ModelError: a network without CLS attention.
+        """
+        raise ModelError("this model has no CLS token whose attention could choose patches; test on another subset")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """How tickets reach one kind of network. Another kind is a file with another of these, listed in families.py."""
+
+    name: str
+    modules: frozenset[str]  # timm's modules (or dataltt's own names) whose networks these are
+    wrap: Callable[[nn.Module, str, PatchInput | None], Student]
+    # What else the network is created with, for tickets of K patches.
+    network_kwargs: Callable[[PatchInput | None, int], Mapping[str, Any]] = lambda patch_input, num_keep: {}
+    inputs: tuple[PatchInput, ...] = ()  # the first is the default; () where kept tokens alone are computed on
+    epochs: int = 300
+    learns_token_labels: bool = False
