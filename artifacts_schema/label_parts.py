@@ -43,7 +43,12 @@ class LabelPartWriter:
         schema = pa.schema([(name, pa.binary(width * dtype.itemsize)) for name, dtype in _DTYPES.items()])
         self._schema = schema.with_metadata({_METADATA_KEY: json.dumps({"shard": shard}).encode()})
         self._writer = pq.ParquetWriter(
-            self._temporary, self._schema, compression="zstd", use_dictionary=False, write_page_checksum=True
+            self._temporary,
+            self._schema,
+            compression="zstd",
+            use_dictionary=False,
+            write_statistics=False,  # they would repeat whole label maps
+            write_page_checksum=True,
         )
 
     def append(self, maps: LabelMaps) -> None:

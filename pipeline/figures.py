@@ -96,6 +96,32 @@ def curve_figure(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], 
     return figure
 
 
+# A line of `group_figure`: (group, mean, standard deviation or None).
+Points = list[tuple[str, float, float | None]]
+
+
+def group_figure(kinds: Mapping[str, Points], dense: float | None, dense_sd: float | None) -> Figure:
+    """Top-1 on tickets over groups (ratios), a line per kind of arm, and the dense model's top-1 across."""
+    figure = Figure(figsize=(6.8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    groups = list(dict.fromkeys(group for points in kinds.values() for group, _, _ in points))
+    if dense is not None:
+        axes.axhline(dense, color="black", linestyle="--", linewidth=1, label="dense, all patches")
+        if dense_sd is not None:
+            axes.axhspan(dense - dense_sd, dense + dense_sd, color="black", alpha=0.08)
+    for kind, points in kinds.items():
+        x = [groups.index(group) for group, _, _ in points]
+        sd = [s for _, _, s in points if s is not None]
+        bars = sd if len(sd) == len(points) else None  # one seed has none
+        axes.errorbar(x, [m for _, m, _ in points], yerr=bars, label=kind, marker="o", markersize=4, capsize=3)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set_xlabel("tickets (ratio)")
+    axes.set_ylabel("top-1 on tickets (%)")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
 def to_svg(figure: Figure) -> str:
     """The figure as an <svg> element."""
     buffer = io.StringIO()

@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from ..artifacts_schema import Manifest, OptionError, ShardError, TicketMismatchError, TicketStore, View, read_manifest
+from ..artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
 from .checkpoints import find_weights
 from .data.counting import count_shards
 from .data.join import JoinConfig
 from .data.loader import num_workers_for
-from .data.shards import Shard, is_url, resolve_shards
+from .data.shards import Shard, is_url, resolve_shards, stored_shards
 from .data.spans import CountedShard, num_train_steps
 from .data.stream import StreamConfig
 from .distributed import Process
@@ -27,8 +27,6 @@ from .train_config import TrainConfig, check_options, matched_epochs, protocol_o
 from .view_plan import ViewPlan, plan_views
 
 _FULL_SWIN_PATCHES = 196  # a small-dense Swin for all patches is the plain one
-# What a store may name as the place of its shards without anybody having said so.
-_SAFE_SCHEMES = frozenset({"http", "https", "s3", "gs", "hf"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,19 +264,11 @@ def _val_stream(
 
 def _training_shards(config: TrainConfig, manifest: Manifest | None) -> list[Shard]:
     """The shards asked for, else those that the store was made from."""
-    if config.shards is not None:
-        return resolve_shards(config.shards)
-    if manifest is None:
+    if manifest is not None and config.tickets is not None:
+        return stored_shards(config.tickets, manifest, config.shards)
+    if config.shards is None:
         raise OptionError("--control dense without --tickets: which shards? pass --shards")
-    source = manifest.dataset.source
-    try:
-        shards = resolve_shards(source)
-    except ShardError as error:
-        raise ShardError(f"the shards that {config.tickets} names are not here ({error}); pass --shards") from error
-    # A store is somebody else's; webdataset would run what stands behind pipe: as a command.
-    if any(is_url(s.url) and s.url.split(":")[0] not in _SAFE_SCHEMES for s in shards):
-        raise OptionError(f"{config.tickets} names its shards as {source!r}; pass --shards to say that you mean them")
-    return shards
+    return resolve_shards(config.shards)
 
 
 def _num_classes(config: TrainConfig, store: TicketStore | None, shards: list[Shard]) -> int:

@@ -171,6 +171,8 @@ class _Trainer:
     def _announce(self) -> None:
         c, s = self.config, self.stream
         kept = "all patches" if c.control == "dense" else f"{s.num_keep} of {s.grid[0] * s.grid[1]} patches"
+        if c.control != "dense" and not self.student.saves_compute:
+            kept += " (the others are set to zero, which saves no compute)"
         left_out = s.num_samples - self.steps_per_epoch * c.batch_size * self.process.world_size
         self.reporter.message(
             f"{c.model}, {c.control}: {kept}; {s.num_samples} images, {self.steps_per_epoch} steps per epoch"

@@ -22,7 +22,7 @@ from dataltt.artifacts_schema import (
 
 # As a reader in another language would find it; not made by the code under test.
 DOCUMENT: dict[str, Any] = {
-    "schema_version": "1.0",
+    "schema_version": "1.1",
     "grid": [14, 14],
     "patch_px": 16,
     "image_px": 224,
@@ -60,6 +60,14 @@ DOCUMENT: dict[str, Any] = {
     "tool_version": "0.1.0",
     "skipped": [{"shard": "val-001.tar", "key": "n01/é", "reason": "truncated"}],
     "parent": [{"created": "2025-05-01T12:00:00+00:00", "how": "merged"}],
+    "token_labels": {
+        "model": "resnet50",
+        "weights_sha256": "89abcdef01234567" * 4,
+        "num_classes": 1000,
+        "precision": "fp32",
+        "tool_version": "0.1.0",
+        "created": "2025-06-02T12:00:00+00:00",
+    },
     "objects": {"labels/c/0": "a" * 64, "tickets/c/0/0/0": "b" * 64},
 }
 
@@ -94,6 +102,8 @@ def test_a_valid_document_gives_every_field() -> None:
     assert manifest.view.augment == DOCUMENT["view"]["augment"]
     assert manifest.dataset.shards == ["val-000.tar", "val-001.tar"]
     assert manifest.skipped == [SkippedSample(shard="val-001.tar", key="n01/é", reason="truncated")]
+    assert manifest.token_labels is not None
+    assert (manifest.token_labels.model, manifest.token_labels.num_classes) == ("resnet50", 1000)
     assert manifest.objects["labels/c/0"] == "a" * 64
 
 
@@ -105,7 +115,7 @@ def test_a_document_survives_reading_and_writing() -> None:
 
 def test_what_is_optional_may_be_absent() -> None:
     def drop_optional(document: dict[str, Any]) -> None:
-        for name in ("skipped", "parent", "objects"):
+        for name in ("skipped", "parent", "objects", "token_labels"):
             del document[name]
         del document["selector"]["ratio"], document["view"]["augment"]
         document["view"]["kind"] = "center"  # replayed views must name their recipe
@@ -136,7 +146,7 @@ def test_another_major_version_is_refused_before_anything_else_is_looked_at(vers
     assert f"{SCHEMA_VERSION.split('.')[0]}.x" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [n for n in DOCUMENT if n not in {"skipped", "parent", "objects"}])
+@pytest.mark.parametrize("name", [n for n in DOCUMENT if n not in {"skipped", "parent", "objects", "token_labels"}])
 def test_each_required_field_is_missed(name: str) -> None:
     assert problems_of(altered(lambda d: d.pop(name))) == {(name, "missing")}
 
@@ -220,6 +230,12 @@ def test_every_inconsistency_is_reported_too() -> None:
 )
 def test_fields_that_contradict_each_other_are_refused(change: Change, where: str) -> None:
     assert problems_of(altered(change)) == {(where, "inconsistent")}
+
+
+@pytest.mark.parametrize(("num_classes", "kind"), [(4, "greater_than_equal"), (65_537, "less_than_equal")])
+def test_token_labels_are_of_classes_that_fit(num_classes: int, kind: str) -> None:
+    change: Change = lambda d: d["token_labels"].update(num_classes=num_classes)  # noqa: E731
+    assert problems_of(altered(change)) == {("token_labels.num_classes", kind)}
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from dataltt.stages.checkpoints import find_weights, read_info
-from dataltt.stages.models.registry import create_vit, read_weights
+from dataltt.stages.models.cascade import default_drop_blocks
+from dataltt.stages.models.registry import create_network, create_vit, read_weights
 from safetensors.torch import save_file
 
 from .helpers import CliResult, fashion_samples, make_shards, make_store, randomize, run_cli
@@ -93,6 +95,7 @@ def test_a_zeroed_swin_is_tested_on_all_patches_too(made: Made, tmp_path: Path) 
     result = _train(made, tmp_path / "run", "--model", "swin_t", "--max-steps", 1, "--control", "random")
     assert result.code == 0, result.err
     assert json.loads((tmp_path / "run" / "config.json").read_text())["swin_input"] == "zero"
+    assert "98 of 196 patches (the others are set to zero, which saves no compute)" in result.err + result.out
     losses = {on: _eval(made, tmp_path / "run", on, made.half)["loss"] for on in ("dense", "ticket", "random")}
     assert len(set(losses.values())) == 3
 
@@ -132,6 +135,50 @@ def test_own_patches_are_those_of_the_students_attention(made: Made, tmp_path: P
     own = _eval(made, tmp_path / "run", "own", made.half)
     assert own["loss"] == pytest.approx(_eval(made, tmp_path / "run", "ticket", str(tmp_path / "own.zarr"))["loss"])
     assert own["loss"] != pytest.approx(_eval(made, tmp_path / "run", "ticket", made.half)["loss"], abs=1e-6)
+
+
+def test_lvvit_learns_the_token_labels_of_the_store(made: Made, tmp_path: Path) -> None:
+    """Labels change the loss, of dense students too, and must be of as many classes."""
+    store = tmp_path / "labelled.zarr"
+    shutil.copytree(made.half, store)
+    for classes in (10, 7):
+        net = create_network("resnet18", num_classes=classes)
+        save_file(net.state_dict(), tmp_path / f"labeller-{classes}.safetensors")
+    label = ("label", "--tickets", store, "--shards", made.shards, "--model", "resnet18", *COMMON)
+    result = run_cli(*label, "--checkpoint", tmp_path / "labeller-10.safetensors")
+    assert result.code == 0, result.err
+    options = ("--model", "lvvit_t", "--cutmix", 1, "--log-steps", 1, "--ema-decay", 0)
+    losses = {}
+    for run, more in {"image": ("--token-labels", "image"), "store": (), "dense": ("--control", "dense")}.items():
+        result = _train(made, tmp_path / run, *options, *more, "--max-steps", 1, store=str(store))
+        assert result.code == 0, result.err
+        losses[run] = json.loads((tmp_path / run / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+    assert len(set(losses.values())) == 3
+
+    result = run_cli(*label, "--checkpoint", tmp_path / "labeller-7.safetensors", "--overwrite")
+    assert result.code == 0, result.err
+    result = _train(made, tmp_path / "refused", *options, store=str(store))
+    assert result.code == 1
+    assert "has token labels of 7 classes (resnet18), and the images have 10" in result.err
+    result = _train(made, tmp_path / "refused", *options, "--views", "warp", store=str(store))
+    assert result.code == 1
+
+
+def test_lvvit_selects(made: Made, tmp_path: Path) -> None:
+    """Without drop blocks given, those of 16 blocks are 4, 8, 12 (12 blocks: 3, 6, 9)."""
+    vit = create_vit("lvvit_t", num_classes=10)
+    randomize(vit)
+    save_file(vit.state_dict(), tmp_path / "lvvit.safetensors")
+    result = run_cli(
+        "select",
+        *("--model", "lvvit_t", "--checkpoint", tmp_path / "lvvit.safetensors", "--shards", made.shards),
+        *("--ratio", 0.5, "--out", tmp_path / "store.zarr", *COMMON, "--json"),
+    )
+    assert result.code == 0, result.err
+    manifest = json.loads(result.out)
+    assert (manifest["selector"]["model"], manifest["num_keep"]) == ("lvvit_t", 98)
+    assert manifest["selector"]["drop_blocks"] == [3, 6, 9]
+    assert default_drop_blocks(len(create_vit("lvvit_s").blocks)) == (4, 8, 12)
 
 
 def test_matched_tokens_lengthen_training(made: Made, tmp_path: Path) -> None:

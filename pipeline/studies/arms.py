@@ -70,6 +70,7 @@ def _of_ratio(
             name=f"{prefix}{name}-{tickets.label}",
             train=trained[name],
             tests=tested,
+            group=tickets.label,
             stored=("tickets",) if name == "ticket" else (),
         )
         for name in ("ticket", *controls)

@@ -72,7 +72,7 @@ class Arm:
     """One thing that is compared: how to train (`train.out` and `train.seed` are filled in), and what to test on.
 
     `stored` names the arrays of the store that this arm reads beyond keys and labels; their bytes are what it costs.
-    `seeds` limits an arm to fewer seeds than the study's.
+    `seeds` limits an arm to fewer seeds than the study's; arms of a `group` (a ratio) are drawn together.
     """
 
     name: str
@@ -80,6 +80,7 @@ class Arm:
     tests: tuple[Evaluation, ...]
     stored: tuple[str, ...] = ()
     seeds: tuple[int, ...] | None = None
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +109,7 @@ class Row:
     """One arm under one test. Top-1 in per cent by seed, their mean and standard deviation."""
 
     arm: str
+    group: str
     trained_on: str
     tested_on: str
     top1: dict[int, float]
@@ -205,6 +207,7 @@ def _row(arm: Arm, test: Evaluation, metrics: Mapping[int, Metrics], num_steps: 
     mean, sd = spread(top1)
     return Row(
         arm=arm.name,
+        group=arm.group,
         trained_on=arm.train.control,
         tested_on=test.label,
         top1=top1,

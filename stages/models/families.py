@@ -22,7 +22,11 @@ def family_of(name: str) -> Family:
     """
     entry = entry_of(name)
     for family in FAMILIES:
-        known = entry.module in family.modules if entry.module else is_model_in_modules(entry.timm_name, family.modules)
+        known = (
+            entry.module in family.modules
+            if entry.module
+            else is_model_in_modules(entry.timm_name, tuple(family.modules))
+        )
         if known:
             return family
     raise ModelError(
