@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import torch
-from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
@@ -28,16 +27,15 @@ from .data.images import normalize
 from .data.loader import iterate
 from .data.stream import Batch, SampleStream, StreamPosition
 from .distributed import Process, process_group
-from .evaluate import EvalProtocol, Metrics, autocast, center_of, evaluate_stream
+from .evaluate import EvalProtocol, Metrics, center_of, evaluate_stream
 from .interrupts import StopRequest
-from .mixing import MixConfig, Mixed, draw_mix, mix_batch
+from .losses import StudentLoss
 from .models.registry import load_weights, read_weights
 from .models.student import Student
 from .randomness import seed_of
 from .reporting import Reporter, SilentReporter
 from .run_log import RunLog, begin_run
 from .run_plan import RunPlan, plan_run
-from .token_loss import TokenTargets, both_losses, image_targets, shown_targets
 from .train_config import TrainConfig
 from .version import tool_version
 
@@ -109,8 +107,7 @@ class _Trainer:
             step_on_epochs=False,
             updates_per_epoch=self.steps_per_epoch,
         )
-        self.criterion = LabelSmoothingCrossEntropy(c.smoothing) if c.smoothing > 0 else torch.nn.CrossEntropyLoss()
-        self.soft_criterion = SoftTargetCrossEntropy()
+        self.loss = StudentLoss(c, self.stream, self.process.rank, mixes_tokens=self.student.mixes_tokens)
         self.step = 0
         self.best_top1: float | None = None
         self.validation: Metrics | None = None
@@ -228,7 +225,7 @@ class _Trainer:
         self.model.train()
         images = normalize(batch.images.to(device, non_blocking=True), self.stream.view)
         labels = batch.labels.to(device, non_blocking=True)
-        loss = self._loss(batch, images, labels)
+        loss = self.loss(self.model, batch, images, labels, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -239,45 +236,6 @@ class _Trainer:
         self._loss_is_finite &= loss.detach().isfinite()
         note = self._log_step(loss.detach(), len(labels)) if self.step % c.log_steps == 0 else ""
         self.reporter.advance(len(labels), note)
-
-    def _loss(self, batch: Batch, images: Tensor, labels: Tensor) -> Tensor:
-        c, s = self.config, self.stream
-        if self.student.mixes_tokens:
-            return self._token_loss(batch, images, labels)
-        if not s.mixing:
-            keep = None if batch.keep_indices is None else batch.keep_indices.to(images.device, non_blocking=True)
-            with autocast(images.device, c.precision):
-                plain_loss: Tensor = self.criterion(self.model(images, keep), labels)
-            return plain_loss
-        mixed = self._mix(batch, images, c.mix)
-        targets = mixed.targets(labels, s.num_classes, c.smoothing)
-        with autocast(images.device, c.precision):
-            mixed_loss: Tensor = self.soft_criterion(self.model(mixed.images, mixed.keep_indices), targets)
-        return mixed_loss
-
-    def _mix(self, batch: Batch, images: Tensor, config: MixConfig, *, on_tokens: bool = False) -> Mixed:
-        """The batch mixed as (seed, step, rank) say."""
-        s = self.stream
-        scores = None if batch.scores is None else batch.scores.to(images.device, non_blocking=True)
-        mix = draw_mix(config, s.grid, self.config.seed, self.step, self.process.rank)
-        return mix_batch(images, scores, mix, grid=s.grid, num_keep=s.num_keep, on_tokens=on_tokens)
-
-    def _token_loss(self, batch: Batch, images: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a student with an auxiliary head; CutMix, where asked for, on its tokens, and no Mixup."""
-        c, s, device = self.config, self.stream, images.device
-        if s.mixing:
-            mixed = self._mix(batch, images, replace(c.mix, mixup=0.0), on_tokens=True)
-        else:
-            keep = None if batch.keep_indices is None else batch.keep_indices.to(device, non_blocking=True)
-            mixed = Mixed(images=images, keep_indices=keep, weights=torch.ones(len(images), device=device))
-        if batch.token_labels is None:
-            targets = image_targets(labels, s.grid[0] * s.grid[1])
-        else:
-            targets = TokenTargets(*(t.to(device, non_blocking=True) for t in batch.token_labels))
-        with autocast(device, c.precision):
-            logits = self.model(mixed.images, mixed.keep_indices, mixed.box)
-        of_image = mixed.targets(labels, s.num_classes, c.smoothing)
-        return both_losses(logits, of_image, shown_targets(targets, mixed, s.grid), c.smoothing)
 
     def _log_step(self, loss: Tensor, batch_size: int) -> str:
         """Writes a line of metrics; returns the figure to show. All ranks come here at the same steps."""

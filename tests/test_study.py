@@ -9,17 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dataltt.artifacts_schema import Selector
-from dataltt.pipeline.studies import catalog, engine, fashion, views
+from dataltt.artifacts_schema import Selector, read_manifest
+from dataltt.pipeline.studies import catalog, engine, fashion, paper, views
 from dataltt.pipeline.studies.arms import Tickets, claims, paper_arms
 from dataltt.pipeline.studies.cost import CostPlan, measured_cost
 from dataltt.pipeline.studies.engine import Arm, Comparison, Evaluation, Study, StudyInputs, bytes_per_image, run_study
 from dataltt.pipeline.studies.report import write_study_report
 from dataltt.pipeline.studies.statistics import paired, spread
+from dataltt.stages.models.registry import load_vit, weights_sha256
 from dataltt.stages.reporting import SilentReporter
 from dataltt.stages.train_config import TrainConfig, matched_epochs
 
-from .helpers import SmallStore, make_store, run_cli, run_on_two_ranks
+from .helpers import (
+    SmallStore,
+    fashion_samples,
+    make_shards,
+    make_store,
+    run_cli,
+    run_on_two_ranks,
+    save_selector_weights,
+)
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +304,35 @@ def test_a_study_on_two_ranks(tmp_path: Path) -> None:
     document = json.loads((out / "study.json").read_text())
     assert {r["num_steps"] for r in document["results"]} == {1, 2}
     assert (out / "report.html").exists()
+
+
+def test_a_row_of_the_paper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its stages and arms, for a student and a selector that are small enough: fitted, selected with views, trained."""
+    monkeypatch.setattr(paper, "EPOCHS", 1)
+    monkeypatch.setattr(paper, "FIT_EPOCHS", 1)
+    shards = make_shards(tmp_path / "shards", (8,), fashion_samples(8))
+    inputs = StudyInputs(
+        out=tmp_path / "study",
+        seeds=(0,),
+        shards=shards,
+        test_shards=shards,
+        checkpoint=save_selector_weights(tmp_path / "weights.safetensors"),
+        views=2,
+        batch_size=4,
+        workers=0,
+        device="cpu",
+    )
+    row = paper._Row(name="paper_test", student="vit_fashion", selector="vit_fashion", keep_rate=0.8)
+    study = paper._study(row, inputs, SilentReporter())
+    document = run_study(replace(study, cost=None), inputs, SilentReporter())
+    manifest = read_manifest(str(tmp_path / "study" / "train.zarr"))
+    assert (manifest.num_views, manifest.view.kind, manifest.selector.keep_rate) == (2, "replay", 0.8)
+    assert manifest.selector.weights_sha256 != weights_sha256(load_vit("vit_fashion", inputs.checkpoint))
+    arms = {r["arm"]: r["num_steps"] for r in document["results"]}
+    names = ("ticket", "random", "fixed-random", "inverse", "random-matched")
+    assert arms == {"dense": 2, **{f"{name}-r0.8": 2 for name in names}, "random-matched-r0.8": 4}
+    assert study.cost is not None
+    assert study.cost.model == "vit_fashion"
 
 
 @pytest.mark.parametrize("name", sorted(catalog.RECIPES))

@@ -26,6 +26,7 @@ from .statistics import Paired, paired, spread
 
 STUDY_FILE = "study.json"
 _RESULT_FILE = "result.json"
+_DONE_FILE = "done"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,8 +160,14 @@ def last_weights(run: Path) -> Path:
 
 
 def finish_run(config: TrainConfig, reporter: Reporter) -> Path:
-    """Trains a run to its end, from where it stands; returns its last weights."""
-    train(replace(config, resume=(config.out / "config.json").exists()), reporter)
+    """Trains a run to its end, from where it stands, once; returns its last weights."""
+    done = config.out / _DONE_FILE
+    if not done.exists():
+        train(replace(config, resume=(config.out / "config.json").exists()), reporter)
+        with process_group(config.device) as process:
+            process.barrier()  # until all have seen that it was not done
+        if is_main_process():
+            done.touch()
     return last_weights(config.out)
 
 

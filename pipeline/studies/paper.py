@@ -43,6 +43,8 @@ RECIPES = (
     "paper_resnet50_08",
 )
 NUM_VIEWS = 16
+EPOCHS: int | None = None  # None: the family's, 300 of ViTs
+FIT_EPOCHS = 30
 LABELLER = "dm_nfnet_f6.dm_in1k"  # what the paper's LV-ViT students learned from
 _VITS: tuple[EvalProtocol, ...] = ("ticket", "random", "dense", "own")
 _OTHERS: tuple[EvalProtocol, ...] = ("ticket", "random", "dense")
@@ -276,6 +278,7 @@ def _selector(row: _Row, inputs: StudyInputs, reporter: Reporter) -> Path:
         out=out,
         ratio=row.ratio,
         keep_rate=row.keep_rate,
+        epochs=FIT_EPOCHS,
         batch_size=inputs.batch_size or 128,
         workers=inputs.workers,
         device=inputs.device,
@@ -294,6 +297,7 @@ def _base(row: _Row, inputs: StudyInputs, labelled_store: str | None) -> TrainCo
         model=row.student,
         tickets=labelled_store,
         swin_input=row.swin_input,
+        epochs=EPOCHS,
         lr=row.lr,
         batch_size=inputs.batch_size or 128,
         precision=inputs.precision,
