@@ -30,6 +30,7 @@ from .models.registry import load_weights, num_classes_in, read_weights
 from .models.student import PatchInput, Student
 
 _HEADER = "dataltt"
+SELECTOR_FILE = "selector.json"  # in the run of a fitted selector: what it was fitted for
 # What training.pt holds.
 TRAINING_STATE = frozenset({"step", "steps_per_epoch", "optimizer", "scheduler", "best_top1", "num_skipped"})
 

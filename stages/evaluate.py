@@ -171,19 +171,28 @@ def forward_batch(
     return logits
 
 
-def check_num_keep(student: Student, protocol: EvalProtocol, num_keep: int) -> None:
-    """Refuses to test a student on more or fewer patches than it is built for.
+def check_protocol(student: Student, protocol: EvalProtocol, num_keep: int, model: str, tickets: str | None) -> None:
+    """Refuses to test a student on what it cannot be shown.
 
     Raises:
-        OptionError
+        OptionError: more or fewer patches than it is built for, or those of an attention that it does not have.
     """
+    if protocol == "own" and not student.chooses_patches:
+        raise OptionError(
+            f"--test own: {model} has no CLS token whose attention could choose patches; pass --test ticket, random or "
+            "dense"
+        )
     fixed = student.fixed_num_keep
     shown = student.geometry.num_patches if protocol == "dense" else num_keep
-    if fixed is not None and shown != fixed:
-        raise OptionError(
-            f"--test {protocol} shows {shown} patches, and this student (--swin-input small-dense) is built for images "
-            f"packed from {fixed}; test it on as many, e.g. --test ticket"
-        )
+    if fixed is None or shown == fixed:
+        return
+    way_out = f"give --test ticket or random, and tickets of {fixed} patches"
+    if protocol != "dense" and tickets is not None:
+        way_out = f"{tickets} keeps {num_keep}: select these shards with the ratio of the training shards"
+    raise OptionError(
+        f"--test {protocol} shows {shown} patches, and this student (--swin-input small-dense) is built for images "
+        f"packed from {fixed}; {way_out}"
+    )
 
 
 def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
@@ -223,7 +232,10 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
             recount=config.recount,
             reporter=quiet,
         )
-        check_num_keep(student, config.test, stream.num_keep)
+        check_protocol(student, config.test, stream.num_keep, name, config.tickets)
+        if config.test in ("own", "random"):
+            whose = "chosen by the student's own attention" if config.test == "own" else "drawn at random"
+            quiet.message(f"{stream.num_keep} of {student.geometry.num_patches} patches, {whose}")
         return evaluate_stream(
             student.to(process.device),
             stream,

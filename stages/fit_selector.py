@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..artifacts_schema import CheckpointError, OptionError
 from ..artifacts_schema.parts import write_atomically
-from .checkpoints import latest_checkpoint
+from .checkpoints import SELECTOR_FILE, latest_checkpoint
 from .data.shown import ViewMode
 from .distributed import is_main_process
 from .models.cascade import default_drop_blocks, keep_counts
@@ -31,8 +31,6 @@ from .models.student import Student
 from .reporting import Reporter, SilentReporter
 from .train import TrainResult, train
 from .train_config import TrainConfig, check_options
-
-SELECTOR_FILE = "selector.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +133,7 @@ class _FittedViT(DroppingViT):
             shrink_epochs=fitted.shrink_epochs,
         )
         self._fitted = fitted
+        self.summary = f"drops patches to {self.keep_counts[-1]} of {self.geometry.num_patches}"
         self._to_write: Path | None = out / SELECTOR_FILE if is_main_process() else None
 
     def begin_step(self, epochs: float) -> None:

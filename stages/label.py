@@ -34,7 +34,7 @@ from ..artifacts_schema.parts import begin_plan, part_path
 from .checkpoints import find_weights, read_info
 from .data.loader import iterate, num_workers_for
 from .data.recipes import Recipe, replayed_recipe
-from .data.shards import Shard, stored_shards
+from .data.shards import Shard, listed_classes, stored_shards
 from .data.stored_views import StoredViews
 from .distributed import Process, process_group
 from .evaluate import autocast
@@ -92,6 +92,12 @@ def label(config: LabelConfig, reporter: Reporter | None = None) -> Manifest | N
         model = load_labeller(config, quiet).to(process.device)
         _check_channels(model, manifest, config)
         labeller = _labeller(config, model)
+        listed = listed_classes(shards)
+        if listed is not None and listed != labeller.num_classes:
+            quiet.message(
+                f"note: {config.model} has {labeller.num_classes} classes, and classes.json beside the shards lists "
+                f"{listed}; students of these images will refuse such token labels"
+            )
         if process.is_main:
             begin_plan(
                 label_parts_dir(path),
@@ -137,7 +143,10 @@ def load_labeller(config: LabelConfig, reporter: Reporter) -> DenseLabeller:
     if info is not None and info.model != canonical_name(name):
         raise CheckpointError(f"{file} holds weights of {info.model}, not of {name}; pass --model {info.model}")
     weights = read_weights(file)
-    num_classes = num_classes_in(weights) if config.num_classes is None else config.num_classes
+    num_classes = num_classes_in(weights)
+    if None not in (num_classes, config.num_classes) and num_classes != config.num_classes:
+        raise OptionError(f"--num-classes {config.num_classes}: {file} has {num_classes} classes; leave it out")
+    num_classes = config.num_classes if num_classes is None else num_classes
     net = create_network(name, num_classes=num_classes)
     load_weights(net, weights, str(file), name)
     return DenseLabeller(net, name)

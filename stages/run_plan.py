@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Literal
 
 from ..artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
@@ -12,11 +10,11 @@ from .checkpoints import find_weights
 from .data.counting import count_shards
 from .data.join import JoinConfig
 from .data.loader import num_workers_for
-from .data.shards import Shard, is_url, resolve_shards, stored_shards
+from .data.shards import Shard, listed_classes, resolve_shards, stored_shards
 from .data.spans import CountedShard, num_train_steps
 from .data.stream import StreamConfig
 from .distributed import Process
-from .evaluate import EvalProtocol, center_of, check_num_keep, check_tickets, eval_stream
+from .evaluate import EvalProtocol, center_of, check_protocol, check_tickets, eval_stream
 from .models.families import create_student, family_of, resolve_input
 from .models.registry import canonical_name, center_view_of, load_initial_weights, read_weights
 from .models.student import Geometry, Student
@@ -57,7 +55,7 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
     if name is None:
         raise OptionError("which model? pass --model, e.g. deit_s")
     saved_workers = saved_config(config.out).get("workers") if config.resume else None
-    epochs = _epochs(config, name, manifest)
+    epochs = _epochs(config, name, manifest, reporter)
     config = replace(
         config,
         model=canonical_name(name),
@@ -74,7 +72,7 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
         _check_store(config, manifest, geometry)
     view = manifest.view if manifest else center_view_of(student.net, geometry.image_px)
     views = plan_views(config, manifest, view.mean)
-    config = replace(_with_views(config, views), token_labels=_token_labels(config, manifest, views))
+    config = replace(_with_views(config, views), token_labels=_token_labels(config, manifest, views, shards))
     stream = _train_stream(
         config,
         geometry,
@@ -93,7 +91,7 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
         )
     val_stream = _val_stream(config, protocol, stream, geometry, reporter)
     if protocol is not None and val_stream is not None:
-        check_num_keep(student, protocol, val_stream.num_keep)
+        check_protocol(student, protocol, val_stream.num_keep, name, config.val_tickets)
     return RunPlan(
         config=config,
         student=student,
@@ -105,13 +103,15 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
     )
 
 
-def _epochs(config: TrainConfig, name: str, manifest: Manifest | None) -> int:
+def _epochs(config: TrainConfig, name: str, manifest: Manifest | None, reporter: Reporter) -> int:
     """As asked, else the family's; more of them where they are to make up for the patches left out."""
     epochs = family_of(name).epochs if config.epochs is None else config.epochs
-    if not config.match_tokens or config.control == "dense":
+    if not config.match_tokens:
         return epochs
     assert manifest is not None  # check_options: --match-tokens needs a store
-    return matched_epochs(epochs, manifest.selector)
+    matched = matched_epochs(epochs, manifest.selector)
+    reporter.message(f"{epochs} epochs become {matched}, to see as many tokens as on all patches (--match-tokens)")
+    return matched
 
 
 def _student(config: TrainConfig, name: str, manifest: Manifest | None, reporter: Reporter) -> Student:
@@ -137,7 +137,9 @@ def _student(config: TrainConfig, name: str, manifest: Manifest | None, reporter
     return student
 
 
-def _token_labels(config: TrainConfig, manifest: Manifest | None, views: ViewPlan) -> Literal["store", "image"] | None:
+def _token_labels(
+    config: TrainConfig, manifest: Manifest | None, views: ViewPlan, shards: list[Shard]
+) -> Literal["store", "image"] | None:
     """Where a student with an auxiliary head has its targets from.
 
     Raises:
@@ -159,10 +161,11 @@ def _token_labels(config: TrainConfig, manifest: Manifest | None, views: ViewPla
             f"{config.tickets} has no token labels; write them with: dataltt label --tickets {config.tickets} --model "
             f"MODEL, {image}"
         )
-    if labels.num_classes != config.num_classes:
+    of_images = listed_classes(shards) or config.num_classes
+    if labels.num_classes != of_images or labels.num_classes != config.num_classes:
         raise TicketMismatchError(
             f"{config.tickets} has token labels of {labels.num_classes} classes ({labels.model}), and the images have "
-            f"{config.num_classes}; label with a model of these classes, {image}"
+            f"{of_images}; label with a model of these classes, {image}"
         )
     if views.mode == "warp":
         raise OptionError(
@@ -275,12 +278,9 @@ def _num_classes(config: TrainConfig, store: TicketStore | None, shards: list[Sh
     """As asked, else of the classes.json beside the shards, else the highest label in the store plus one."""
     if config.num_classes is not None:
         return config.num_classes
-    listed = Path(shards[0].url).parent / "classes.json"
-    if not is_url(shards[0].url) and listed.exists():
-        try:
-            return len(json.loads(listed.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise OptionError(f"{listed} does not list classes ({error}); mend it, or pass --num-classes") from None
+    listed = listed_classes(shards)
+    if listed is not None:
+        return listed
     if store is not None:
         highest = int(store.read_labels(range(store.manifest.num_images)).max())
         if highest >= 0:

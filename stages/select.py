@@ -6,6 +6,7 @@ computes does not depend on how many ranks and workers there are.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +29,7 @@ from ..artifacts_schema import (
 from ..artifacts_schema.commit import StoreSpec, check_destination, commit
 from ..artifacts_schema.parts import Part, begin_plan, part_path, parts_dir, read_header, write_part
 from ..artifacts_schema.tickets import order_to_ranks, pack_ranks
-from .checkpoints import find_weights, read_info
+from .checkpoints import SELECTOR_FILE, find_weights, read_info
 from .data.images import normalize
 from .data.loader import iterate, num_workers_for
 from .data.recipes import RECIPES, Recipe, describe, recipe_of
@@ -124,12 +125,25 @@ def _model(config: SelectConfig, reporter: Reporter) -> VisionTransformer:
     if file is not None and file.is_dir():
         file = find_weights(file)
         reporter.message(f"weights: {file}")
+        _note_other_share(config, config.checkpoint, reporter)
     model = load_vit(config.model, file)
     info = None if file is None else read_info(file)
     # Models whose weights have the same names and shapes may still want images normalised in another way.
     if info is not None and info.model != canonical_name(config.model):
         raise CheckpointError(f"{file} holds weights of {info.model}, not of {config.model}; pass --model {info.model}")
     return model
+
+
+def _note_other_share(config: SelectConfig, run: Path | None, reporter: Reporter) -> None:
+    """Says so where a selector was fitted to keep another share than it is to keep now."""
+    path = None if run is None else run / SELECTOR_FILE
+    if path is None or not path.exists():
+        return
+    fitted = json.loads(path.read_text())
+    for name in ("ratio", "keep_rate"):
+        if fitted.get(name) is not None and fitted[name] != getattr(config, name):
+            option = f"--{name.replace('_', '-')} {fitted[name]:g}"
+            reporter.message(f"note: {run} was fitted with {option}; a selector is best at the share it was fitted for")
 
 
 def _shard_batches(

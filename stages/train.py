@@ -170,12 +170,14 @@ class _Trainer:
         kept = "all patches" if c.control == "dense" else f"{s.num_keep} of {s.grid[0] * s.grid[1]} patches"
         if c.control != "dense" and not self.student.saves_compute:
             kept += " (the others are set to zero, which saves no compute)"
+        tested = "while dropping" if self.student.summary else f"on {self.protocol}"
+        what = self.student.summary or f"{c.control}: {kept}"
         left_out = s.num_samples - self.steps_per_epoch * c.batch_size * self.process.world_size
         self.reporter.message(
-            f"{c.model}, {c.control}: {kept}; {s.num_samples} images, {self.steps_per_epoch} steps per epoch"
+            f"{c.model}, {what}; {s.num_samples} images, {self.steps_per_epoch} steps per epoch"
             + (f" (each epoch leaves out another {left_out}, less than a batch)" if left_out else "")
             + f", learning rate {self.lr:.3g}"
-            + (f"; best kept by testing on {self.protocol}" if self.protocol else "; no --val-shards: no best is kept")
+            + (f"; best kept by testing {tested}" if self.protocol else "; no --val-shards: no best is kept")
         )
 
     def _is_to_stop(self) -> bool:

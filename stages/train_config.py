@@ -105,6 +105,8 @@ def check_options(config: TrainConfig) -> None:
             raise OptionError(f"--{name.replace('_', '-')} {value} should be at least 1")
     if config.match_tokens and config.tickets is None:
         raise OptionError("--match-tokens needs --tickets STORE (for how many patches are left out)")
+    if config.match_tokens and config.control == "dense":
+        raise OptionError("--match-tokens: dense training sees all tokens already; leave it out")
     if config.token_labels == "store" and config.tickets is None:
         raise OptionError("--token-labels store needs --tickets STORE, which they are in; or pass --token-labels image")
     if config.val_tickets is not None and config.val_shards is None:

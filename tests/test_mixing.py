@@ -545,16 +545,16 @@ def _train(made: SmallStore, out: Path, **changes: Any) -> int:
 
 def _spied(monkeypatch: pytest.MonkeyPatch) -> list[Mixed]:
     """What the batches of a run are mixed into."""
-    from dataltt.stages import train as train_module
+    from dataltt.stages import losses
 
     seen: list[Mixed] = []
-    mix: Callable[..., Mixed] = train_module.mix_batch
+    mix: Callable[..., Mixed] = losses.mix_batch
 
     def recorded(*args: Any, **options: Any) -> Mixed:
         seen.append(mix(*args, **options))
         return seen[-1]
 
-    monkeypatch.setattr(train_module, "mix_batch", recorded)
+    monkeypatch.setattr(losses, "mix_batch", recorded)
     return seen
 
 

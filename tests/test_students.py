@@ -111,14 +111,22 @@ def test_a_packed_swin_is_not_tested_on_all_patches(made: Made, tmp_path: Path) 
     for sentence, on in refused.items():
         result = run_cli("eval", "--checkpoint", tmp_path / "run", "--shards", made.shards, *on, *COMMON)
         assert result.code == 1
-        assert f"{sentence}, and this student (--swin-input small-dense) is built for images packed from 100" in (
-            result.err
-        )
+        built_for = "and this student (--swin-input small-dense) is built for images packed from 100; "
+        assert f"{sentence}, {built_for}" in result.err
+    assert f"{made.half} keeps 98: select these shards with the ratio of the training shards" in result.err
     result = run_cli(
         "eval", "--checkpoint", tmp_path / "run", "--shards", made.shards, "--test", "own", "--tickets", made.square
     )
     assert result.code == 1
-    assert "no CLS token whose attention could choose patches" in result.err
+    assert "--test own: swin_tiny_patch4_window7_224 has no CLS token whose attention could choose" in result.err
+
+
+def test_own_patches_of_a_model_without_cls_are_refused_at_once(made: Made, tmp_path: Path) -> None:
+    options = ("--val-shards", made.shards, "--val-tickets", made.half, "--test", "own")
+    result = _train(made, tmp_path / "run", "--model", "resnet18", *options)
+    assert result.code == 1
+    assert "--test own: resnet18 has no CLS token" in result.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_own_patches_are_those_of_the_students_attention(made: Made, tmp_path: Path) -> None:
@@ -157,11 +165,14 @@ def test_lvvit_learns_the_token_labels_of_the_store(made: Made, tmp_path: Path) 
 
     result = run_cli(*label, "--checkpoint", tmp_path / "labeller-7.safetensors", "--overwrite")
     assert result.code == 0, result.err
+    assert "note: resnet18 has 7 classes, and classes.json beside the shards lists 10" in result.out + result.err
     result = _train(made, tmp_path / "refused", *options, store=str(store))
     assert result.code == 1
     assert "has token labels of 7 classes (resnet18), and the images have 10" in result.err
-    result = _train(made, tmp_path / "refused", *options, "--views", "warp", store=str(store))
+    # --num-classes does not make the labels' classes those of the images.
+    result = _train(made, tmp_path / "refused", *options, "--num-classes", 7, store=str(store))
     assert result.code == 1
+    assert "has token labels of 7 classes (resnet18), and the images have 10" in result.err
 
 
 def test_lvvit_selects(made: Made, tmp_path: Path) -> None:
@@ -187,6 +198,7 @@ def test_matched_tokens_lengthen_training(made: Made, tmp_path: Path) -> None:
     assert result.code == 0, result.err
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["epochs"] == 6
+    assert "3 epochs become 6, to see as many tokens as on all patches" in result.out + result.err
     assert f"step {6 * NUM_IMAGES // 2}, epoch 6" in result.out
 
 
@@ -209,6 +221,10 @@ def test_a_run_is_resumed_by_the_command_that_began_it(made: Made, tmp_path: Pat
         "fit-selector", "--checkpoint", tmp_path / "weights.safetensors", "--ratio", 0.5, *options, *of_run
     )
     assert result.code == 0, result.err
+    assert "drops patches to 98 of 196" in result.out + result.err
+    select = ("select", "--model", "vit_micro", "--checkpoint", tmp_path / "run", "--shards", made.shards)
+    noted = run_cli(*select, "--ratio", 0.7, "--out", tmp_path / "other.zarr", *COMMON)
+    assert "was fitted with --ratio 0.5" in noted.out + noted.err
     result = run_cli("train", "--control", "dense", "--resume", *options, *of_run)
     assert result.code == 1
     assert "purpose was 'fit-selector' and is 'train'" in result.err
@@ -222,12 +238,16 @@ REFUSED = {
     "no family": (("--model", "convnext_tiny"), "--model convnext_tiny: tickets reach ViT, LV-ViT, Swin, ResNet"),
     "input of another family": (
         ("--model", "vit_micro", "--swin-input", "zero"),
-        "--swin-input zero: vit_micro computes on kept patches alone; leave it out",
+        "--swin-input zero: vit_micro computes on kept patches alone; it is for Swin, so leave it out",
     ),
     "no token labels": (("--model", "lvvit_t"), "has no token labels; write them with: dataltt label"),
     "labels for a model without head": (
         ("--model", "vit_micro", "--token-labels", "image"),
         "--token-labels: vit_micro has no head that would learn them; leave it out",
+    ),
+    "tokens that dense training sees anyway": (
+        ("--model", "vit_micro", "--control", "dense", "--match-tokens"),
+        "--match-tokens: dense training sees all tokens already; leave it out",
     ),
     "another grid": (("--model", "vit_fashion"), "holds tickets for 14×14 patches of 16 px (224 px), and vit_fashion"),
     "nothing to start from": (("--model", "vit_micro", "--init", "nowhere"), "there are no weights at nowhere"),

@@ -335,6 +335,12 @@ def test_a_row_of_the_paper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert study.cost.model == "vit_fashion"
 
 
+def test_the_studies_are_listed() -> None:
+    result = run_cli("study", "list")
+    assert result.code == 0, result.err
+    assert [line.split()[0] for line in result.out.splitlines()] == list(catalog.RECIPES)
+
+
 @pytest.mark.parametrize("name", sorted(catalog.RECIPES))
 def test_every_recipe_says_what_it_is(name: str) -> None:
     result = run_cli("study", name, "--describe")
@@ -348,10 +354,11 @@ def test_every_recipe_says_what_it_is(name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("nonsense",), "there is no study 'nonsense'; there are fashion, photos, views-fashion"),
+        (("nonsense",), "there is no study 'nonsense'; all of them: dataltt study list"),
         (("paper_deit_s_8",), "did you mean paper_deit_s_08?"),
         (("views-photos",), "the study views-photos needs --shards, --test-shards, --checkpoint"),
         (("paper-deit-s-08", "--shards", "a.tar"), "needs --test-shards"),
+        (("paper-deit-s-08", "--shards", "no.tar", "--test-shards", "no.tar"), "no.tar"),
         (("fashion", "--seeds", "one"), "--seeds 'one' should be whole numbers such as 0,1,2"),
     ],
 )

@@ -34,11 +34,13 @@ def eval_(
         str | None, typer.Option(help="Shards to test on, in quotes. Default: $DATALTT_SHARDS, else dataltt.toml.")
     ] = None,
     tickets: Annotated[
-        str | None, typer.Option(help="Their ticket store (for --test ticket, and for how many random patches).")
+        str | None, typer.Option(help="Their ticket store (for --test ticket, and for how many random or own patches).")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Needed for weights that dataltt did not write.")] = None,
     ema: Annotated[bool, typer.Option("--ema", help="Test a run's averaged weights.")] = False,
-    num_keep: Annotated[int | None, typer.Option(min=1, help="Random patches, where there is no store to say.")] = None,
+    num_keep: Annotated[
+        int | None, typer.Option(min=1, help="How many random or own patches. Default: as in training.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
     workers: Workers = None,
     device: Device = "auto",
@@ -50,7 +52,7 @@ def eval_(
     recount: Recount = False,
     as_json: Json = False,
 ) -> None:
-    """Test a student: top-1, top-5 and loss on tickets, on random patches, or on all.
+    """Test a student: top-1, top-5 and loss on tickets, random patches, all, or those its own attention chooses.
 
     Example: dataltt eval --checkpoint runs/deit_s_50 --shards 'imagenet/val-*.tar' --tickets val.zarr --test ticket
     """

@@ -12,7 +12,7 @@ from ..progress import reporting
 
 
 def select(
-    model: Annotated[str, typer.Option(help="deit_t, deit_s, deit_b, or any timm plain ViT with a CLS token.")],
+    model: Annotated[str, typer.Option(help="deit_t, deit_s, deit_b, lvvit_s, or a timm plain ViT with a CLS token.")],
     out: Annotated[Path, typer.Option(help="The ticket store to write.")] = Path("store.zarr"),
     shards: Annotated[
         str | None,

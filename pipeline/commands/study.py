@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="The recipe: fashion (needs nothing else), photos, paper_deit_s_08, …")],
+    name: Annotated[str, typer.Argument(help="fashion (needs nothing else), photos, …; `list` for all.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the study. Default: studies/NAME.")] = None,
     shards: Annotated[str | None, typer.Option(help="Training shards, in quotes.")] = None,
     test_shards: Annotated[str | None, typer.Option(help="Test shards, in quotes.")] = None,
@@ -43,9 +43,13 @@ def study(
 
     Example: dataltt study fashion
     """
+    from ..studies.catalog import RECIPES, recipe_named
     from ..studies.catalog import describe as describe_recipe
-    from ..studies.catalog import recipe_named
 
+    if name == "list":
+        for known, each in RECIPES.items():
+            typer.echo(f"{known:32} {describe_recipe(each).splitlines()[0]}")
+        return
     recipe = recipe_named(name)
     if describe:
         typer.echo(describe_recipe(recipe))

@@ -36,8 +36,8 @@ def recipe_named(name: str) -> Recipe:
         if known.replace("-", "_") == wanted:
             return recipe
     near = difflib.get_close_matches(name, RECIPES, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise OptionError(f"there is no study {name!r}; there are {', '.join(RECIPES)}{hint}")
+    hint = f"did you mean {near[0]}?" if near else "all of them: dataltt study list"
+    raise OptionError(f"there is no study {name!r}; {hint}")
 
 
 def describe(recipe: Recipe) -> str:

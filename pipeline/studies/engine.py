@@ -7,7 +7,7 @@ extended by seeds, or shared out over processes (one per seed) that write into t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +15,12 @@ from typing import Any, Literal
 from ...artifacts_schema import OptionError, TicketStore, read_manifest
 from ...artifacts_schema.parts import write_atomically
 from ...stages.checkpoints import latest_checkpoint
+from ...stages.data.shards import resolve_shards
 from ...stages.distributed import is_main_process, process_group
 from ...stages.evaluate import EvalConfig, EvalProtocol, Metrics, evaluate
+from ...stages.label import LabelConfig, label
 from ...stages.reporting import Reporter
+from ...stages.run_log import CONFIG_FILE
 from ...stages.select import SelectConfig, select
 from ...stages.train import train
 from ...stages.train_config import TrainConfig
@@ -45,14 +48,17 @@ class StudyInputs:
     precision: Literal["fp32", "bf16"] = "fp32"
 
     def needs(self, study: str, *names: str) -> None:
-        """Refuses to begin without these.
+        """Refuses to begin without these, or with shards that are not there.
 
         Raises:
-            OptionError
+            OptionError, ShardError
         """
         missing = [f"--{n.replace('_', '-')}" for n in names if getattr(self, n) is None]
         if missing:
             raise OptionError(f"the study {study} needs {', '.join(missing)}; see dataltt study {study} --describe")
+        for spec in (self.shards, self.test_shards):
+            if spec is not None:
+                resolve_shards(spec)  # refused now rather than after hours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,15 +147,41 @@ def bytes_per_image(arm: Arm) -> float:
     return sum(stored.get(name, 0) for name in arm.stored) * share / store.manifest.num_images
 
 
+def exists(path: Path, device: str) -> bool:
+    """Whether something is there, asked by all ranks before one of them goes on to make it."""
+    with process_group(device) as process:
+        found = path.exists()
+        process.barrier()
+    return found
+
+
+def make_once(make: Callable[[], object], path: Path, device: str) -> None:
+    """Lets rank 0 make what is not there yet, and the others wait."""
+    with process_group(device) as process:
+        if process.is_main and not path.exists():
+            make()
+        process.barrier()
+
+
 def make_store(config: SelectConfig, reporter: Reporter) -> str:
     """Selects into a store, if it is not there yet."""
-    if not config.out.exists():
-        reporter.message(f"selecting {config.out.name}")
-        select(config, reporter)
     with process_group(config.device) as process:
-        process.barrier()  # rank 0 has written it
+        if not exists(config.out, config.device):
+            reporter.message(f"selecting {config.out.name}")
+            select(config, reporter)
+            process.barrier()  # rank 0 has written it
     read_manifest(str(config.out))
     return str(config.out)
+
+
+def label_store(config: LabelConfig, reporter: Reporter) -> None:
+    """Adds token labels to a store that has none."""
+    with process_group(config.device) as process:
+        missing = read_manifest(config.store).token_labels is None
+        process.barrier()
+        if missing:
+            label(config, reporter)
+            process.barrier()
 
 
 def last_weights(run: Path) -> Path:
@@ -162,12 +194,9 @@ def last_weights(run: Path) -> Path:
 def finish_run(config: TrainConfig, reporter: Reporter) -> Path:
     """Trains a run to its end, from where it stands, once; returns its last weights."""
     done = config.out / _DONE_FILE
-    if not done.exists():
-        train(replace(config, resume=(config.out / "config.json").exists()), reporter)
-        with process_group(config.device) as process:
-            process.barrier()  # until all have seen that it was not done
-        if is_main_process():
-            done.touch()
+    if not exists(done, config.device):
+        train(replace(config, resume=exists(config.out / CONFIG_FILE, config.device)), reporter)
+        make_once(done.touch, done, config.device)
     return last_weights(config.out)
 
 
@@ -253,7 +282,7 @@ def _run(study: Study, arm: Arm, seed: int, inputs: StudyInputs, reporter: Repor
         return found, document["step"]
     step = document["step"]
     if step is None:
-        config = replace(arm.train, out=out, seed=seed, resume=(out / "config.json").exists())
+        config = replace(arm.train, out=out, seed=seed, resume=exists(out / CONFIG_FILE, inputs.device))
         step = train(config, reporter).step
     for test in missing:
         found[test.label] = _test(study, arm, test, last_weights(out), inputs, reporter)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 from ...stages.reporting import Reporter
 from ...stages.select import SelectConfig
 from ..demo import BATCH_SIZE, EPOCHS, MODEL, demo_recipe, pack_fashion
 from .arms import Tickets, claims, paper_arms
 from .cost import CostPlan
-from .engine import Study, StudyInputs, finish_run, make_store
+from .engine import Study, StudyInputs, finish_run, make_once, make_store
 
 RATIOS = (0.7, 0.5, 0.3)
 NUM_TRAIN: int | None = None  # all 10,000
@@ -28,7 +29,7 @@ def fashion(inputs: StudyInputs, reporter: Reporter) -> Study:
     Cost: per seed 16 runs of 4 epochs (matched-token ones of 6, 8 and 13), 15 minutes on one or two CPU cores.
     To expect: (a) close to (c) at .7 and .5, (b) far below (a); see docs/results.md.
     """
-    shards, test_shards = pack_fashion_shards(inputs.out, reporter)
+    shards, test_shards = pack_fashion_shards(inputs, {"train": NUM_TRAIN, "test": NUM_TEST}, reporter)
     base = replace(
         demo_recipe(EPOCHS), shards=shards, workers=inputs.workers, device=inputs.device, model=MODEL, out=inputs.out
     )
@@ -69,10 +70,10 @@ def fashion(inputs: StudyInputs, reporter: Reporter) -> Study:
 _SELECTOR_SEED = 1_000_003  # no seed of a study
 
 
-def pack_fashion_shards(out: Path, reporter: Reporter) -> tuple[str, str]:
-    """Packs the embedded images below `out`, once; returns the globs of the training and test shards."""
-    folder = out / "shards"
-    for split, count in (("train", NUM_TRAIN), ("test", NUM_TEST)):
-        if not list(folder.glob(f"{split}-*.tar")):
-            pack_fashion(folder, split, count, reporter)
+def pack_fashion_shards(inputs: StudyInputs, counts: Mapping[str, int | None], reporter: Reporter) -> tuple[str, str]:
+    """Packs the first embedded images of each split, once; returns the globs of the training and test shards."""
+    folder = inputs.out / "shards"
+    for split, count in counts.items():
+        pack = partial(pack_fashion, folder, split, count, reporter)
+        make_once(pack, folder / f"{split}-000000.tar", inputs.device)
     return str(folder / "train-*.tar"), str(folder / "test-*.tar")

@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...artifacts_schema import read_manifest
 from ...stages.checkpoints import find_weights
 from ...stages.evaluate import EvalProtocol
 from ...stages.fit_selector import FitSelectorConfig, fit_selector
-from ...stages.label import LabelConfig, label
+from ...stages.label import LabelConfig
 from ...stages.models.student import PatchInput
 from ...stages.reporting import Reporter
+from ...stages.run_log import CONFIG_FILE
 from ...stages.select import SelectConfig
 from ...stages.train_config import TrainConfig
 from .arms import Tickets, claims, paper_arms
 from .cost import CostPlan
-from .engine import Study, StudyInputs, make_store
+from .engine import Study, StudyInputs, exists, label_store, make_store
 
 RECIPES = (
     "paper_deit_s_095",
@@ -226,7 +226,7 @@ def _study(row: _Row, inputs: StudyInputs, reporter: Reporter) -> Study:
         ),
         reporter,
     )
-    if row.labels and read_manifest(train).token_labels is None:
+    if row.labels:
         config = LabelConfig(
             model=LABELLER,
             store=train,
@@ -235,7 +235,7 @@ def _study(row: _Row, inputs: StudyInputs, reporter: Reporter) -> Study:
             device=inputs.device,
             precision=inputs.precision,
         )
-        label(config, reporter)
+        label_store(config, reporter)
     base = _base(row, inputs, train if row.labels else None)
     tickets = [Tickets(label=_label(row), train=train, test=test)]
     return Study(
@@ -283,7 +283,7 @@ def _selector(row: _Row, inputs: StudyInputs, reporter: Reporter) -> Path:
         workers=inputs.workers,
         device=inputs.device,
         precision=inputs.precision,
-        resume=(out / "config.json").exists(),
+        resume=exists(out / CONFIG_FILE, inputs.device),
     )
     fit_selector(config, reporter)
     return find_weights(out)

@@ -8,14 +8,15 @@ from pathlib import Path
 from ...artifacts_schema import read_manifest
 from ...stages.checkpoints import find_weights
 from ...stages.fit_selector import FitSelectorConfig, fit_selector
-from ...stages.label import LabelConfig, label
+from ...stages.label import LabelConfig
 from ...stages.reporting import Reporter
+from ...stages.run_log import CONFIG_FILE
 from ...stages.select import SelectConfig
 from ...stages.train import BASE_BATCH_SIZE
 from ...stages.train_config import TrainConfig
 from .arms import Tickets, claims, paper_arms
 from .cost import CostPlan
-from .engine import Arm, Evaluation, Study, StudyInputs, make_store
+from .engine import Arm, Evaluation, Study, StudyInputs, exists, label_store, make_store
 
 RATIO, SWIN_RATIO = 0.5, 0.51  # 98 of 196 patches; 100 of them, the nearest square, for small-dense Swin
 MODEL, EPOCHS, BATCH_SIZE, PEAK_LR = "vit_micro", 4, 20, 2e-3
@@ -125,9 +126,9 @@ def _large_arms(base: TrainConfig, stores: dict[float, Tickets], inputs: StudyIn
 
 def _label_tickets(store: str, inputs: StudyInputs, reporter: Reporter) -> None:
     """Writes token labels by a DeiT-Tiny that was fitted to these classes, once."""
+    assert inputs.shards is not None
     if read_manifest(store).token_labels is not None:
         return
-    assert inputs.shards is not None
     out = inputs.out / "labeller"
     batch_size = inputs.batch_size or BATCH_SIZE
     config = FitSelectorConfig(
@@ -141,10 +142,10 @@ def _label_tickets(store: str, inputs: StudyInputs, reporter: Reporter) -> None:
         lr=FIT_PEAK_LR * BASE_BATCH_SIZE / batch_size,
         workers=inputs.workers,
         device=inputs.device,
-        resume=(out / "config.json").exists(),
+        resume=exists(out / CONFIG_FILE, inputs.device),
     )
     fit_selector(config, reporter)
-    label(
+    label_store(
         LabelConfig(
             model="deit_t",
             checkpoint=Path(find_weights(out)),

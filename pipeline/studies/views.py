@@ -8,8 +8,9 @@ from ...stages.reporting import Reporter
 from ...stages.select import SelectConfig
 from ...stages.train import BASE_BATCH_SIZE
 from ...stages.train_config import TrainConfig
-from ..demo import MODEL, pack_fashion
+from ..demo import MODEL
 from .engine import Arm, Evaluation, Study, StudyInputs, finish_run, make_store
+from .fashion import pack_fashion_shards
 
 RATIO = 0.5
 RECIPE, MIN_CROP = "crop", 0.5  # crops of at least half the area, mirrored, no colours: short runs learn with it
@@ -30,10 +31,7 @@ def views_fashion(inputs: StudyInputs, reporter: Reporter) -> Study:
     Cost: 22 runs of 24 epochs. To expect: docs/views.md.
     """
     out = inputs.out
-    for split, count in (("train", NUM_FASHION), ("test", None)):
-        if not list((out / "shards").glob(f"{split}-*.tar")):
-            pack_fashion(out / "shards", split, count, reporter)
-    shards, test_shards = str(out / "shards" / "train-*.tar"), str(out / "shards" / "test-*.tar")
+    shards, test_shards = pack_fashion_shards(inputs, {"train": NUM_FASHION, "test": None}, reporter)
     base = _base(inputs, shards, MODEL, EPOCHS, BATCH_SIZE, PEAK_LR)
     plain = replace(base, hflip=0.0, auto_augment="none", random_erasing=0.0, mixup=0.0, cutmix=0.0)
     selector = finish_run(replace(plain, control="dense", views="static", out=out / "selector"), reporter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
 import tarfile
@@ -128,6 +129,21 @@ def stored_shards(store: str, manifest: Manifest, given: str | None = None) -> l
     if any(is_url(s.url) and s.url.split(":")[0] not in SAFE_SCHEMES for s in shards):
         raise OptionError(f"{store} names its shards as {source!r}; pass --shards to say that you mean them")
     return shards
+
+
+def listed_classes(shards: Sequence[Shard]) -> int | None:
+    """How many classes the classes.json beside local shards lists; None if there is none.
+
+    Raises:
+        OptionError: it lists nothing.
+    """
+    path = Path(shards[0].url).parent / "classes.json"
+    if is_url(shards[0].url) or not path.exists():
+        return None
+    try:
+        return len(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise OptionError(f"{path} does not list classes ({error}); mend it, or pass --num-classes") from None
 
 
 def _shard_names(urls: Sequence[str]) -> list[str]:

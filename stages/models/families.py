@@ -45,7 +45,8 @@ def resolve_input(name: str, patch_input: PatchInput | None) -> PatchInput | Non
     if patch_input is None:
         return inputs[0] if inputs else None
     if patch_input not in inputs:
-        known = f"knows {', '.join(inputs)}" if inputs else "computes on kept patches alone; leave it out"
+        known = "is given zeroed patches in any case" if inputs else "computes on kept patches alone"
+        known += "; it is for Swin, so leave it out"
         raise OptionError(f"--swin-input {patch_input}: {name} {known}")
     return patch_input
 

@@ -24,6 +24,7 @@ class LVViTStudent(Student):
     """Wraps an LV-ViT, `net`. In training its output is `TokenLogits`, in testing the published sum of both heads."""
 
     mixes_tokens = True
+    chooses_patches = True
     net: LVViT
 
     def __init__(self, net: LVViT, name: str) -> None:

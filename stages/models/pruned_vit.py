@@ -25,6 +25,7 @@ class TokenPrunedViT(Student):
         name: the ViT's, for error messages and its own drop blocks.
     """
 
+    chooses_patches = True
     net: VisionTransformer
 
     def __init__(self, vit: VisionTransformer, name: str = "the ViT") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
@@ -91,7 +92,7 @@ def entry_of(name: str) -> ModelEntry:
     if name in ALIASES:
         return ALIASES[name]
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name}*")[:3]
+        near = [*difflib.get_close_matches(name, ALIASES, n=1), *timm.list_models(f"*{name}*")][:3]
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise ModelError(
             f"--model {name!r} is neither an alias ({', '.join(ALIASES)}) nor a timm model{hint}; "
@@ -219,7 +220,7 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
         logging.getLogger("timm.models._helpers").setLevel(logging.WARNING)
         weights = timm.models.load_state_dict(str(path), use_ema=False, weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0][:200] if len(str(error)) > 3 else type(error).__name__
         raise CheckpointError(
             f"{path} cannot be read as weights ({reason}); give a .safetensors file, or a .pth that holds tensors only"
         ) from error

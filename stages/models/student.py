@@ -47,10 +47,14 @@ class Student(nn.Module):
         fixed_num_keep: K where the network is built for one number of patches, else None.
         saves_compute: whether fewer patches cost less.
         mixes_tokens: whether CutMix happens on tokens, inside (MixToken), rather than on pixels.
+        chooses_patches: whether it has a CLS token, whose attention can choose patches (`order_patches`).
+        summary: what a run's first line says of its patches, where that is not what the run is asked for.
     """
 
     saves_compute: ClassVar[bool] = True
     mixes_tokens: ClassVar[bool] = False
+    chooses_patches: ClassVar[bool] = False
+    summary: str | None = None
 
     def __init__(self, net: nn.Module, geometry: Geometry) -> None:
         super().__init__()
