@@ -26,8 +26,8 @@ def fashion(inputs: StudyInputs, reporter: Reporter) -> Study:
     Command: dataltt study fashion
     Tickets: at ratios .7, .5 and .3, by one dense model that is no arm of the study (seed "selector").
     Arms: dense; for each ratio tickets, random, fixed-random, inverse, and random for as many tokens as dense sees.
-    Cost: per seed 16 runs of 4 epochs (matched-token ones of 6, 8 and 13), 15 minutes on one or two CPU cores.
-    To expect: (a) close to (c) at .7 and .5, (b) far below (a); see docs/results.md.
+    Cost: per seed 16 runs of 4 epochs (matched-token ones of 6, 8 and 13); an hour on a CPU core that others use.
+    To expect: (a) some points below (c), and the further above (b) the fewer patches are kept; see docs/results.md.
     """
     shards, test_shards = pack_fashion_shards(inputs, {"train": NUM_TRAIN, "test": NUM_TEST}, reporter)
     base = replace(

@@ -37,7 +37,7 @@ def photos(inputs: StudyInputs, reporter: Reporter) -> Study:
     classes with token dropping (fit-selector).
     Arms: dense, tickets and random of `vit_micro` (64 dim, 4 blocks), 4 epochs; tickets of Swin-T small-dense
     and of LV-ViT-T, 80 steps, first seed only.
-    Cost: per seed 3 runs, some ten minutes on one CPU core for 3,200 images; the larger students as much again.
+    Cost: per seed 3 runs, some twelve minutes for 3,068 images on a CPU core that other jobs shared.
     To expect: students far from trained after so few images; see docs/results.md for what (a) − (b) came to.
     """
     inputs.needs("photos", "shards", "test_shards", "checkpoint")
