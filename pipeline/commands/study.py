@@ -100,6 +100,7 @@ def _results(document: dict[str, Any]) -> Table:
     columns = ["arm", "tested on", "top-1 %", "sd", *(f"seed {s}" for s in seeds)]
     title = document["study"] + (" (bytes: of tickets, per image)" if has_bytes else "")
     table = Table(*columns, *(["bytes"] if has_bytes else []), title=title)
+    table.columns[0].overflow = "fold"
     last = None
     for row in document["results"]:
         each = [f"{row['top1'][s]:.2f}" if s in row["top1"] else "" for s in seeds]
