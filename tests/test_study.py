@@ -229,6 +229,7 @@ def test_cost_is_measured_once(center: SmallStore, tmp_path: Path) -> None:
     share = (3 * online["student_gmacs"] + online["selector_gmacs"]) / (3 * dense["student_gmacs"])
     assert online["training_share"] == pytest.approx(share)
     assert all(row["step_s"] > 0 for row in found["rows"])
+    assert "CPU" in found["device"]
     assert measured_cost(plan, tmp_path / "cost.json", SilentReporter()) == found
 
 

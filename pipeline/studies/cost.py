@@ -65,7 +65,7 @@ def measured_cost(plan: CostPlan, cache: Path, reporter: Reporter) -> dict[str, 
     """Measures once; afterwards it is what `cache` says, so that a study gives the same report when it is run again."""
     with process_group(plan.device) as process:
         if process.is_main and not cache.exists():
-            document = {"device": device_name(process.device), **asdict(plan), "rows": _measure(plan, reporter)}
+            document = {**asdict(plan), "device": device_name(process.device), "rows": _measure(plan, reporter)}
             write_atomically(cache, (json.dumps(document, indent=1) + "\n").encode())
         process.barrier()
     found: dict[str, Any] = json.loads(cache.read_text())
