@@ -501,7 +501,7 @@ def test_views_that_are_drawn_otherwise_here_are_labelled_only_where_allowed(tmp
         ({"checkpoint": Path("nowhere.safetensors")}, "there are no weights at nowhere.safetensors"),
         ({"model": "no_such_model"}, "'no_such_model' is neither an alias"),
         ({"model": "test_vit"}, "does not hold weights of test_vit"),
-        ({"num_classes": 12}, "does not hold weights of vit_fashion"),
+        ({"num_classes": 12}, "has 10 classes; leave it out"),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"store": "s3://bucket/store.zarr"}, "copy the store here first"),
         ({"store": "nowhere.zarr"}, "there is no ticket store at nowhere.zarr"),
