@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..artifacts_schema import OutputExistsError, read_manifest
-from ..stages.checkpoints import latest_checkpoint
+from ..stages.checkpoints import last_weights
 from ..stages.data.packing import EncodedSample, write_shards
 from ..stages.evaluate import EvalConfig, EvalProtocol, Metrics, evaluate
 from ..stages.reporting import Reporter
@@ -92,7 +92,7 @@ def run_demo(
     train(base, reporter)
     reporter.message(f"\nselecting: the dense model keeps {ratio:.0%} of the patches of every image")
     for each, each_shards in ((store, shards), (test_store, test_shards)):
-        weights = _last_weights(out / "runs" / "dense")
+        weights = last_weights(out / "runs" / "dense")
         config = SelectConfig(model=MODEL, checkpoint=weights, shards=each_shards, out=each, ratio=ratio, ranks=True)
         select(config, reporter)
     pruned = replace(base, tickets=str(store), val_tickets=str(test_store))
@@ -180,13 +180,6 @@ def pack_fashion(folder: Path, split: str, count: int | None, reporter: Reporter
     ).num_samples
 
 
-def _last_weights(run: Path) -> Path:
-    """The weights that a run ended with, not its best: nothing is chosen on the images that are tested on."""
-    checkpoint = latest_checkpoint(run)
-    assert checkpoint is not None, f"{run} has ended without a checkpoint"
-    return checkpoint / "model.safetensors"
-
-
 def _test_all(out: Path, shards: str, store: str, seed: int, reporter: Reporter) -> Iterator[DemoRow]:
     """The paper's comparison first, then the same students under the other protocols."""
     reporter.message("\ntesting")
@@ -201,7 +194,7 @@ def _test_all(out: Path, shards: str, store: str, seed: int, reporter: Reporter)
     for label, trained_on, tested_on in plan:
         metrics: Metrics = evaluate(
             EvalConfig(
-                checkpoint=_last_weights(out / "runs" / trained_on),
+                checkpoint=last_weights(out / "runs" / trained_on),
                 shards=shards,
                 tickets=store,
                 test=tested_on,

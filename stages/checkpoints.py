@@ -118,7 +118,7 @@ def load_student(
     weights = read_weights(file)
     student = create_student(
         name,
-        num_keep=info.num_keep if info else num_keep or 0,
+        num_keep=info.num_keep if info else num_keep,
         patch_input=info.swin_input if info else None,
         num_classes=info.num_classes if info else num_classes_in(weights),
     )
@@ -139,6 +139,18 @@ def latest_checkpoint(run: Path) -> Path | None:
     if path.parent != _folder(run) or not path.is_dir():
         raise CheckpointError(f"{pointer} names a checkpoint that is not there; start the run anew with another --out")
     return path
+
+
+def last_weights(run: Path) -> Path:
+    """The weights that a run ended with, not its best: nothing is chosen on the images that are tested on.
+
+    Raises:
+        CheckpointError: it has no checkpoint.
+    """
+    checkpoint = latest_checkpoint(run)
+    if checkpoint is None:
+        raise CheckpointError(f"{run} has no checkpoint; train it first")
+    return checkpoint / "model.safetensors"
 
 
 def save_checkpoint(

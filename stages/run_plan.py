@@ -24,8 +24,6 @@ from .run_log import saved_config
 from .train_config import TrainConfig, check_options, matched_epochs, protocol_of
 from .view_plan import ViewPlan, plan_views
 
-_FULL_SWIN_PATCHES = 196  # a small-dense Swin for all patches is the plain one
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
@@ -116,11 +114,7 @@ def _epochs(config: TrainConfig, name: str, manifest: Manifest | None, reporter:
 
 def _student(config: TrainConfig, name: str, manifest: Manifest | None, reporter: Reporter) -> Student:
     """A student with random weights, or those of --init."""
-    all_patches = config.control == "dense" or manifest is None
-    if all_patches and config.swin_input == "small-dense":
-        num_keep = _FULL_SWIN_PATCHES
-    else:
-        num_keep = 0 if manifest is None else manifest.num_keep
+    num_keep = None if manifest is None or config.control == "dense" else manifest.num_keep
     with isolated_rng(config.seed, "initialisation"):
         student = create_student(
             name,

@@ -179,7 +179,6 @@ class _Lottery:
             with isolated_rng(seed, "fresh weights", number):
                 other = create_student(
                     str(self.resolved.model),
-                    num_keep=0,
                     num_classes=self.resolved.num_classes,
                     drop_path_rate=self.resolved.drop_path,
                 )

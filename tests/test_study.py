@@ -135,7 +135,7 @@ def test_an_interrupted_study_goes_on_to_the_same_report(
     assert times >= 3
     assert json.loads((out / "study.json").read_text()) == whole
     write_study_report(out)
-    assert (out / "report.html").read_text().count("<tr") == (tmp_path / "whole/report.html").read_text().count("<tr")
+    assert (out / "report.html").read_text() == (tmp_path / "whole" / "report.html").read_text()
 
 
 def test_one_seed_has_no_deviation(replayed: SmallStore, center: SmallStore, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def _ways(plan: CostPlan, manifests: list[Manifest], device: torch.device) -> _W
     steps: dict[tuple[str, int], Callable[[], None]] = {}
     gmacs: dict[tuple[str, int], tuple[float, float]] = {}
     small_dense = plan.patch_input == "small-dense"
-    whole = create_student(plan.model, num_keep=196, patch_input=plan.patch_input, num_classes=plan.num_classes)
+    whole = create_student(plan.model, patch_input=plan.patch_input, num_classes=plan.num_classes)
     whole = whole.to(device)
     num_patches = whole.geometry.num_patches
     dense = ("dense", num_patches)

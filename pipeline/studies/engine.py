@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ...artifacts_schema import OptionError, TicketStore, read_manifest
 from ...artifacts_schema.parts import write_atomically
-from ...stages.checkpoints import latest_checkpoint
+from ...stages.checkpoints import last_weights
 from ...stages.data.shards import resolve_shards
 from ...stages.distributed import is_main_process, process_group
 from ...stages.evaluate import EvalConfig, EvalProtocol, Metrics, evaluate
@@ -182,13 +182,6 @@ def label_store(config: LabelConfig, reporter: Reporter) -> None:
         if missing:
             label(config, reporter)
             process.barrier()
-
-
-def last_weights(run: Path) -> Path:
-    """The weights that a run ended with, not its best: nothing is chosen on the images that are tested on."""
-    checkpoint = latest_checkpoint(run)
-    assert checkpoint is not None, f"{run} has ended without a checkpoint"
-    return checkpoint / "model.safetensors"
 
 
 def finish_run(config: TrainConfig, reporter: Reporter) -> Path:

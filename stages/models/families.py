@@ -51,12 +51,14 @@ def resolve_input(name: str, patch_input: PatchInput | None) -> PatchInput | Non
     return patch_input
 
 
-def create_student(name: str, *, num_keep: int, patch_input: PatchInput | None = None, **kwargs: Any) -> Student:
+def create_student(
+    name: str, *, num_keep: int | None = None, patch_input: PatchInput | None = None, **kwargs: Any
+) -> Student:
     """Creates a student with random weights.
 
     Args:
         name: an alias or a timm name.
-        num_keep: K, which some students are built for.
+        num_keep: K, which some students are built for; None for all patches.
         kwargs: passed to the network (num_classes, drop_path_rate, …).
 
     Raises:

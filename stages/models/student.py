@@ -5,6 +5,7 @@ Letters: B batch, P patches of the grid, K kept patches, C classes.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -38,7 +39,7 @@ class TokenLogits(NamedTuple):
     tokens: Tensor  # float [B, K, C], in the order of keep_indices
 
 
-class Student(nn.Module):
+class Student(nn.Module, ABC):
     """A network that tickets reach.
 
     Attributes:
@@ -62,6 +63,7 @@ class Student(nn.Module):
         self.geometry = geometry
         self.fixed_num_keep: int | None = None
 
+    @abstractmethod
     def forward(self, images: Tensor, keep_indices: Tensor | None = None) -> Tensor:
         """Class logits float [B, C].
 
@@ -69,7 +71,6 @@ class Student(nn.Module):
             images: float [B, channels, height, width], normalised.
             keep_indices: int64 [B, K], patches of the grid, row-major; None for all.
         """
-        raise NotImplementedError
 
     def begin_step(self, epochs: float) -> None:
         """Training is about to make a step; `epochs` are done, in full and in part."""
@@ -90,8 +91,8 @@ class Family:
     name: str
     modules: frozenset[str]  # timm's modules (or dataltt's own names) whose networks these are
     wrap: Callable[[nn.Module, str, PatchInput | None], Student]
-    # What else the network is created with, for tickets of K patches.
-    network_kwargs: Callable[[PatchInput | None, int], Mapping[str, Any]] = lambda patch_input, num_keep: {}
+    # What else the network is created with, for tickets of K patches (None: all).
+    network_kwargs: Callable[[PatchInput | None, int | None], Mapping[str, Any]] = lambda patch_input, num_keep: {}
     inputs: tuple[PatchInput, ...] = ()  # the first is the default; () where kept tokens alone are computed on
     epochs: int = 300
     learns_token_labels: bool = False

@@ -86,10 +86,10 @@ def _ratio_of(num_keep: int, num_patches: int) -> float:
     return num_keep / num_patches
 
 
-def _network_kwargs(patch_input: PatchInput | None, num_keep: int) -> Mapping[str, Any]:
+def _network_kwargs(patch_input: PatchInput | None, num_keep: int | None) -> Mapping[str, Any]:
     if patch_input != "small-dense":
         return {}
-    side = check_square(num_keep, _FULL_SIDE**2)
+    side = _FULL_SIDE if num_keep is None else check_square(num_keep, _FULL_SIDE**2)
     window = max(1, math.ceil(side / _LAST_STRIDE_TO_WINDOW))
     return {"img_size": side * PATCH_PX, "window_size": window}
 
