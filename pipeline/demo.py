@@ -20,9 +20,10 @@ from ..artifacts_schema import OutputExistsError, read_manifest
 from ..stages.checkpoints import last_weights
 from ..stages.data.packing import EncodedSample, write_shards
 from ..stages.evaluate import EvalConfig, EvalProtocol, Metrics, evaluate
+from ..stages.optimization import BASE_BATCH_SIZE
 from ..stages.reporting import Reporter
 from ..stages.select import SelectConfig, select
-from ..stages.train import BASE_BATCH_SIZE, train
+from ..stages.train import train
 from ..stages.train_config import TrainConfig
 from .embedded import CLASSES, load_fashion_mnist
 from .report import write_report

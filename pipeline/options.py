@@ -16,6 +16,13 @@ class Precision(StrEnum):
     bf16 = "bf16"
 
 
+class Optimizer(StrEnum):
+    """AdamW, or SGD with Nesterov momentum."""
+
+    adamw = "adamw"
+    sgd = "sgd"
+
+
 class Control(StrEnum):
     """Which patches a student is trained on."""
 

@@ -12,11 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -32,14 +30,13 @@ from .interrupts import StopRequest
 from .losses import StudentLoss
 from .models.registry import load_weights, read_weights
 from .models.student import Student
+from .optimization import clip_gradients, create_optimizer, create_schedule, scaled_lr
 from .randomness import seed_of
 from .reporting import Reporter, SilentReporter
 from .run_log import RunLog, begin_run
 from .run_plan import RunPlan, plan_run
 from .train_config import TrainConfig
 from .version import tool_version
-
-BASE_BATCH_SIZE = 512  # of the learning rate's linear scaling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,18 +92,9 @@ class _Trainer:
         c, device = self.config, self.process.device
         self.student.to(device)
         self.ema = ModelEmaV3(self.student.net, decay=c.ema_decay) if c.ema_decay > 0 else None
-        self.lr = c.lr * c.batch_size * self.process.world_size / BASE_BATCH_SIZE
-        self.optimizer = create_optimizer_v2(self.student.net, opt="adamw", lr=self.lr, weight_decay=c.weight_decay)
-        self.scheduler, _ = create_scheduler_v2(
-            self.optimizer,
-            sched="cosine",
-            num_epochs=self.epochs,
-            warmup_epochs=cast(int, c.warmup_epochs),  # timm scales it by updates_per_epoch, so a part will do
-            min_lr=c.min_lr,
-            warmup_lr=c.warmup_lr,
-            step_on_epochs=False,
-            updates_per_epoch=self.steps_per_epoch,
-        )
+        self.lr = scaled_lr(c, self.process.world_size)
+        self.optimizer = create_optimizer(c, self.student.net, self.process.world_size)
+        self.scheduler = create_schedule(c, self.optimizer, epochs=self.epochs, steps_per_epoch=self.steps_per_epoch)
         self.loss = StudentLoss(c, self.stream, self.process.rank, mixes_tokens=self.student.mixes_tokens)
         self.step = 0
         self.best_top1: float | None = None
@@ -230,6 +218,7 @@ class _Trainer:
         loss = self.loss(self.model, batch, images, labels, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        clip_gradients(c, self.student.net)
         self.optimizer.step()
         self.step += 1
         if self.ema is not None:

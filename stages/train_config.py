@@ -38,6 +38,9 @@ class TrainConfig:
     warmup_lr: float = 1e-6
     warmup_epochs: float | None = None  # None: 5, or a fifth of a short run
     weight_decay: float = 0.05
+    opt: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9  # of sgd
+    clip_grad: float | None = None  # largest joint norm of the gradients; None: as they are
     smoothing: float = 0.1
     drop_path: float = 0.1
     views: ViewMode | None = None  # None: what the store was selected for
@@ -79,6 +82,7 @@ _RANGES = {
     "min_lr": (0, float("inf")),
     "warmup_epochs": (0, float("inf")),
     "weight_decay": (0, float("inf")),
+    "momentum": (0, 0.9999),
     "smoothing": (0, 0.999),
     "drop_path": (0, 0.999),
     "hflip": (0, 1),
@@ -99,6 +103,8 @@ def check_options(config: TrainConfig) -> None:
         value = getattr(config, name)
         if value is not None and not low <= value <= high:
             raise OptionError(f"--{name.replace('_', '-')} {value} should lie between {low:g} and {high:g}")
+    if config.clip_grad is not None and config.clip_grad <= 0:
+        raise OptionError(f"--clip-grad {config.clip_grad:g} should be above 0; leave it out for none")
     for name in ("epochs", "batch_size", "log_steps"):
         value = getattr(config, name)
         if value is not None and value < 1:

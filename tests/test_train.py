@@ -213,6 +213,18 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert _metrics(out) == _metrics(whole)
 
 
+def test_a_run_with_momentum_and_clipped_gradients_resumes(small: SmallStore, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"opt": "sgd", "momentum": 0.8, "clip_grad": 0.5, "epochs": 1}
+    _train(small, tmp_path / "whole", **options)
+    _train(small, tmp_path / "run", max_steps=4, **options)
+    _train(small, tmp_path / "run", resume=True, **options)
+    _check_equal(_weights(tmp_path / "run"), _weights(tmp_path / "whole"))
+    _train(small, tmp_path / "free", **{**options, "clip_grad": None})
+    assert not torch.equal(_weights(tmp_path / "free")["norm.weight"], _weights(tmp_path / "whole")["norm.weight"])
+    with pytest.raises(OptionError, match="momentum was 0.8 and is 0.9"):
+        _train(small, tmp_path / "run", resume=True, **{**options, "momentum": 0.9})
+
+
 def test_a_run_resumes_from_a_checkpoint_within_an_epoch(
     whole: Path, small: SmallStore, validation: Validation, tmp_path: Path
 ) -> None:
@@ -487,6 +499,8 @@ def _without_ranks(small: SmallStore, folder: Path) -> str:
         ({"epochs": 0}, "--epochs 0"),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"log_steps": 0}, "--log-steps 0"),
+        ({"clip_grad": 0.0}, "--clip-grad 0 should be above 0"),
+        ({"momentum": 1.0}, "--momentum 1.0 should lie between 0 and 0.9999"),
         ({"batch_size": 37}, "36 samples are fewer than one batch of 37"),
         ({"auto_augment": "nonsense"}, "--auto-augment"),
         ({"device": "warp"}, "--device"),

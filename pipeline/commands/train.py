@@ -19,6 +19,7 @@ from ..options import (
     OnChangedImage,
     OnMissingTicket,
     OnOtherPixels,
+    Optimizer,
     Precision,
     Recount,
     SwinInput,
@@ -113,6 +114,14 @@ def train(
         float | None, typer.Option(help="Default: 5, or a fifth of a short run.", rich_help_panel=_RECIPE)
     ] = None,
     weight_decay: Annotated[float, typer.Option(rich_help_panel=_RECIPE)] = 0.05,
+    opt: Annotated[
+        Optimizer, typer.Option(help="sgd is with Nesterov momentum.", rich_help_panel=_RECIPE)
+    ] = Optimizer.adamw,
+    momentum: Annotated[float, typer.Option(help="Of sgd.", rich_help_panel=_RECIPE)] = 0.9,
+    clip_grad: Annotated[
+        float | None,
+        typer.Option(help="Largest joint norm of the gradients. Default: not clipped.", rich_help_panel=_RECIPE),
+    ] = None,
     smoothing: Annotated[float, typer.Option(help="Label smoothing.", rich_help_panel=_RECIPE)] = 0.1,
     drop_path: Annotated[float, typer.Option(help="Stochastic depth.", rich_help_panel=_RECIPE)] = 0.1,
     views: Annotated[
@@ -228,6 +237,9 @@ def train(
         min_lr=min_lr,
         warmup_epochs=warmup_epochs,
         weight_decay=weight_decay,
+        opt=opt.value,
+        momentum=momentum,
+        clip_grad=clip_grad,
         smoothing=smoothing,
         drop_path=drop_path,
         views=views.value if views else None,

@@ -9,10 +9,10 @@ from ...artifacts_schema import read_manifest
 from ...stages.checkpoints import find_weights
 from ...stages.fit_selector import FitSelectorConfig, fit_selector
 from ...stages.label import LabelConfig
+from ...stages.optimization import BASE_BATCH_SIZE
 from ...stages.reporting import Reporter
 from ...stages.run_log import CONFIG_FILE
 from ...stages.select import SelectConfig
-from ...stages.train import BASE_BATCH_SIZE
 from ...stages.train_config import TrainConfig
 from .arms import Tickets, claims, paper_arms
 from .cost import CostPlan

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ...stages.optimization import BASE_BATCH_SIZE
 from ...stages.reporting import Reporter
 from ...stages.select import SelectConfig
-from ...stages.train import BASE_BATCH_SIZE
 from ...stages.train_config import TrainConfig
 from ..demo import MODEL
 from .engine import Arm, Evaluation, Study, StudyInputs, finish_run, make_store
