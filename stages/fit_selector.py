@@ -57,7 +57,7 @@ class FitSelectorConfig:
     warmup_epochs: float = 0
     weight_decay: float = 1e-6
     smoothing: float = 0.1
-    drop_path: float = 0.1
+    drop_path: float = 0.0  # upstream fine-tunes in evaluation mode, without it
     views: ViewMode | None = None  # None: fresh crops
     augment: str | None = None
     min_crop: float | None = None

@@ -339,7 +339,7 @@ def test_defaults_are_the_papers(given: Given, tmp_path: Path) -> None:
     )
     config = json.loads((out / CONFIG_FILE).read_text())
     expected = {"epochs": 30, "lr": 2e-5, "min_lr": 2e-6, "weight_decay": 1e-6, "warmup_epochs": 0}
-    expected |= {"mixup": 0.8, "cutmix": 1.0, "smoothing": 0.1, "drop_path": 0.1, "random_erasing": 0.25}
+    expected |= {"mixup": 0.8, "cutmix": 1.0, "smoothing": 0.1, "drop_path": 0.0, "random_erasing": 0.25}
     assert {name: config[name] for name in expected} == expected
     assert (config["views"], config["augment"], config["control"]) == ("warp", "deit", "dense")
 

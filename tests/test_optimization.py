@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-
 from dataltt.stages.optimization import clip_gradients, create_optimizer, scaled_lr
 from dataltt.stages.train_config import TrainConfig
+from torch import Tensor, nn
 
 
 def _config(**changes: Any) -> TrainConfig:

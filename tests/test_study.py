@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +12,20 @@ from typing import Any
 
 import pytest
 from dataltt.artifacts_schema import Selector, read_manifest
-from dataltt.pipeline.studies import catalog, engine, fashion, paper, views
+from dataltt.pipeline.studies import catalog, engine, fashion, paper, paper_row, views
 from dataltt.pipeline.studies.arms import Tickets, claims, paper_arms
 from dataltt.pipeline.studies.cost import CostPlan, measured_cost
 from dataltt.pipeline.studies.engine import Arm, Comparison, Evaluation, Study, StudyInputs, bytes_per_image, run_study
+from dataltt.pipeline.studies.paper_row import Row, arms_of, study_of
 from dataltt.pipeline.studies.report import write_study_report
 from dataltt.pipeline.studies.statistics import paired, spread
-from dataltt.stages.models.registry import load_vit, weights_sha256
+from dataltt.stages.models.cascade import keep_counts
+from dataltt.stages.models.cost import student_gmacs
+from dataltt.stages.models.families import create_student, family_of
+from dataltt.stages.models.registry import create_vit, geometry_of, load_vit, weights_sha256
+from dataltt.stages.optimization import scaled_lr
 from dataltt.stages.reporting import SilentReporter
-from dataltt.stages.train_config import TrainConfig, matched_epochs
+from dataltt.stages.train_config import TrainConfig, check_options, matched_epochs
 
 from .helpers import (
     SmallStore,
@@ -307,12 +314,12 @@ def test_a_study_on_two_ranks(tmp_path: Path) -> None:
     assert (out / "report.html").exists()
 
 
-def test_a_row_of_the_paper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its stages and arms, for a student and a selector that are small enough: fitted, selected with views, trained."""
-    monkeypatch.setattr(paper, "EPOCHS", 1)
-    monkeypatch.setattr(paper, "FIT_EPOCHS", 1)
+def _row_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyInputs:
+    """Eight images of 28 px, one epoch of everything."""
+    monkeypatch.setattr(paper_row, "EPOCHS", 1)
+    monkeypatch.setattr(paper_row, "FIT_EPOCHS", 1)
     shards = make_shards(tmp_path / "shards", (8,), fashion_samples(8))
-    inputs = StudyInputs(
+    return StudyInputs(
         out=tmp_path / "study",
         seeds=(0,),
         shards=shards,
@@ -323,8 +330,13 @@ def test_a_row_of_the_paper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         workers=0,
         device="cpu",
     )
-    row = paper._Row(name="paper_test", student="vit_fashion", selector="vit_fashion", keep_rate=0.8)
-    study = paper._study(row, inputs, SilentReporter())
+
+
+def test_a_row_of_the_paper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its stages and arms, for a student and a selector that are small enough: fitted, selected with views, trained."""
+    inputs = _row_inputs(tmp_path, monkeypatch)
+    row = Row(student="vit_fashion", keep_rate=0.8, recipe={"opt": "sgd", "clip_grad": 2.0})
+    study = study_of("paper_test", row, inputs, SilentReporter())
     document = run_study(replace(study, cost=None), inputs, SilentReporter())
     manifest = read_manifest(str(tmp_path / "study" / "train.zarr"))
     assert (manifest.num_views, manifest.view.kind, manifest.selector.keep_rate) == (2, "replay", 0.8)
@@ -334,6 +346,82 @@ def test_a_row_of_the_paper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert arms == {"dense": 2, **{f"{name}-r0.8": 2 for name in names}, "random-matched-r0.8": 4}
     assert study.cost is not None
     assert study.cost.model == "vit_fashion"
+    # Every arm is shown the same stored views, and trained by the row's recipe.
+    for arm in arms:
+        config = json.loads((tmp_path / "study" / "runs" / f"{arm}-0" / "config.json").read_text())
+        assert (config["views"], config["num_views"], config["opt"], config["clip_grad"]) == ("replay", 2, "sgd", 2.0)
+
+
+def test_a_selector_that_is_not_fitted_selects_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    inputs = _row_inputs(tmp_path, monkeypatch)
+    row = Row(student="vit_fashion", keep_rate=0.8, augment="crop", fit=False)
+    study_of("paper_test", row, inputs, SilentReporter())
+    manifest = read_manifest(str(tmp_path / "study" / "train.zarr"))
+    assert manifest.selector.weights_sha256 == weights_sha256(load_vit("vit_fashion", inputs.checkpoint))
+    assert manifest.view.augment is not None
+    assert manifest.view.augment["name"] == "crop"
+    assert not (tmp_path / "study" / "selector").exists()
+
+
+def _row_of(recipe: catalog.Recipe, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Row]:
+    """What a recipe of the paper asks to be made of it."""
+    found: list[tuple[str, Row]] = []
+    module = inspect.getmodule(recipe)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "study_of", lambda name, row, *rest: found.append((name, row)))
+        recipe(StudyInputs(out=Path(), seeds=(0,)), SilentReporter())
+    return found[0]
+
+
+_NUMBER = r"(\d*\.\d+|\d+)"
+
+
+@pytest.mark.parametrize("recipe", paper.RECIPES, ids=lambda r: r.__name__)
+def test_a_row_says_what_it_costs(recipe: catalog.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures of its docstring are those that the counter gives for its student."""
+    name, row = _row_of(recipe, monkeypatch)
+    assert name == recipe.__name__
+    text = " ".join((inspect.getdoc(recipe) or "").split())
+    num_keep = keep_counts(196, ratio=None, keep_rate=row.keep_rate)[-1]
+    selector = create_vit(row.selector or row.student)
+    assert geometry_of(selector, "selector").grid == (14, 14)
+    student = create_student(row.student, patch_input=row.patch_input, num_classes=1000)
+    packed = create_student(row.student, patch_input=row.patch_input, num_keep=num_keep, num_classes=1000)
+    dense = student_gmacs(student, None)
+    share = student_gmacs(packed, num_keep) / dense
+    family_epochs = family_of(row.student).epochs
+    epochs = round(family_epochs / row.keep_rate**3)
+    matched = epochs / family_epochs * share
+    assert f"{num_keep} of 196 patches" in text
+    assert re.search(rf"\({dense:.2f} GMACs per image", text)
+    each = re.search(rf"inverse {_NUMBER} each, random-matched {_NUMBER} \({epochs} epochs\)", text)
+    assert each is not None
+    assert float(each[1]) == pytest.approx(share, abs=0.005)
+    assert float(each[2]) == pytest.approx(matched, abs=0.005)
+    total = re.search(rf"Cost: {_NUMBER} dense trainings", text)
+    assert total is not None
+    assert float(total[1]) == pytest.approx(1 + 4 * share + matched, abs=0.05)
+    assert ("--checkpoint" in text) == row.needs_checkpoint
+
+
+@pytest.mark.parametrize("recipe", paper.RECIPES, ids=lambda r: r.__name__)
+def test_a_row_can_be_trained(recipe: catalog.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its options are such as training takes, and its first step has the rate that upstream has on eight GPUs."""
+    name, row = _row_of(recipe, monkeypatch)
+    inputs = StudyInputs(out=Path(), seeds=(0,), shards="train.tar", test_shards="test.tar")
+    tickets = Tickets(label="r", train="train.zarr", test="test.zarr")
+    arms = arms_of(row, tickets, inputs)
+    assert [arm.name for arm in arms] == [
+        "dense",
+        *(f"{name}-r" for name in ("ticket", "random", "fixed-random", "inverse", "random-matched")),
+    ]
+    for arm in arms:
+        check_options(arm.train)
+        assert arm.train.tickets == "train.zarr"
+    peak = (
+        2e-3 if name.endswith("lr_1e_3") else {"lvvit": 1.6e-3, "resnet50": 0.2048}.get(row.student.split("_")[0], 1e-3)
+    )
+    assert scaled_lr(arms[0].train, world_size=8) == pytest.approx(peak)
 
 
 def test_the_studies_are_listed() -> None:
@@ -346,10 +434,14 @@ def test_the_studies_are_listed() -> None:
 def test_every_recipe_says_what_it_is(name: str) -> None:
     result = run_cli("study", name, "--describe")
     assert result.code == 0, result.err
-    text = result.out
-    assert len(text) > 60
-    if "as paper_" not in text.lower():
-        assert all(word in text for word in ("Paper:", "Command:", "Cost:", "To expect:")) or "Paper:" in text
+    begins = [line.split(":")[0] for line in result.out.splitlines() if ":" in line]
+    assert [word for word in begins if word in ("Paper", "Command", "Cost", "To expect")] == [
+        "Paper",
+        "Command",
+        "Cost",
+        "To expect",
+    ]
+    assert f"dataltt study {name} " in " ".join(result.out.split()) + " "
 
 
 @pytest.mark.parametrize(
@@ -359,6 +451,10 @@ def test_every_recipe_says_what_it_is(name: str) -> None:
         (("paper_deit_s_8",), "did you mean paper_deit_s_08?"),
         (("views-photos",), "the study views-photos needs --shards, --test-shards, --checkpoint"),
         (("paper-deit-s-08", "--shards", "a.tar"), "needs --test-shards"),
+        (
+            ("paper_lvvit_s_085", "--shards", "a.tar", "--test-shards", "a.tar"),
+            "the study paper_lvvit_s_085 needs --checkpoint; see dataltt study paper_lvvit_s_085 --describe",
+        ),
         (("paper-deit-s-08", "--shards", "no.tar", "--test-shards", "no.tar"), "no.tar"),
         (("fashion", "--seeds", "one"), "--seeds 'one' should be whole numbers such as 0,1,2"),
     ],

@@ -221,7 +221,7 @@ def test_a_run_with_momentum_and_clipped_gradients_resumes(small: SmallStore, tm
     _check_equal(_weights(tmp_path / "run"), _weights(tmp_path / "whole"))
     _train(small, tmp_path / "free", **{**options, "clip_grad": None})
     assert not torch.equal(_weights(tmp_path / "free")["norm.weight"], _weights(tmp_path / "whole")["norm.weight"])
-    with pytest.raises(OptionError, match="momentum was 0.8 and is 0.9"):
+    with pytest.raises(OptionError, match=r"momentum was 0\.8 and is 0\.9"):
         _train(small, tmp_path / "run", resume=True, **{**options, "momentum": 0.9})
 
 

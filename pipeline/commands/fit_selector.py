@@ -74,7 +74,7 @@ def fit_selector(
     min_lr: Annotated[float, typer.Option(help="Where the cosine ends.", rich_help_panel=_RECIPE)] = 2e-6,
     weight_decay: Annotated[float, typer.Option(rich_help_panel=_RECIPE)] = 1e-6,
     warmup_epochs: Annotated[float, typer.Option(rich_help_panel=_RECIPE)] = 0,
-    drop_path: Annotated[float, typer.Option(help="Stochastic depth.", rich_help_panel=_RECIPE)] = 0.1,
+    drop_path: Annotated[float, typer.Option(help="Stochastic depth.", rich_help_panel=_RECIPE)] = 0.0,
     mixup: Annotated[float, typer.Option(help="α; 0 for none.", rich_help_panel=_RECIPE)] = 0.8,
     cutmix: Annotated[float, typer.Option(help="α; 0 for none.", rich_help_panel=_RECIPE)] = 1.0,
     augment: Annotated[

@@ -21,7 +21,7 @@ RECIPES: Mapping[str, Recipe] = {
     "photos": photos,
     "views-fashion": views_fashion,
     "views-photos": views_photos,
-    **{name: getattr(paper, name) for name in paper.RECIPES},
+    **{recipe.__name__: recipe for recipe in paper.RECIPES},
 }
 
 
@@ -41,5 +41,7 @@ def recipe_named(name: str) -> Recipe:
 
 
 def describe(recipe: Recipe) -> str:
-    """A recipe's docstring."""
-    return inspect.getdoc(recipe) or ""
+    """A recipe's docstring, and what the paper's rows have in common after one of theirs."""
+    own = inspect.getdoc(recipe) or ""
+    common = inspect.getdoc(paper) or ""
+    return f"{own}\n\n{common}" if recipe in paper.RECIPES else own

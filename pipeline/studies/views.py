@@ -27,8 +27,10 @@ def views_fashion(inputs: StudyInputs, reporter: Reporter) -> Study:
     """Views on Fashion-MNIST: 1,000 training and 2,000 test images, the demo's ViT as selector and student.
 
     Paper: none of its tables; it selects online (METHOD: why tickets are cached).
-    Command: dataltt study views-fashion. The selector is a dense student, trained for as many epochs on centre views.
-    Cost: 22 runs of 24 epochs. To expect: docs/views.md.
+    Command: dataltt study views-fashion
+    The selector is a dense student, trained for as many epochs on centre views.
+    Cost: 22 runs of 24 epochs.
+    To expect: docs/views.md.
     """
     out = inputs.out
     shards, test_shards = pack_fashion_shards(inputs, {"train": NUM_FASHION, "test": None}, reporter)
@@ -44,7 +46,9 @@ def views_photos(inputs: StudyInputs, reporter: Reporter) -> Study:
 
     Paper: none of its tables; it selects online (METHOD: why tickets are cached).
     Command: dataltt study views-photos --shards 'photos/train-*.tar' --test-shards 'photos/test-*.tar' --checkpoint
-    deit_tiny_patch16_224.safetensors. Cost: 18 selector passes and 21 runs of 16 epochs. To expect: docs/views.md.
+    deit_tiny_patch16_224.safetensors
+    Cost: 18 selector passes and 21 runs of 16 epochs.
+    To expect: docs/views.md.
     """
     inputs.needs("views-photos", "shards", "test_shards", "checkpoint")
     assert inputs.shards is not None

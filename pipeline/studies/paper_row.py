@@ -1,0 +1,181 @@
+"""A row of the paper's tables: from its shards to the arms that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ...stages.checkpoints import find_weights
+from ...stages.evaluate import EvalProtocol
+from ...stages.fit_selector import FitSelectorConfig, fit_selector
+from ...stages.label import LabelConfig
+from ...stages.models.families import resolve_input
+from ...stages.models.student import PatchInput
+from ...stages.reporting import Reporter
+from ...stages.run_log import CONFIG_FILE
+from ...stages.select import SelectConfig
+from ...stages.train_config import TrainConfig
+from .arms import Tickets, claims, paper_arms
+from .cost import CostPlan
+from .engine import Arm, Study, StudyInputs, exists, label_store, make_store
+
+NUM_VIEWS = 16
+NUM_CLASSES = 1000
+BATCH_SIZE, FIT_BATCH_SIZE = 128, 256  # per process; upstream has eight of them
+EPOCHS: int | None = None  # None: the family's, 300 of ViTs
+FIT_EPOCHS = 30
+LABELLER = "dm_nfnet_f6.dm_in1k"  # what the paper's LV-ViT students learned from
+
+# How students may be tested, by how tickets reach them: a packed Swin takes no other number of patches than K.
+_TESTS: Mapping[PatchInput | None, Sequence[EvalProtocol]] = {
+    None: ("ticket", "random", "dense", "own"),
+    "zero": ("ticket", "random", "dense"),
+    "small-dense": ("ticket", "random"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What rows differ in.
+
+    Attributes:
+        selector: the model that selects; None: the student's.
+        fit: whether it is fine-tuned with token dropping first, else it selects as it is.
+        needs_checkpoint: whether there are no weights of the selector but those that the user gives.
+        recipe: what differs from DeiT's recipe, by the names of TrainConfig.
+        augment: how views are drawn, DeiT's way or another.
+        fit_recipe: what differs in the selector's fine-tuning, by the names of FitSelectorConfig.
+    """
+
+    student: str
+    keep_rate: float
+    selector: str | None = None
+    fit: bool = True
+    needs_checkpoint: bool = False
+    patch_input: PatchInput | None = None
+    labels: bool = False
+    augment: str = "deit"
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    fit_recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+def study_of(name: str, row: Row, inputs: StudyInputs, reporter: Reporter) -> Study:
+    """Fits the selector, selects, labels where the student wants labels, and lists the arms.
+
+    Raises:
+        DatalttError: anything that the user can mend.
+    """
+    inputs.needs(name, "shards", "test_shards", *(["checkpoint"] if row.needs_checkpoint else []))
+    selector = _fitted_selector(row, inputs, reporter) if row.fit else inputs.checkpoint
+    tickets = _tickets(row, selector, inputs, reporter)
+    if row.labels:
+        label_store(_label_config(tickets.train, inputs), reporter)
+    return Study(
+        name=name,
+        arms=arms_of(row, tickets, inputs),
+        comparisons=claims([tickets.label]),
+        test_shards=_given(inputs.test_shards),
+        cost=CostPlan(
+            model=row.student,
+            stores=(tickets.train,),
+            batch_size=inputs.batch_size or BATCH_SIZE,
+            num_classes=NUM_CLASSES,
+            patch_input=row.patch_input,
+            precision=inputs.precision,
+            device=inputs.device,
+        ),
+        note={"model": row.student, "selector": _selector_name(row), "views": inputs.views or NUM_VIEWS},
+    )
+
+
+def arms_of(row: Row, tickets: Tickets, inputs: StudyInputs) -> tuple[Arm, ...]:
+    """Dense, ticket and every control, all by the row's recipe."""
+    tests = _TESTS[resolve_input(row.student, row.patch_input)]
+    return paper_arms(
+        train_config(row, tickets, inputs),
+        [tickets],
+        test_shards=_given(inputs.test_shards),
+        tests=tests,
+        dense_on_tickets="dense" in tests,
+    )
+
+
+def train_config(row: Row, tickets: Tickets, inputs: StudyInputs) -> TrainConfig:
+    """What all arms share: DeiT's recipe, which is TrainConfig's defaults, with what the row changes."""
+    base = TrainConfig(
+        out=inputs.out,
+        shards=inputs.shards,
+        model=row.student,
+        tickets=tickets.train,  # all patches are shown the same views, too
+        swin_input=row.patch_input,
+        epochs=EPOCHS,
+        batch_size=inputs.batch_size or BATCH_SIZE,
+        precision=inputs.precision,
+        workers=inputs.workers,
+        device=inputs.device,
+    )
+    return replace(base, **row.recipe)
+
+
+def _selector_name(row: Row) -> str:
+    return row.selector or row.student
+
+
+def _given(shards: str | None) -> str:
+    assert shards is not None  # StudyInputs.needs has asked for them
+    return shards
+
+
+def _tickets(row: Row, selector: Path | None, inputs: StudyInputs, reporter: Reporter) -> Tickets:
+    """Selects training tickets of drawn views, and test tickets of the centre view."""
+    config = SelectConfig(
+        model=_selector_name(row),
+        checkpoint=selector,
+        shards=_given(inputs.shards),
+        out=inputs.out / "train.zarr",
+        keep_rate=row.keep_rate,
+        augment=row.augment,
+        views=inputs.views or NUM_VIEWS,
+        ranks=True,
+        workers=inputs.workers,
+        device=inputs.device,
+        precision=inputs.precision,
+    )
+    of_tests = replace(
+        config, shards=_given(inputs.test_shards), out=inputs.out / "test.zarr", augment="none", views=1, ranks=False
+    )
+    return Tickets(label=f"r{row.keep_rate:g}", train=make_store(config, reporter), test=make_store(of_tests, reporter))
+
+
+def _fitted_selector(row: Row, inputs: StudyInputs, reporter: Reporter) -> Path:
+    """Fine-tunes the selector with token dropping, once, from --checkpoint or timm's pretrained weights."""
+    out = inputs.out / "selector"
+    config = FitSelectorConfig(
+        model=_selector_name(row),
+        checkpoint=inputs.checkpoint,
+        shards=_given(inputs.shards),
+        val_shards=inputs.test_shards,
+        out=out,
+        keep_rate=row.keep_rate,
+        epochs=FIT_EPOCHS,
+        batch_size=inputs.batch_size or FIT_BATCH_SIZE,
+        workers=inputs.workers,
+        device=inputs.device,
+        precision=inputs.precision,
+        resume=exists(out / CONFIG_FILE, inputs.device),
+    )
+    fit_selector(replace(config, **row.fit_recipe), reporter)
+    return find_weights(out)
+
+
+def _label_config(store: str, inputs: StudyInputs) -> LabelConfig:
+    return LabelConfig(
+        model=LABELLER,
+        store=store,
+        shards=_given(inputs.shards),
+        workers=inputs.workers,
+        device=inputs.device,
+        precision=inputs.precision,
+    )
