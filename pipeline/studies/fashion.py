@@ -20,7 +20,7 @@ _COST_BATCH = 256
 
 
 def fashion(inputs: StudyInputs, reporter: Reporter) -> Study:
-    """The whole comparison on Fashion-MNIST: a 64-dim ViT, 10,000 training and 2,000 test images.
+    """The whole comparison on Fashion-MNIST: a 64-dim ViT, 10,000 training images.
 
     Paper: its main comparison of (a), (b) and (c), at small scale, with the controls of its ablations.
     Command: dataltt study fashion

@@ -8,12 +8,13 @@ from .paper_row import Row, study_of
 
 
 def paper_deit_s_08_tiny_selector(inputs: StudyInputs, reporter: Reporter) -> Study:
-    """DeiT-Small at keep rate .8 (101 of 196 patches), tickets by the published DeiT-Tiny as it is.
+    """DeiT-Small at keep rate .8 (101 of 196 patches).
 
     Paper: its ablation of the selector's size, a DeiT-Tiny selector for DeiT-Small at keep rate .8; upstream:
     scripts/run-deit-small-keeprate0.8-LTH-tiny-teacher.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_s_08_tiny_selector --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
+    Tickets: by the published DeiT-Tiny as it is.
     Cost: 4.0 dense trainings (4.60 GMACs per image): dense 1, ticket, random, fixed-random and inverse .50 each,
     random-matched .97 (586 epochs).
     To expect: (a) close to that of paper_deit_s_08, (c) the same.
@@ -27,13 +28,14 @@ def paper_deit_s_08_tiny_selector(inputs: StudyInputs, reporter: Reporter) -> St
 
 
 def paper_deit_s_085_tiny_selector(inputs: StudyInputs, reporter: Reporter) -> Study:
-    """DeiT-Small at keep rate .85 (121 of 196 patches), tickets by a DeiT-Tiny that was itself trained on tickets.
+    """DeiT-Small at keep rate .85 (121 of 196 patches).
 
     Paper: its ablation of the selector's size, a DeiT-Tiny selector for DeiT-Small at keep rate .85; upstream:
     scripts/run-deit-small-keeprate0.85-LTH-tiny-teacher.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_s_085_tiny_selector --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0 --checkpoint studies/paper_deit_t_085/runs/ticket-r0.85-0
     The checkpoint is the student that paper_deit_t_085 trained on tickets.
+    Tickets: by a DeiT-Tiny that was itself trained on tickets.
     Cost: 4.4 dense trainings (4.60 GMACs per image): dense 1, ticket, random, fixed-random and inverse .60 each,
     random-matched .98 (488 epochs). paper_deit_t_085 comes before it.
     To expect: (a) close to that of paper_deit_s_085, (c) the same.
@@ -47,13 +49,14 @@ def paper_deit_s_085_tiny_selector(inputs: StudyInputs, reporter: Reporter) -> S
 
 
 def paper_deit_s_09_tiny_selector(inputs: StudyInputs, reporter: Reporter) -> Study:
-    """DeiT-Small at keep rate .9 (144 of 196 patches), tickets by a DeiT-Tiny that was itself trained on tickets.
+    """DeiT-Small at keep rate .9 (144 of 196 patches).
 
     Paper: its ablation of the selector's size, a DeiT-Tiny selector for DeiT-Small at keep rate .9; upstream:
     scripts/run-deit-small-keeprate0.9-LTH-tiny-teacher.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_s_09_tiny_selector --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0 --checkpoint studies/paper_deit_t_09/runs/ticket-r0.9-0
     The checkpoint is the student that paper_deit_t_09 trained on tickets.
+    Tickets: by a DeiT-Tiny that was itself trained on tickets.
     Cost: 4.9 dense trainings (4.60 GMACs per image): dense 1, ticket, random, fixed-random and inverse .72 each,
     random-matched .99 (412 epochs). paper_deit_t_09 comes before it.
     To expect: (a) close to that of paper_deit_s_09, (c) the same.
@@ -67,13 +70,14 @@ def paper_deit_s_09_tiny_selector(inputs: StudyInputs, reporter: Reporter) -> St
 
 
 def paper_deit_b_09_tiny_selector(inputs: StudyInputs, reporter: Reporter) -> Study:
-    """DeiT-Base at keep rate .9 (144 of 196 patches), tickets by a DeiT-Tiny that was itself trained on tickets.
+    """DeiT-Base at keep rate .9 (144 of 196 patches).
 
     Paper: its ablation of the selector's size, a DeiT-Tiny selector for DeiT-Base at keep rate .9; upstream:
     scripts/run-deit-base-keeprate0.9-LTH-tiny-teacher.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_b_09_tiny_selector --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0 --checkpoint studies/paper_deit_t_09/runs/ticket-r0.9-0
     The checkpoint is the student that paper_deit_t_09 trained on tickets.
+    Tickets: by a DeiT-Tiny that was itself trained on tickets.
     Cost: 4.9 dense trainings (17.56 GMACs per image): dense 1, ticket, random, fixed-random and inverse .73 each,
     random-matched 1.00 (412 epochs). paper_deit_t_09 comes before it.
     To expect: (a) close to that of paper_deit_b_09, (c) the same.

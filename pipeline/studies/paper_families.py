@@ -31,13 +31,14 @@ _RESNET: Mapping[str, Any] = {
 
 
 def paper_lvvit_s_085(inputs: StudyInputs, reporter: Reporter) -> Study:
-    """LV-ViT-S at keep rate .85 (121 of 196 patches), token labels by NFNet-F6, tickets by a fine-tuned LV-ViT-S.
+    """LV-ViT-S at keep rate .85 (121 of 196 patches), token labels by NFNet-F6.
 
     Paper: its table of (a), (b) and (c) on ImageNet, LV-ViT-S at keep rate .85; upstream:
     scripts/run-lvvit-small-keeprate0.85-*.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_lvvit_s_085 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0 --checkpoint lvvit_s-26M-224-83.3.pth.tar
     The checkpoint is TokenLabeling's release 1.0. As a selector, LV-ViT-S drops at blocks 4, 8 and 12.
+    Tickets: by a fine-tuned LV-ViT-S.
     Cost: 4.7 dense trainings (6.55 GMACs per image): dense 1, ticket, random, fixed-random and inverse .66 each,
     random-matched 1.08 (488 epochs). Labelling 16 views by NFNet-F6 comes on top, once, and costs more than all of
     that; --views makes it less.
@@ -54,11 +55,12 @@ def paper_lvvit_s_085(inputs: StudyInputs, reporter: Reporter) -> Study:
 
 
 def paper_lvvit_t_085(inputs: StudyInputs, reporter: Reporter) -> Study:
-    """LV-ViT-T at keep rate .85 (121 of 196 patches), token labels by NFNet-F6, tickets by a fine-tuned DeiT-Small.
+    """LV-ViT-T at keep rate .85 (121 of 196 patches), token labels by NFNet-F6.
 
     Paper: its table of (a), (b) and (c) for LV-ViT, at the smaller size; upstream has no script of it.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_lvvit_t_085 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
+    Tickets: by a fine-tuned DeiT-Small.
     Cost: 5.2 dense trainings (2.87 GMACs per image): dense 1, ticket, random, fixed-random and inverse .74 each,
     random-matched 1.20 (488 epochs). Labelling as for paper_lvvit_s_085.
     To expect: (a) ≈ (c) > (b). The published dense LV-ViT-T has 79.1 % top-1.
@@ -72,12 +74,13 @@ def paper_lvvit_t_085(inputs: StudyInputs, reporter: Reporter) -> Study:
 
 
 def paper_swin_t_zero_09(inputs: StudyInputs, reporter: Reporter) -> Study:
-    """Swin-T, all but 144 of 196 patches set to zero, tickets by a fine-tuned DeiT-Small at keep rate .9.
+    """Swin-T, all but 144 of 196 patches set to zero.
 
     Paper: its table of (a), (b) and (c) for Swin, zeroed input at keep rate .9; upstream:
     scripts/run-swin-tiny-keeprate0.9-*-zero*.sh, whose random control masks only when another flag is given.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_swin_t_zero_09 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
+    Tickets: by a fine-tuned DeiT-Small at keep rate .9.
     Cost: 6.4 dense trainings (4.49 GMACs per image), for zeros save nothing: dense, ticket, random, fixed-random
     and inverse 1 each, random-matched 1.37 (412 epochs).
     To expect: (a) ≈ (c) > (b). The published dense Swin-T has 81.3 % top-1.
@@ -91,12 +94,13 @@ def paper_swin_t_zero_09(inputs: StudyInputs, reporter: Reporter) -> Study:
 
 
 def paper_swin_t_zero_08(inputs: StudyInputs, reporter: Reporter) -> Study:
-    """Swin-T, all but 101 of 196 patches set to zero, tickets by a fine-tuned DeiT-Small at keep rate .8.
+    """Swin-T, all but 101 of 196 patches set to zero.
 
     Paper: its table of (a), (b) and (c) for Swin, zeroed input at keep rate .8; upstream:
     scripts/run-swin-tiny-keeprate0.8-*-zero*.sh, whose random control masks only when another flag is given.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_swin_t_zero_08 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
+    Tickets: by a fine-tuned DeiT-Small at keep rate .8.
     Cost: 7.0 dense trainings (4.49 GMACs per image), for zeros save nothing: dense, ticket, random, fixed-random
     and inverse 1 each, random-matched 1.95 (586 epochs).
     To expect: (a) ≈ (c) > (b). The published dense Swin-T has 81.3 % top-1.
@@ -110,13 +114,14 @@ def paper_swin_t_zero_08(inputs: StudyInputs, reporter: Reporter) -> Study:
 
 
 def paper_swin_t_small_dense(inputs: StudyInputs, reporter: Reporter) -> Study:
-    """Swin-T on 144 of 196 patches packed into 192 px (window 6), tickets by a DeiT-Small at keep rate .9.
+    """Swin-T on 144 of 196 patches packed into 192 px (window 6).
 
     Paper: its table of (a), (b) and (c) for Swin, small dense input; upstream:
     scripts/run-swin-tiny-keeprate0.9-*-small-dense*.sh, which test (b) on random subsets; here it is tested on
     tickets.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_swin_t_small_dense --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
+    Tickets: by a DeiT-Small at keep rate .9.
     Cost: 4.9 dense trainings (4.49 GMACs per image): dense 1, ticket, random, fixed-random and inverse .73 each,
     random-matched 1.00 (412 epochs).
     To expect: (a) ≈ (c) > (b). The published dense Swin-T has 81.3 % top-1.
@@ -130,12 +135,13 @@ def paper_swin_t_small_dense(inputs: StudyInputs, reporter: Reporter) -> Study:
 
 
 def paper_swin_s_small_dense(inputs: StudyInputs, reporter: Reporter) -> Study:
-    """Swin-S on 144 of 196 patches packed into 192 px (window 6), tickets by a DeiT-Small at keep rate .9.
+    """Swin-S on 144 of 196 patches packed into 192 px (window 6).
 
     Paper: its table of (a), (b) and (c) for Swin, small dense input, at a larger size; upstream has scripts of
     Swin-T alone.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_swin_s_small_dense --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
+    Tickets: by a DeiT-Small at keep rate .9.
     Cost: 4.9 dense trainings (8.74 GMACs per image): dense 1, ticket, random, fixed-random and inverse .73 each,
     random-matched 1.00 (412 epochs).
     To expect: (a) ≈ (c) > (b). The published dense Swin-S has 83.0 % top-1.
@@ -155,12 +161,13 @@ def paper_swin_s_small_dense(inputs: StudyInputs, reporter: Reporter) -> Study:
 
 
 def paper_swin_b_small_dense(inputs: StudyInputs, reporter: Reporter) -> Study:
-    """Swin-B on 144 of 196 patches packed into 192 px (window 6), tickets by a DeiT-Small at keep rate .9.
+    """Swin-B on 144 of 196 patches packed into 192 px (window 6).
 
     Paper: its table of (a), (b) and (c) for Swin, small dense input, at a larger size; upstream has scripts of
     Swin-T alone.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_swin_b_small_dense --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
+    Tickets: by a DeiT-Small at keep rate .9.
     Cost: 4.9 dense trainings (15.43 GMACs per image): dense 1, ticket, random, fixed-random and inverse .73 each,
     random-matched 1.00 (412 epochs).
     To expect: (a) ≈ (c) > (b). The published dense Swin-B has 83.5 % top-1.
@@ -180,12 +187,13 @@ def paper_swin_b_small_dense(inputs: StudyInputs, reporter: Reporter) -> Study:
 
 
 def paper_resnet50_09(inputs: StudyInputs, reporter: Reporter) -> Study:
-    """ResNet-50, all but 144 of 196 patches set to zero, tickets by a fine-tuned DeiT-Small at keep rate .9.
+    """ResNet-50, all but 144 of 196 patches set to zero.
 
     Paper: upstream's variant for CNNs, scripts-cnn/run-resnet50-block-data-keeprate0.9-*.sh; whether a table has it
     is not known to us.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_resnet50_09 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
+    Tickets: by a fine-tuned DeiT-Small at keep rate .9.
     Cost: 6.4 dense trainings (4.09 GMACs per image, 90 epochs), for zeros save nothing: dense, ticket, random,
     fixed-random and inverse 1 each, random-matched 1.37 (123 epochs). Fitting the selector and selecting come to
     another .38.

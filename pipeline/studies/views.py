@@ -24,7 +24,7 @@ _VIEW_ARRAYS = ("tickets", "views/boxes", "views/flips")
 
 
 def views_fashion(inputs: StudyInputs, reporter: Reporter) -> Study:
-    """Views on Fashion-MNIST: 1,000 training and 2,000 test images, the demo's ViT as selector and student.
+    """Views on Fashion-MNIST: 1,000 training images, the demo's ViT.
 
     Paper: none of its tables; it selects online (METHOD: why tickets are cached).
     Command: dataltt study views-fashion
@@ -42,7 +42,7 @@ def views_fashion(inputs: StudyInputs, reporter: Reporter) -> Study:
 
 
 def views_photos(inputs: StudyInputs, reporter: Reporter) -> Study:
-    """Views on photographs: a pretrained DeiT-Tiny selects, a small ViT (`vit_micro`) is trained from scratch.
+    """Views on photographs: a pretrained DeiT-Tiny selects, `vit_micro` is trained.
 
     Paper: none of its tables; it selects online (METHOD: why tickets are cached).
     Command: dataltt study views-photos --shards 'photos/train-*.tar' --test-shards 'photos/test-*.tar' --checkpoint
