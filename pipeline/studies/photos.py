@@ -37,8 +37,8 @@ def photos(inputs: StudyInputs, reporter: Reporter) -> Study:
     DeiT-Tiny, fitted to these classes with token dropping (fit-selector).
     Arms: dense, tickets and random of `vit_micro` (64 dim, 4 blocks), 12 epochs; tickets of Swin-T small-dense
     and of LV-ViT-T, 80 steps, first seed only.
-    Cost: per seed 3 runs, some twelve minutes for 3,068 images on a CPU core that other jobs shared.
-    To expect: students far from trained after so few images; see docs/results.md for what (a) − (b) came to.
+    Cost: per seed 3 runs, about half an hour for 3,068 images on a CPU core that other jobs shared.
+    To expect: students far from trained after so few images, and (a) not above (b); docs/results.md has the figures.
     """
     inputs.needs("photos", "shards", "test_shards", "checkpoint")
     assert inputs.shards is not None
