@@ -103,6 +103,8 @@ def check_options(config: TrainConfig) -> None:
         value = getattr(config, name)
         if value is not None and not low <= value <= high:
             raise OptionError(f"--{name.replace('_', '-')} {value} should lie between {low:g} and {high:g}")
+    if config.opt == "sgd" and config.momentum == 0:
+        raise OptionError("--momentum 0: sgd is with Nesterov momentum here; give one above 0, such as 0.9")
     if config.clip_grad is not None and config.clip_grad <= 0:
         raise OptionError(f"--clip-grad {config.clip_grad:g} should be above 0; leave it out for none")
     for name in ("epochs", "batch_size", "log_steps"):
@@ -136,7 +138,7 @@ def protocol_of(config: TrainConfig) -> EvalProtocol | None:
 
 def matched_epochs(epochs: int, selector: Selector) -> int:
     """Epochs on kept patches that see as many tokens as `epochs` on all: epochs / r³ for a keep rate r at three drop
-    blocks (350, 412, 489, 586, 711 for r = .95 … .75, as upstream), epochs / R for a final ratio R."""
+    blocks (350, 412, 488, 586, 711 of 300 for r = .95 … .75; upstream has 489), epochs / R for a final ratio R."""
     share = selector.ratio if selector.keep_rate is None else selector.keep_rate ** len(selector.drop_blocks)
     assert share is not None  # the manifest's check: one of the two is set
     return round(epochs / share)

@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from dataltt.pipeline.studies import catalog, engine, fashion, paper, paper_row,
 from dataltt.pipeline.studies.arms import Tickets, claims, paper_arms
 from dataltt.pipeline.studies.cost import CostPlan, measured_cost
 from dataltt.pipeline.studies.engine import Arm, Comparison, Evaluation, Study, StudyInputs, bytes_per_image, run_study
-from dataltt.pipeline.studies.paper_row import Row, arms_of, study_of
+from dataltt.pipeline.studies.paper_row import Row, arms_of, study_of, train_config
 from dataltt.pipeline.studies.report import write_study_report
 from dataltt.pipeline.studies.statistics import paired, spread
 from dataltt.stages.models.cascade import keep_counts
@@ -354,6 +354,32 @@ def test_a_row_of_the_paper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         assert (config["views"], config["num_views"], config["opt"], config["clip_grad"]) == ("replay", 2, "sgd", 2.0)
 
 
+def test_a_row_needs_its_selector_no_more_once_it_has_selected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    inputs = _row_inputs(tmp_path, monkeypatch)
+    row = Row(student="vit_fashion", keep_rate=0.8)
+    study = study_of("paper_test", row, inputs, SilentReporter())
+    shutil.rmtree(inputs.out / "selector")
+    assert (
+        study_of("paper_test", row, replace(inputs, batch_size=2), SilentReporter()).arms[0].name == study.arms[0].name
+    )
+    assert not (inputs.out / "selector").exists()
+
+
+@pytest.mark.parametrize("listed", [10, None])
+def test_a_row_takes_its_classes_from_the_shards_or_imagenet(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listed: int | None
+) -> None:
+    """Shards in the layout of timm/imagenet-1k-wds have no classes.json beside them."""
+    inputs = _row_inputs(tmp_path, monkeypatch)
+    if listed is None:
+        (tmp_path / "shards" / "classes.json").unlink()
+    study = study_of("paper_test", Row(student="vit_fashion", keep_rate=0.8), inputs, SilentReporter())
+    config = json.loads((inputs.out / "selector" / "config.json").read_text())
+    assert config["num_classes"] == (listed or 1000)
+    assert study.cost is not None
+    assert study.cost.num_classes == config["num_classes"]
+
+
 def test_a_selector_that_is_not_fitted_selects_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     inputs = _row_inputs(tmp_path, monkeypatch)
     row = Row(student="vit_fashion", keep_rate=0.8, augment="crop", fit=False)
@@ -409,7 +435,62 @@ def test_a_row_says_what_it_costs(recipe: catalog.Recipe, monkeypatch: pytest.Mo
     total = re.search(rf"Cost: {_NUMBER} dense trainings", text)
     assert total is not None
     assert float(total[1]) == pytest.approx(1 + 4 * share + matched, abs=0.05)
-    assert ("--checkpoint" in text) == row.needs_checkpoint
+    assert f"{name} --shards" in text
+    assert ("--seeds 0 --checkpoint" in text) == row.needs_checkpoint
+    tickets = re.search(r"Tickets: (.*?) Cost:", text)
+    assert tickets is not None
+    assert ("fine-tuned" in tickets[1]) == row.fit
+    family = {"deit_t": "DeiT-Tiny", "deit_s": "DeiT-Small", "deit_b": "DeiT-Base", "lvvit_s": "LV-ViT-S"}
+    assert family.get(row.selector or row.student, "one of its own kind") in tickets[1]
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("LV-ViT", {"lr": 8e-4, "mixup": 0, "ema_decay": 0.99992}),
+        ("Swin", {"warmup_epochs": 20, "clip_grad": 5, "ema_decay": 0}),
+        (
+            "ResNet-50",
+            {
+                "opt": "sgd",
+                "lr": 0.1024,
+                "min_lr": 1e-6,
+                "warmup_epochs": 3,
+                "weight_decay": 2e-5,
+                "drop_path": 0,
+                "random_erasing": 0,
+                "mixup": 0,
+                "cutmix": 0,
+                "ema_decay": 0,
+            },
+        ),
+    ],
+)
+def test_families_are_trained_by_the_recipe_that_the_docs_name(
+    family: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table of docs/method.md, these options, and what every row of the family differs from DeiT's recipe in."""
+    line = next(
+        line
+        for line in (Path(__file__).parents[1] / "docs" / "method.md").read_text().splitlines()
+        if line.startswith(f"| {family} |")
+    )
+    command = line.split("`")[1].split()
+    documented = {k.removeprefix("--").replace("-", "_"): v for k, v in zip(command[::2], command[1::2], strict=True)}
+    assert documented.keys() == options.keys()
+    assert all(v == options[k] if k == "opt" else float(v) == options[k] for k, v in documented.items())
+    students = {"LV-ViT": "lvvit", "Swin": "swin", "ResNet-50": "resnet50"}
+    rows = [row for name, row in (_row_of(r, monkeypatch) for r in paper.RECIPES) if students[family] in name]
+    assert rows
+    tickets = Tickets(label="r", train="train.zarr", test="test.zarr")
+    inputs = StudyInputs(out=Path(), seeds=(0,), shards="train.tar", test_shards="test.tar")
+    plain = asdict(train_config(Row(student="deit_s", keep_rate=0.9), tickets, inputs))
+    for row in rows:
+        found = asdict(train_config(row, tickets, inputs))
+        changed = {k: v for k, v in found.items() if v != plain[k] and k not in ("model", "swin_input", "warmup_lr")}
+        if family == "Swin":
+            assert changed.pop("drop_path") == {"swin_t": 0.2, "swin_s": 0.3, "swin_b": 0.5}[row.student]
+        assert changed == options
 
 
 @pytest.mark.parametrize("recipe", paper.RECIPES, ids=lambda r: r.__name__)

@@ -500,6 +500,7 @@ def _without_ranks(small: SmallStore, folder: Path) -> str:
         ({"batch_size": 0}, "--batch-size 0"),
         ({"log_steps": 0}, "--log-steps 0"),
         ({"clip_grad": 0.0}, "--clip-grad 0 should be above 0"),
+        ({"opt": "sgd", "momentum": 0.0}, "--momentum 0: sgd is with Nesterov momentum"),
         ({"momentum": 1.0}, "--momentum 1.0 should lie between 0 and 0.9999"),
         ({"batch_size": 37}, "36 samples are fewer than one batch of 37"),
         ({"auto_augment": "nonsense"}, "--auto-augment"),

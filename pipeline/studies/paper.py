@@ -5,8 +5,9 @@ per image (--views), and trains dense, ticket, random, fixed-random, inverse and
 DeiT's recipe but for what the family is trained by elsewhere. `random-matched` is the paper's longer training of (b):
 as many tokens as dense training sees.
 
-Cost is that of one seed, counted: forward GMACs times epochs, 1 being dense training of the student on 224-px
-images. Fitting the selector and selecting, once, come to another .03 to .12 where nothing else is said.
+Cost is that of one seed, counted: GMACs times epochs, 1 being dense training of the student on 224-px images. Fitting
+the selector and selecting, once, come to another .03 to .12 where nothing else is said (a training step counts three
+forward passes, selecting and labelling one). Rows whose selector is not fitted spare nearly all of that.
 
 Tables are named by what they compare, for their numbers could not be looked up; upstream's scripts of the same row
 stand beside them. The authors of dataltt have run none of this at full size: what is to be expected is the paper's

@@ -8,7 +8,7 @@ from .paper_row import Row, study_of
 
 
 def paper_deit_s_08_tiny_selector(inputs: StudyInputs, reporter: Reporter) -> Study:
-    """DeiT-Small at keep rate .8 (101 of 196 patches).
+    """DeiT-Small at keep rate .8 (101 of 196 patches), selected by a DeiT-Tiny.
 
     Paper: its ablation of the selector's size, a DeiT-Tiny selector for DeiT-Small at keep rate .8; upstream:
     scripts/run-deit-small-keeprate0.8-LTH-tiny-teacher.sh.
@@ -28,7 +28,7 @@ def paper_deit_s_08_tiny_selector(inputs: StudyInputs, reporter: Reporter) -> St
 
 
 def paper_deit_s_085_tiny_selector(inputs: StudyInputs, reporter: Reporter) -> Study:
-    """DeiT-Small at keep rate .85 (121 of 196 patches).
+    """DeiT-Small at keep rate .85 (121 of 196 patches), selected by a DeiT-Tiny.
 
     Paper: its ablation of the selector's size, a DeiT-Tiny selector for DeiT-Small at keep rate .85; upstream:
     scripts/run-deit-small-keeprate0.85-LTH-tiny-teacher.sh.
@@ -49,7 +49,7 @@ def paper_deit_s_085_tiny_selector(inputs: StudyInputs, reporter: Reporter) -> S
 
 
 def paper_deit_s_09_tiny_selector(inputs: StudyInputs, reporter: Reporter) -> Study:
-    """DeiT-Small at keep rate .9 (144 of 196 patches).
+    """DeiT-Small at keep rate .9 (144 of 196 patches), selected by a DeiT-Tiny.
 
     Paper: its ablation of the selector's size, a DeiT-Tiny selector for DeiT-Small at keep rate .9; upstream:
     scripts/run-deit-small-keeprate0.9-LTH-tiny-teacher.sh.
@@ -70,7 +70,7 @@ def paper_deit_s_09_tiny_selector(inputs: StudyInputs, reporter: Reporter) -> St
 
 
 def paper_deit_b_09_tiny_selector(inputs: StudyInputs, reporter: Reporter) -> Study:
-    """DeiT-Base at keep rate .9 (144 of 196 patches).
+    """DeiT-Base at keep rate .9 (144 of 196 patches), selected by a DeiT-Tiny.
 
     Paper: its ablation of the selector's size, a DeiT-Tiny selector for DeiT-Base at keep rate .9; upstream:
     scripts/run-deit-base-keeprate0.9-LTH-tiny-teacher.sh.
@@ -97,6 +97,7 @@ def paper_deit_s_075_lr_1e_3(inputs: StudyInputs, reporter: Reporter) -> Study:
     scripts/run-deit-small-keeprate0.75-LTH-lr1e-3.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_s_075_lr_1e_3 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
+    Tickets: by a fine-tuned DeiT-Small.
     Cost: 3.6 dense trainings (4.60 GMACs per image): dense 1, ticket, random, fixed-random and inverse .41 each,
     random-matched .98 (711 epochs).
     To expect: the order of (a), (b) and (c) as in paper_deit_s_075.
@@ -113,6 +114,7 @@ def paper_deit_t_08_lr_1e_3(inputs: StudyInputs, reporter: Reporter) -> Study:
     scripts/run-deit-tiny-keeprate0.8-LTH-lr1e-3.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_t_08_lr_1e_3 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
+    Tickets: by a fine-tuned DeiT-Tiny.
     Cost: 3.9 dense trainings (1.25 GMACs per image): dense 1, ticket, random, fixed-random and inverse .48 each,
     random-matched .94 (586 epochs).
     To expect: the order of (a), (b) and (c) as in paper_deit_t_08.
@@ -129,6 +131,7 @@ def paper_deit_b_095_lr_1e_3(inputs: StudyInputs, reporter: Reporter) -> Study:
     scripts/run-deit-base-keeprate0.95-LTH-lr1e-3.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_b_095_lr_1e_3 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
+    Tickets: by a fine-tuned DeiT-Base.
     Cost: 5.5 dense trainings (17.56 GMACs per image): dense 1, ticket, random, fixed-random and inverse .86 each,
     random-matched 1.01 (350 epochs).
     To expect: the order of (a), (b) and (c) as in paper_deit_b_095.

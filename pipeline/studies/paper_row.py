@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...stages.checkpoints import find_weights
+from ...stages.data.shards import listed_classes, resolve_shards
 from ...stages.evaluate import EvalProtocol
 from ...stages.fit_selector import FitSelectorConfig, fit_selector
 from ...stages.label import LabelConfig
@@ -22,10 +23,11 @@ from .cost import CostPlan
 from .engine import Arm, Study, StudyInputs, exists, label_store, make_store
 
 NUM_VIEWS = 16
-NUM_CLASSES = 1000
+NUM_CLASSES = 1000  # ImageNet's, where no classes.json says otherwise
 BATCH_SIZE, FIT_BATCH_SIZE = 128, 256  # per process; upstream has eight of them
 EPOCHS: int | None = None  # None: the family's, 300 of ViTs
 FIT_EPOCHS = 30
+_TRAIN_STORE, _TEST_STORE = "train.zarr", "test.zarr"
 LABELLER = "dm_nfnet_f6.dm_in1k"  # what the paper's LV-ViT students learned from
 
 # How students may be tested, by how tickets reach them: a packed Swin takes no other number of patches than K.
@@ -68,7 +70,10 @@ def study_of(name: str, row: Row, inputs: StudyInputs, reporter: Reporter) -> St
         DatalttError: anything that the user can mend.
     """
     inputs.needs(name, "shards", "test_shards", *(["checkpoint"] if row.needs_checkpoint else []))
-    selector = _fitted_selector(row, inputs, reporter) if row.fit else inputs.checkpoint
+    selected = all(exists(inputs.out / store, inputs.device) for store in (_TRAIN_STORE, _TEST_STORE))
+    selector = inputs.checkpoint
+    if row.fit and not selected:  # nobody else needs it, so a study may go on without it, or on other machines
+        selector = _fitted_selector(row, inputs, reporter)
     tickets = _tickets(row, selector, inputs, reporter)
     if row.labels:
         label_store(_label_config(tickets.train, inputs), reporter)
@@ -81,7 +86,7 @@ def study_of(name: str, row: Row, inputs: StudyInputs, reporter: Reporter) -> St
             model=row.student,
             stores=(tickets.train,),
             batch_size=inputs.batch_size or BATCH_SIZE,
-            num_classes=NUM_CLASSES,
+            num_classes=_num_classes(inputs),
             patch_input=row.patch_input,
             precision=inputs.precision,
             device=inputs.device,
@@ -128,13 +133,17 @@ def _given(shards: str | None) -> str:
     return shards
 
 
+def _num_classes(inputs: StudyInputs) -> int:
+    return listed_classes(resolve_shards(_given(inputs.shards))) or NUM_CLASSES
+
+
 def _tickets(row: Row, selector: Path | None, inputs: StudyInputs, reporter: Reporter) -> Tickets:
     """Selects training tickets of drawn views, and test tickets of the centre view."""
     config = SelectConfig(
         model=_selector_name(row),
         checkpoint=selector,
         shards=_given(inputs.shards),
-        out=inputs.out / "train.zarr",
+        out=inputs.out / _TRAIN_STORE,
         keep_rate=row.keep_rate,
         augment=row.augment,
         views=inputs.views or NUM_VIEWS,
@@ -144,7 +153,7 @@ def _tickets(row: Row, selector: Path | None, inputs: StudyInputs, reporter: Rep
         precision=inputs.precision,
     )
     of_tests = replace(
-        config, shards=_given(inputs.test_shards), out=inputs.out / "test.zarr", augment="none", views=1, ranks=False
+        config, shards=_given(inputs.test_shards), out=inputs.out / _TEST_STORE, augment="none", views=1, ranks=False
     )
     return Tickets(label=f"r{row.keep_rate:g}", train=make_store(config, reporter), test=make_store(of_tests, reporter))
 
@@ -159,6 +168,7 @@ def _fitted_selector(row: Row, inputs: StudyInputs, reporter: Reporter) -> Path:
         val_shards=inputs.test_shards,
         out=out,
         keep_rate=row.keep_rate,
+        num_classes=_num_classes(inputs),
         epochs=FIT_EPOCHS,
         batch_size=inputs.batch_size or FIT_BATCH_SIZE,
         workers=inputs.workers,
