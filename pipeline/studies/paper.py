@@ -9,9 +9,10 @@ Cost is that of one seed, counted: GMACs times epochs, 1 being dense training of
 the selector and selecting, once, come to another .03 to .12 where nothing else is said (a training step counts three
 forward passes, selecting and labelling one). Rows whose selector is not fitted spare nearly all of that.
 
-Tables are named by what they compare, for their numbers could not be looked up; upstream's scripts of the same row
-stand beside them. The authors of dataltt have run none of this at full size: what is to be expected is the paper's
-claim, and the published accuracy of the dense models, which are trained on fresh crops instead of 16 stored views.
+The paper's tables could not be looked up: rows are those of upstream's scripts, which stand beside them, and of sizes
+that have none where it says so. Which table has which is for whoever has the paper to fill in. The authors of dataltt
+have run none of this at full size: what is to be expected is the paper's claim, and the published accuracy of the
+dense models, which are trained on fresh crops instead of 16 stored views.
 """
 
 from __future__ import annotations

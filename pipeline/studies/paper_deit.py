@@ -10,7 +10,7 @@ from .paper_row import Row, study_of
 def paper_deit_s_095(inputs: StudyInputs, reporter: Reporter) -> Study:
     """DeiT-Small at keep rate .95 (170 of 196 patches).
 
-    Paper: its table of (a), (b) and (c) on ImageNet, DeiT-Small at keep rate .95; upstream:
+    Paper: (a), (b) and (c) on ImageNet, DeiT-Small at keep rate .95; upstream:
     scripts/run-deit-small-keeprate0.95-*.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_s_095 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
@@ -25,7 +25,7 @@ def paper_deit_s_095(inputs: StudyInputs, reporter: Reporter) -> Study:
 def paper_deit_s_09(inputs: StudyInputs, reporter: Reporter) -> Study:
     """DeiT-Small at keep rate .9 (144 of 196 patches).
 
-    Paper: its table of (a), (b) and (c) on ImageNet, DeiT-Small at keep rate .9; upstream:
+    Paper: (a), (b) and (c) on ImageNet, DeiT-Small at keep rate .9; upstream:
     scripts/run-deit-small-keeprate0.9-*.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_s_09 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
@@ -40,7 +40,7 @@ def paper_deit_s_09(inputs: StudyInputs, reporter: Reporter) -> Study:
 def paper_deit_s_085(inputs: StudyInputs, reporter: Reporter) -> Study:
     """DeiT-Small at keep rate .85 (121 of 196 patches).
 
-    Paper: its table of (a), (b) and (c) on ImageNet, DeiT-Small at keep rate .85; upstream:
+    Paper: (a), (b) and (c) on ImageNet, DeiT-Small at keep rate .85; upstream:
     scripts/run-deit-small-keeprate0.85-*.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_s_085 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
@@ -55,7 +55,7 @@ def paper_deit_s_085(inputs: StudyInputs, reporter: Reporter) -> Study:
 def paper_deit_s_08(inputs: StudyInputs, reporter: Reporter) -> Study:
     """DeiT-Small at keep rate .8 (101 of 196 patches).
 
-    Paper: its table of (a), (b) and (c) on ImageNet, DeiT-Small at keep rate .8; upstream:
+    Paper: (a), (b) and (c) on ImageNet, DeiT-Small at keep rate .8; upstream:
     scripts/run-deit-small-keeprate0.8-*.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_s_08 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
@@ -70,7 +70,7 @@ def paper_deit_s_08(inputs: StudyInputs, reporter: Reporter) -> Study:
 def paper_deit_s_075(inputs: StudyInputs, reporter: Reporter) -> Study:
     """DeiT-Small at keep rate .75 (84 of 196 patches).
 
-    Paper: its table of (a), (b) and (c) on ImageNet, DeiT-Small at keep rate .75; upstream:
+    Paper: (a), (b) and (c) on ImageNet, DeiT-Small at keep rate .75; upstream:
     scripts/run-deit-small-keeprate0.75-*.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_s_075 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
@@ -85,7 +85,7 @@ def paper_deit_s_075(inputs: StudyInputs, reporter: Reporter) -> Study:
 def paper_deit_t_095(inputs: StudyInputs, reporter: Reporter) -> Study:
     """DeiT-Tiny at keep rate .95 (170 of 196 patches).
 
-    Paper: its table of (a), (b) and (c) on ImageNet, DeiT-Tiny at keep rate .95; upstream:
+    Paper: (a), (b) and (c) on ImageNet, DeiT-Tiny at keep rate .95; upstream:
     scripts/run-deit-tiny-keeprate0.95-*.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_t_095 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
@@ -100,7 +100,7 @@ def paper_deit_t_095(inputs: StudyInputs, reporter: Reporter) -> Study:
 def paper_deit_t_09(inputs: StudyInputs, reporter: Reporter) -> Study:
     """DeiT-Tiny at keep rate .9 (144 of 196 patches).
 
-    Paper: its table of (a), (b) and (c) on ImageNet, DeiT-Tiny at keep rate .9; upstream:
+    Paper: (a), (b) and (c) on ImageNet, DeiT-Tiny at keep rate .9; upstream:
     scripts/run-deit-tiny-keeprate0.9-*.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_t_09 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
@@ -115,7 +115,7 @@ def paper_deit_t_09(inputs: StudyInputs, reporter: Reporter) -> Study:
 def paper_deit_t_085(inputs: StudyInputs, reporter: Reporter) -> Study:
     """DeiT-Tiny at keep rate .85 (121 of 196 patches).
 
-    Paper: its table of (a), (b) and (c) on ImageNet, DeiT-Tiny at keep rate .85; upstream:
+    Paper: (a), (b) and (c) on ImageNet, DeiT-Tiny at keep rate .85; upstream:
     scripts/run-deit-tiny-keeprate0.85-*.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_t_085 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
@@ -130,7 +130,7 @@ def paper_deit_t_085(inputs: StudyInputs, reporter: Reporter) -> Study:
 def paper_deit_t_08(inputs: StudyInputs, reporter: Reporter) -> Study:
     """DeiT-Tiny at keep rate .8 (101 of 196 patches).
 
-    Paper: its table of (a), (b) and (c) on ImageNet, DeiT-Tiny at keep rate .8; upstream:
+    Paper: (a), (b) and (c) on ImageNet, DeiT-Tiny at keep rate .8; upstream:
     scripts/run-deit-tiny-keeprate0.8-*.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_t_08 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
@@ -145,7 +145,7 @@ def paper_deit_t_08(inputs: StudyInputs, reporter: Reporter) -> Study:
 def paper_deit_t_075(inputs: StudyInputs, reporter: Reporter) -> Study:
     """DeiT-Tiny at keep rate .75 (84 of 196 patches).
 
-    Paper: its table of (a), (b) and (c) on ImageNet, DeiT-Tiny at keep rate .75; upstream:
+    Paper: (a), (b) and (c) on ImageNet, DeiT-Tiny at keep rate .75; upstream:
     scripts/run-deit-tiny-keeprate0.75-*.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_t_075 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
@@ -160,7 +160,7 @@ def paper_deit_t_075(inputs: StudyInputs, reporter: Reporter) -> Study:
 def paper_deit_b_095(inputs: StudyInputs, reporter: Reporter) -> Study:
     """DeiT-Base at keep rate .95 (170 of 196 patches).
 
-    Paper: its table of (a), (b) and (c) on ImageNet, DeiT-Base at keep rate .95; upstream:
+    Paper: (a), (b) and (c) on ImageNet, DeiT-Base at keep rate .95; upstream:
     scripts/run-deit-base-keeprate0.95-*.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_b_095 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
@@ -175,7 +175,7 @@ def paper_deit_b_095(inputs: StudyInputs, reporter: Reporter) -> Study:
 def paper_deit_b_09(inputs: StudyInputs, reporter: Reporter) -> Study:
     """DeiT-Base at keep rate .9 (144 of 196 patches).
 
-    Paper: its table of (a), (b) and (c) on ImageNet, DeiT-Base at keep rate .9; upstream:
+    Paper: (a), (b) and (c) on ImageNet, DeiT-Base at keep rate .9; upstream:
     scripts/run-deit-base-keeprate0.9-*.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_b_09 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
@@ -190,7 +190,7 @@ def paper_deit_b_09(inputs: StudyInputs, reporter: Reporter) -> Study:
 def paper_deit_b_576_095(inputs: StudyInputs, reporter: Reporter) -> Study:
     """The 576-wide DeiT-Base at keep rate .95 (170 of 196 patches).
 
-    Paper: its table of (a), (b) and (c) on ImageNet, the 576-wide DeiT-Base at keep rate .95; upstream:
+    Paper: (a), (b) and (c) on ImageNet, the 576-wide DeiT-Base at keep rate .95; upstream:
     scripts/run-deit-base-dim576-*.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_b_576_095 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0 --checkpoint runs/dense

@@ -35,7 +35,7 @@ _RESNET: Mapping[str, Any] = {
 def paper_lvvit_s_085(inputs: StudyInputs, reporter: Reporter) -> Study:
     """LV-ViT-S at keep rate .85 (121 of 196 patches), token labels by NFNet-F6.
 
-    Paper: its table of (a), (b) and (c) on ImageNet, LV-ViT-S at keep rate .85; upstream:
+    Paper: (a), (b) and (c) on ImageNet, LV-ViT-S at keep rate .85; upstream:
     scripts/run-lvvit-small-keeprate0.85-*.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_lvvit_s_085 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0 --checkpoint lvvit_s-26M-224-83.3.pth.tar
@@ -50,9 +50,7 @@ def paper_lvvit_s_085(inputs: StudyInputs, reporter: Reporter) -> Study:
     """
     return study_of(
         "paper_lvvit_s_085",
-        Row(
-            student="lvvit_s", keep_rate=0.85, needs_checkpoint=True, labels=True, recipe=_LVVIT, fit_recipe=_FIT_LVVIT
-        ),
+        Row(student="lvvit_s", keep_rate=0.85, needs_checkpoint=True, recipe=_LVVIT, fit_recipe=_FIT_LVVIT),
         inputs,
         reporter,
     )
@@ -61,7 +59,7 @@ def paper_lvvit_s_085(inputs: StudyInputs, reporter: Reporter) -> Study:
 def paper_lvvit_t_085(inputs: StudyInputs, reporter: Reporter) -> Study:
     """LV-ViT-T at keep rate .85 (121 of 196 patches), token labels by NFNet-F6.
 
-    Paper: its table of (a), (b) and (c) for LV-ViT, at the smaller size; upstream has no script of it.
+    Paper: (a), (b) and (c) for LV-ViT, at the smaller size; upstream has no script of it.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_lvvit_t_085 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
     Tickets: by a fine-tuned DeiT-Small.
@@ -71,7 +69,7 @@ def paper_lvvit_t_085(inputs: StudyInputs, reporter: Reporter) -> Study:
     """
     return study_of(
         "paper_lvvit_t_085",
-        Row(student="lvvit_t", keep_rate=0.85, selector="deit_s", labels=True, recipe=_LVVIT),
+        Row(student="lvvit_t", keep_rate=0.85, selector="deit_s", recipe=_LVVIT),
         inputs,
         reporter,
     )
@@ -80,7 +78,7 @@ def paper_lvvit_t_085(inputs: StudyInputs, reporter: Reporter) -> Study:
 def paper_swin_t_zero_09(inputs: StudyInputs, reporter: Reporter) -> Study:
     """Swin-T, all but 144 of 196 patches set to zero.
 
-    Paper: its table of (a), (b) and (c) for Swin, zeroed input at keep rate .9; upstream:
+    Paper: (a), (b) and (c) for Swin, zeroed input at keep rate .9; upstream:
     scripts/run-swin-tiny-keeprate0.9-*-zero*.sh, whose random control masks only when another flag is given.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_swin_t_zero_09 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
@@ -100,7 +98,7 @@ def paper_swin_t_zero_09(inputs: StudyInputs, reporter: Reporter) -> Study:
 def paper_swin_t_zero_08(inputs: StudyInputs, reporter: Reporter) -> Study:
     """Swin-T, all but 101 of 196 patches set to zero.
 
-    Paper: its table of (a), (b) and (c) for Swin, zeroed input at keep rate .8; upstream:
+    Paper: (a), (b) and (c) for Swin, zeroed input at keep rate .8; upstream:
     scripts/run-swin-tiny-keeprate0.8-*-zero*.sh, whose random control masks only when another flag is given.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_swin_t_zero_08 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
@@ -120,7 +118,7 @@ def paper_swin_t_zero_08(inputs: StudyInputs, reporter: Reporter) -> Study:
 def paper_swin_t_small_dense(inputs: StudyInputs, reporter: Reporter) -> Study:
     """Swin-T on 144 of 196 patches packed into 192 px (window 6).
 
-    Paper: its table of (a), (b) and (c) for Swin, small dense input; upstream:
+    Paper: (a), (b) and (c) for Swin, small dense input; upstream:
     scripts/run-swin-tiny-keeprate0.9-*-small-dense*.sh, which test (b) on random subsets; here it is tested on
     tickets.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_swin_t_small_dense --shards 'train-*.tar'
@@ -141,8 +139,7 @@ def paper_swin_t_small_dense(inputs: StudyInputs, reporter: Reporter) -> Study:
 def paper_swin_s_small_dense(inputs: StudyInputs, reporter: Reporter) -> Study:
     """Swin-S on 144 of 196 patches packed into 192 px (window 6).
 
-    Paper: its table of (a), (b) and (c) for Swin, small dense input, at a larger size; upstream has scripts of
-    Swin-T alone.
+    Paper: (a), (b) and (c) for Swin, small dense input, at a larger size; upstream has scripts of Swin-T alone.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_swin_s_small_dense --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
     Tickets: by a fine-tuned DeiT-Small at keep rate .9.
@@ -167,8 +164,7 @@ def paper_swin_s_small_dense(inputs: StudyInputs, reporter: Reporter) -> Study:
 def paper_swin_b_small_dense(inputs: StudyInputs, reporter: Reporter) -> Study:
     """Swin-B on 144 of 196 patches packed into 192 px (window 6).
 
-    Paper: its table of (a), (b) and (c) for Swin, small dense input, at a larger size; upstream has scripts of
-    Swin-T alone.
+    Paper: (a), (b) and (c) for Swin, small dense input, at a larger size; upstream has scripts of Swin-T alone.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_swin_b_small_dense --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
     Tickets: by a fine-tuned DeiT-Small at keep rate .9.
@@ -193,8 +189,7 @@ def paper_swin_b_small_dense(inputs: StudyInputs, reporter: Reporter) -> Study:
 def paper_resnet50_09(inputs: StudyInputs, reporter: Reporter) -> Study:
     """ResNet-50, all but 144 of 196 patches set to zero.
 
-    Paper: upstream's variant for CNNs, scripts-cnn/run-resnet50-block-data-keeprate0.9-*.sh; whether a table has it
-    is not known to us.
+    Paper: upstream's variant for CNNs, scripts-cnn/run-resnet50-block-data-keeprate0.9-*.sh.
     Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_resnet50_09 --shards 'train-*.tar'
     --test-shards 'val-*.tar' --precision bf16 --seeds 0
     Tickets: by a fine-tuned DeiT-Small at keep rate .9.

@@ -1,4 +1,4 @@
-"""A row of the paper's tables: from its shards to the arms that are compared."""
+"""A row of the paper's comparison: from its shards to the arms that are compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...stages.data.shards import listed_classes, resolve_shards
 from ...stages.evaluate import EvalProtocol
 from ...stages.fit_selector import FitSelectorConfig, fit_selector
 from ...stages.label import LabelConfig
-from ...stages.models.families import resolve_input
+from ...stages.models.families import family_of, resolve_input
 from ...stages.models.student import PatchInput
 from ...stages.reporting import Reporter
 from ...stages.run_log import CONFIG_FILE
@@ -57,7 +57,6 @@ class Row:
     fit: bool = True
     needs_checkpoint: bool = False
     patch_input: PatchInput | None = None
-    labels: bool = False
     augment: str = "deit"
     recipe: Mapping[str, Any] = field(default_factory=dict)
     fit_recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -75,7 +74,7 @@ def study_of(name: str, row: Row, inputs: StudyInputs, reporter: Reporter) -> St
     if row.fit and not selected:  # nobody else needs it, so a study may go on without it, or on other machines
         selector = _fitted_selector(row, inputs, reporter)
     tickets = _tickets(row, selector, inputs, reporter)
-    if row.labels:
+    if family_of(row.student).learns_token_labels:
         label_store(_label_config(tickets.train, inputs), reporter)
     return Study(
         name=name,
