@@ -1,26 +1,47 @@
-"""What is on disk: the ticket store, its parts, its manifest. No torch."""
+"""What is on disk: the ticket store, its parts, its manifest. No torch.
 
-from .errors import (
-    BadImageError,
-    CheckpointError,
-    DatalttError,
-    DuplicateKeyError,
-    IncompletePartsError,
-    MissingTicketError,
-    ModelError,
-    OptionError,
-    OutputExistsError,
-    Problem,
-    SampleError,
-    SchemaError,
-    ShardError,
-    StoreNotFoundError,
-    TicketMismatchError,
-    UnsupportedVersionError,
-)
-from .manifest import SCHEMA_VERSION, Dataset, Labeller, Manifest, Selector, SkippedSample, View, parse_manifest
-from .store import TicketStore, read_manifest
-from .token_labels import LabelMaps
+Names are imported when they are first asked for, so that errors and option types cost nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import (
+        BadImageError,
+        CheckpointError,
+        DatalttError,
+        DuplicateKeyError,
+        IncompletePartsError,
+        MissingTicketError,
+        ModelError,
+        OptionError,
+        OutputExistsError,
+        Problem,
+        SampleError,
+        SchemaError,
+        ShardError,
+        StoreNotFoundError,
+        TicketMismatchError,
+        UnsupportedVersionError,
+    )
+    from .manifest import SCHEMA_VERSION, Dataset, Labeller, Manifest, Selector, SkippedSample, View, parse_manifest
+    from .store import TicketStore, read_manifest
+    from .token_labels import LabelMaps
+
+_HOMES = {
+    "errors": (
+        "BadImageError CheckpointError DatalttError DuplicateKeyError IncompletePartsError MissingTicketError "
+        "ModelError OptionError OutputExistsError Problem SampleError SchemaError ShardError StoreNotFoundError "
+        "TicketMismatchError UnsupportedVersionError"
+    ),
+    "manifest": "SCHEMA_VERSION Dataset Labeller Manifest Selector SkippedSample View parse_manifest",
+    "store": "TicketStore read_manifest",
+    "token_labels": "LabelMaps",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -51,3 +72,15 @@ __all__ = [
     "parse_manifest",
     "read_manifest",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

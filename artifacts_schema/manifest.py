@@ -57,7 +57,7 @@ class View:
     `center`: the shorter side is resized to `resize_px`, the central `image_px` square is cut out, and values in
     [0, 1] are normalised by `mean` and `std` (one per channel). `crop_share` is image_px / resize_px as configured.
     `replay` adds a crop box and flip per view (arrays views/boxes and views/flips); `augment` then says how they were
-    drawn: at least the recipe's `name`, its `version` and the `seed`. The other fields still describe the centre view,
+    drawn: at least the policy's `name`, its `version` and the `seed`. The other fields still describe the centre view,
     which is what students are tested on.
     """
 
@@ -162,10 +162,10 @@ def parse_manifest(document: Any, store: str) -> Manifest:
     return manifest
 
 
-_AUGMENT_PROBLEM = "should give the name (text), version and seed (whole numbers) of the recipe of replayed views"
+_AUGMENT_PROBLEM = "should give the name (text), version and seed (whole numbers) of the policy of replayed views"
 
 
-def _names_a_recipe(augment: Mapping[str, Any] | None) -> bool:
+def _names_a_policy(augment: Mapping[str, Any] | None) -> bool:
     kinds = {"name": str, "version": int, "seed": int}
     return augment is not None and all(type(augment.get(key)) is kind for key, kind in kinds.items())
 
@@ -185,7 +185,7 @@ def _cross_field_problems(m: Manifest) -> list[Problem]:
             (m.selector.ratio is None) != (m.selector.keep_rate is None),
             "should have one of ratio and keep_rate",
         ),
-        ("view.augment", m.view.kind == "center" or _names_a_recipe(m.view.augment), _AUGMENT_PROBLEM),
+        ("view.augment", m.view.kind == "center" or _names_a_policy(m.view.augment), _AUGMENT_PROBLEM),
         ("view.std", len(m.view.std) == len(m.view.mean), "should be as long as mean"),
         ("dataset.shards", len(set(m.dataset.shards)) == len(m.dataset.shards), "should not repeat a name"),
         (

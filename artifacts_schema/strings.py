@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -52,3 +53,8 @@ def hash_string(text: str) -> int:
 def hash_strings(strings: Iterable[str]) -> npt.NDArray[np.uint64]:
     """`hash_string` of each, uint64 [n]."""
     return np.fromiter((hash_string(s) for s in strings), dtype=np.uint64)
+
+
+def keys_digest(sorted_hashes: npt.NDArray[np.uint64]) -> str:
+    """SHA-256 (hex) of the keys' XXH3-64 digests, sorted, as little-endian uint64: the same for any sharding."""
+    return hashlib.sha256(sorted_hashes.astype("<u8", copy=False).data).hexdigest()

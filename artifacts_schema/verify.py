@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import fsspec
 import numpy as np
 
-from .commit import keys_digest
 from .errors import DatalttError, SchemaError
 from .lookup import iter_row_blocks
 from .store import TicketStore
-from .strings import hash_strings
+from .strings import hash_strings, keys_digest
 from .tickets import pack_ranks
 
 _READ_BYTES = 1 << 20

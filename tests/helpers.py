@@ -23,9 +23,9 @@ import torch
 from dataltt.artifacts_schema import Manifest, TicketStore
 from dataltt.artifacts_schema.tickets import unpack_mask
 from dataltt.pipeline.cli import main
-from dataltt.pipeline.embedded import CLASSES, load_fashion_mnist
+from dataltt.pipeline.demo.embedded import CLASSES, load_fashion_mnist
 from dataltt.stages.models.registry import create_vit
-from dataltt.stages.select import SelectConfig, select
+from dataltt.stages.selection.select import SelectConfig, select
 from PIL import Image
 from safetensors.torch import save_file
 

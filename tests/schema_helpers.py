@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import zarr
 from dataltt.artifacts_schema import TicketStore
-from dataltt.artifacts_schema.commit import StoreSpec, commit
 from dataltt.artifacts_schema.manifest import Manifest, Selector, View
-from dataltt.artifacts_schema.parts import Part, parts_dir, write_part
+from dataltt.artifacts_schema.writing.commit import StoreSpec, commit
+from dataltt.artifacts_schema.writing.parts import Part, parts_dir, write_part
 
 PATCH_PX = 16
 

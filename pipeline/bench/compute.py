@@ -8,17 +8,18 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ...stages.distributed import resolve_device
-from ...stages.evaluate import autocast
-from ...stages.mixing import Mixed
 from ...stages.models.cascade import default_drop_blocks, keep_counts
 from ...stages.models.families import create_student, family_of
 from ...stages.models.registry import create_vit
 from ...stages.models.selector import TicketSelector
 from ...stages.models.student import PatchInput, Student, TokenLogits
-from ...stages.reporting import Reporter
-from ...stages.token_loss import both_losses, image_targets, shown_targets
-from .timing import BenchRow, device_name, interleaved, ratio_row
+from ...stages.runtime.device import device_name
+from ...stages.runtime.distributed import resolve_device
+from ...stages.runtime.precision import autocast
+from ...stages.runtime.reporting import Reporter
+from ...stages.training.mixing import Mixed
+from ...stages.training.token_loss import both_losses, image_targets, shown_targets
+from .timing import BenchRow, interleaved, ratio_row
 
 SELECT_GOAL = 1.45
 TRAIN_GOALS, FAMILY_GOAL = {"deit_s": 0.90}, 0.85

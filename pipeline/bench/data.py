@@ -16,10 +16,10 @@ from ...stages.data.counting import count_shards
 from ...stages.data.join import JoinConfig
 from ...stages.data.loader import iterate
 from ...stages.data.packing import EncodedSample, write_shards
-from ...stages.data.recipes import RECIPES
+from ...stages.data.policies import POLICIES
 from ...stages.data.shards import Shard, iter_samples, resolve_shards
-from ...stages.data.stream import SampleStream, StreamConfig, StreamPosition
-from ...stages.reporting import Reporter, SilentReporter
+from ...stages.data.student_stream import SampleStream, StreamConfig, StreamPosition
+from ...stages.runtime.reporting import Reporter, SilentReporter
 from .store import IMAGE_PX, SyntheticRows, write_store
 from .timing import BenchRow, interleaved, ratio_row
 
@@ -61,7 +61,7 @@ def bench_join(*, repeats: int, num_images: int = NUM_IMAGES, reporter: Reporter
         write_store(root / "center.zarr", rows)
         write_store(root / "views.zarr", rows, _NUM_VIEWS)
         center = _dense_stream(shards)
-        fresh = replace(center, views="warp", recipe=RECIPES["deit"])
+        fresh = replace(center, views="warp", policy=POLICIES["deit"])
         replayed = replace(fresh, views="replay", num_views=_NUM_VIEWS)
         return [
             _compared("join: samples/s with tickets over the same stream without", center, center, root / "center.zarr",

@@ -21,9 +21,9 @@ import pyarrow as pa
 import xxhash
 
 from ...artifacts_schema import Selector, TicketStore, View
-from ...artifacts_schema.commit import StoreSpec, commit
-from ...artifacts_schema.parts import Part, begin_plan, parts_dir, write_part
 from ...artifacts_schema.tickets import order_to_ranks, pack_ranks
+from ...artifacts_schema.writing.commit import StoreSpec, commit
+from ...artifacts_schema.writing.parts import Part, begin_plan, parts_dir, write_part
 
 NUM_KEEP, NUM_PATCHES = 98, 196
 SHARD_ROWS = 1000

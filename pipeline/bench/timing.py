@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ...stages.reporting import Reporter
+from ...stages.runtime.reporting import Reporter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +59,3 @@ def ratio_row(
             **detail,
         },
     )
-
-
-def device_name(device: Any) -> str:
-    """What the figures were measured on."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"

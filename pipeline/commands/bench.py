@@ -11,7 +11,7 @@ from ..options import Device, Json, Precision, print_json
 from ..progress import reporting
 
 if TYPE_CHECKING:
-    from ...stages.reporting import Reporter
+    from ...stages.runtime.reporting import Reporter
     from ..bench.timing import BenchRow
 
 STORE_SIZES = (20_000, 2_000_000)

@@ -26,7 +26,7 @@ def demo(
     """
     from dataclasses import asdict
 
-    from ..demo import run_demo
+    from ..demo.run import run_demo
 
     with reporting() as reporter:
         result = run_demo(out, seed=seed, overwrite=overwrite, reporter=reporter)

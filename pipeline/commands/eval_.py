@@ -59,8 +59,8 @@ def eval_(
     from dataclasses import asdict
 
     from ...stages.data.shards import default_shards_spec
-    from ...stages.distributed import is_main_process
-    from ...stages.evaluate import EvalConfig, evaluate
+    from ...stages.runtime.distributed import is_main_process
+    from ...stages.training.evaluate import EvalConfig, evaluate
 
     config = EvalConfig(
         checkpoint=checkpoint,

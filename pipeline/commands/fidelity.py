@@ -22,9 +22,9 @@ def fidelity(
     shards: Annotated[str | None, typer.Option(help="Images, in quotes. Default with --tickets: the store's.")] = None,
     ratio: Annotated[float | None, typer.Option(help="Final share of patches kept. Default: 0.5.")] = None,
     keep_rate: Annotated[float | None, typer.Option(help="Or: share kept at each drop block.")] = None,
-    augment: Annotated[str, typer.Option(help="Recipe of the views: deit, deit3, crop.")] = "deit",
+    augment: Annotated[str, typer.Option(help="Policy of the views: deit, deit3, crop.")] = "deit",
     min_crop: Annotated[
-        float | None, typer.Option(help="Smallest crop, as a share of the image's area. Default: the recipe's.")
+        float | None, typer.Option(help="Smallest crop, as a share of the image's area. Default: the policy's.")
     ] = None,
     views: Annotated[int, typer.Option(min=1, help="Views per image that warped maps are made of.")] = 8,
     images: Annotated[int, typer.Option(help="How many images; whole batches of 32 are measured.")] = 192,
@@ -44,9 +44,9 @@ def fidelity(
     from dataclasses import asdict
 
     from ...artifacts_schema import OptionError
-    from ...stages.fidelity import FidelityConfig
-    from ...stages.fidelity import fidelity as run
-    from ..figures import fidelity_figure
+    from ...stages.analysis.fidelity import FidelityConfig
+    from ...stages.analysis.fidelity import fidelity as run
+    from ..reports.figures import fidelity_figure
 
     if png is not None and not png.parent.is_dir():
         raise OptionError(f"--png {png}: there is no folder {png.parent}")
@@ -67,7 +67,7 @@ def fidelity(
     )
     with reporting() as reporter:
         result = run(config, reporter)
-    title = f"IoU with the online ticket: {result.num_keep} of {result.num_patches} patches, recipe {result.augment}"
+    title = f"IoU with the online ticket: {result.num_keep} of {result.num_patches} patches, policy {result.augment}"
     if png is not None:
         fidelity_figure([(r.name, r.mean, r.percentile_5) for r in result.rows], title).savefig(png, dpi=150)
     if as_json:

@@ -110,9 +110,9 @@ def fit_selector(
 
     from ...artifacts_schema import OptionError
     from ...stages.data.shards import default_shards_spec
-    from ...stages.distributed import is_main_process
-    from ...stages.fit_selector import FitSelectorConfig
-    from ...stages.fit_selector import fit_selector as run
+    from ...stages.runtime.distributed import is_main_process
+    from ...stages.training.fit_selector import FitSelectorConfig
+    from ...stages.training.fit_selector import fit_selector as run
 
     try:
         blocks = None if drop_blocks is None else tuple(int(b) for b in drop_blocks.split(","))

@@ -54,8 +54,8 @@ def inspect(
 
 def _draw(store: str, shards: str | None, png: Path, count: int, share: npt.NDArray[np.float64]) -> None:
     from ...artifacts_schema import OptionError
-    from ...stages.sample_tickets import sample_tickets
-    from ..figures import store_figure
+    from ...stages.analysis.sample_tickets import sample_tickets
+    from ..reports.figures import store_figure
 
     if not png.parent.is_dir():
         raise OptionError(f"--png {png}: there is no folder {png.parent}")
@@ -103,7 +103,7 @@ def _view(m: Manifest) -> str:
     if m.view.kind == "center":
         return f"center: resized to {m.view.resize_px} px ({m.view.interpolation}), cut to {m.image_px} px"
     augment = m.view.augment or {}
-    drawn = f"recipe {augment.get('name')!r}, version {augment.get('version')}, seed {augment.get('seed')}"
+    drawn = f"policy {augment.get('name')!r}, version {augment.get('version')}, seed {augment.get('seed')}"
     return f"replay: drawn by {drawn}, resized to {m.image_px} px ({m.view.interpolation})"
 
 

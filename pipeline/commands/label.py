@@ -46,8 +46,8 @@ def label(
     Example: dataltt label --tickets store.zarr --model resnet50
     """
     from ...artifacts_schema import TicketStore
-    from ...stages.label import LabelConfig
-    from ...stages.label import label as run
+    from ...stages.selection.label import LabelConfig
+    from ...stages.selection.label import label as run
 
     config = LabelConfig(
         model=model,

@@ -36,16 +36,16 @@ def select(
     augment: Annotated[
         str,
         typer.Option(
-            help="Recipe that views are drawn by, for train --views replay: deit, deit3, crop (no colours). whole: the "
+            help="Policy that views are drawn by, for train --views replay: deit, deit3, crop (no colours). whole: the "
             "whole image, for --views warp. none: the centre view, for testing, and for --views static."
         ),
     ] = "none",
     views: Annotated[
         int | None,
-        typer.Option(help="Views per image. Default: 16 of a recipe that draws, else 1 (2: and its mirror image)."),
+        typer.Option(help="Views per image. Default: 16 of a policy that draws, else 1 (2: and its mirror image)."),
     ] = None,
     min_crop: Annotated[
-        float | None, typer.Option(help="Smallest crop, as a share of the image's area. Default: the recipe's, 0.08.")
+        float | None, typer.Option(help="Smallest crop, as a share of the image's area. Default: the policy's, 0.08.")
     ] = None,
     ranks: Annotated[
         bool, typer.Option(help="Store every patch's rank too (for --views warp, --control inverse, mixing by rank).")
@@ -68,14 +68,14 @@ def select(
     Runs in one process, or in many under torchrun. Interrupted, the same command goes on where it stopped.
 
     A ticket belongs to one view. The centre view's (the default) does not fit random crops, so training on it never
-    crops; to train with crops, select views that are drawn by a recipe. docs/views.md says which to choose.
+    crops; to train with crops, select views that are drawn by a policy. docs/views.md says which to choose.
 
     Example: dataltt select --model deit_b --ratio 0.5 --shards 'imagenet/train-{000000..001023}.tar'
     """
     from ...artifacts_schema import OptionError
     from ...stages.data.shards import default_shards_spec
-    from ...stages.select import SelectConfig
-    from ...stages.select import select as run
+    from ...stages.selection.select import SelectConfig
+    from ...stages.selection.select import select as run
 
     try:
         blocks = None if drop_blocks is None else tuple(int(b) for b in drop_blocks.split(","))

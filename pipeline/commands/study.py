@@ -55,9 +55,9 @@ def study(
         typer.echo(describe_recipe(recipe))
         return
     from ...artifacts_schema import OptionError
-    from ...stages.distributed import is_main_process, process_group
+    from ...stages.runtime.distributed import is_main_process, process_group
+    from ..reports.study_report import write_study_report
     from ..studies.engine import StudyInputs, run_study
-    from ..studies.report import write_study_report
 
     try:
         numbers = tuple(int(s) for s in seeds.split(","))
@@ -119,7 +119,7 @@ def _results(document: dict[str, Any]) -> Table:
 def _differences(document: dict[str, Any]) -> Table:
     from rich.table import Table
 
-    from ..studies.statistics import Paired
+    from ...stages.analysis.statistics import Paired
 
     table = Table("difference in top-1, paired by seed", "mean [95 % interval]", "seeds")
     for row in document["differences"]:

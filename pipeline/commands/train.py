@@ -138,7 +138,7 @@ def train(
     augment: Annotated[
         str | None,
         typer.Option(
-            help="Recipe of static and warped views: deit, deit3, crop. Default: the store's, or deit.",
+            help="Policy of static and warped views: deit, deit3, crop. Default: the store's, or deit.",
             rich_help_panel=_VIEWS,
         ),
     ] = None,
@@ -210,9 +210,9 @@ def train(
     """
     from dataclasses import asdict
 
-    from ...stages.distributed import is_main_process
-    from ...stages.train import train as run
-    from ...stages.train_config import TrainConfig
+    from ...stages.runtime.distributed import is_main_process
+    from ...stages.training.config import TrainConfig
+    from ...stages.training.train import train as run
 
     if out is None:
         store = tickets.rstrip("/").rsplit("/", 1)[-1].removesuffix(".zarr") if tickets else model or "student"

@@ -24,7 +24,7 @@ def verify(
     from dataclasses import asdict
 
     from ...artifacts_schema.verify import verify_store
-    from ...stages.verify_shards import verify_shards
+    from ...stages.selection.verify_shards import verify_shards
 
     with reporting() as reporter:
         reporter.start("checking rows", None, "rows")

@@ -13,7 +13,7 @@ from ..options import Device, Json, Workers, print_json
 from ..progress import reporting
 
 if TYPE_CHECKING:
-    from ...stages.train_config import TrainConfig
+    from ...stages.training.config import TrainConfig
 
 _DATA, _RECIPE, _PRUNING = "Data", "Recipe (defaults: the demo's; with --shards DeiT's)", "Pruning"
 
@@ -90,8 +90,8 @@ def weight_lottery(
     Example: dataltt weight-lottery --images 2000 --seeds 0,1,2
     """
     from ...artifacts_schema import OptionError
-    from ...stages.lottery_config import LotteryConfig
-    from ..lottery import NUM_FASHION, run_weight_lottery
+    from ...stages.weight_lottery.config import LotteryConfig
+    from ..studies.lottery import NUM_FASHION, run_weight_lottery
 
     try:
         numbers = tuple(int(s) for s in seeds.split(","))
@@ -129,7 +129,7 @@ def _recipe(
 ) -> tuple[TrainConfig, str]:
     """How to train, and the shards to test on."""
     from ...artifacts_schema import OptionError
-    from ..lottery import deit_config, fashion_config
+    from ..studies.lottery import deit_config, fashion_config
 
     if shards is None:
         if test_shards is not None:
@@ -153,8 +153,8 @@ def _print(document: Mapping[str, Any], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..lottery import FIGURE_FILE
-    from ..studies.statistics import Paired, lottery_conclusion
+    from ...stages.analysis.statistics import Paired, lottery_conclusion
+    from ..studies.lottery import FIGURE_FILE
 
     table = Table("round", "remaining %", "ticket", "fresh", "random mask", "ticket − fresh", title="Top-1 in per cent")
     table.add_row("dense", "100.0", _figure(document["dense"]), "", "", "")

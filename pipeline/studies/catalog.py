@@ -7,12 +7,12 @@ import inspect
 from collections.abc import Callable, Mapping
 
 from ...artifacts_schema import OptionError
-from ...stages.reporting import Reporter
+from ...stages.runtime.reporting import Reporter
 from . import paper
+from .compare_views import views_fashion, views_photos
 from .engine import Study, StudyInputs
 from .fashion import fashion
 from .photos import photos
-from .views import views_fashion, views_photos
 
 Recipe = Callable[[StudyInputs, Reporter], Study]
 

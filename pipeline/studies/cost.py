@@ -16,16 +16,16 @@ from typing import Any
 import torch
 
 from ...artifacts_schema import Manifest, read_manifest
-from ...artifacts_schema.parts import write_atomically
-from ...stages.distributed import process_group, resolve_device
-from ...stages.evaluate import autocast
+from ...artifacts_schema.files import write_atomically
 from ...stages.models.cost import count_gmacs, student_gmacs
 from ...stages.models.dropping_vit import DroppingViT
 from ...stages.models.families import create_student
 from ...stages.models.registry import create_vit
 from ...stages.models.student import PatchInput, Student, TokenLogits
-from ...stages.reporting import Reporter
-from ..bench.timing import device_name
+from ...stages.runtime.device import device_name
+from ...stages.runtime.distributed import process_group, resolve_device
+from ...stages.runtime.precision import autocast
+from ...stages.runtime.reporting import Reporter
 
 _BACKWARD = 3  # a training step costs about three forward passes
 

@@ -13,21 +13,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...artifacts_schema import OptionError, TicketStore, read_manifest
-from ...artifacts_schema.parts import write_atomically
-from ...stages.checkpoints import last_weights
+from ...artifacts_schema.files import write_atomically
+from ...stages.analysis.statistics import Paired, paired, spread
 from ...stages.data.shards import resolve_shards
-from ...stages.distributed import is_main_process, process_group
-from ...stages.evaluate import EvalConfig, EvalProtocol, Metrics, evaluate
-from ...stages.label import LabelConfig, label
-from ...stages.reporting import Reporter
-from ...stages.run_log import CONFIG_FILE
-from ...stages.select import SelectConfig, select
-from ...stages.train import train
-from ...stages.train_config import TrainConfig
+from ...stages.models.checkpoints import last_weights
+from ...stages.runtime.distributed import is_main_process, process_group
+from ...stages.runtime.reporting import Reporter
+from ...stages.selection.label import LabelConfig, label
+from ...stages.selection.select import SelectConfig, select
+from ...stages.training.config import TrainConfig
+from ...stages.training.evaluate import EvalConfig, EvalProtocol, Metrics, evaluate
+from ...stages.training.run_log import CONFIG_FILE
+from ...stages.training.train import train
+from ..reports.study_report import STUDY_FILE
 from .cost import CostPlan, measured_cost
-from .statistics import Paired, paired, spread
 
-STUDY_FILE = "study.json"
 _RESULT_FILE = "result.json"
 _DONE_FILE = "done"
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from ...stages.reporting import Reporter
-from ...stages.select import SelectConfig
-from ..demo import BATCH_SIZE, EPOCHS, MODEL, demo_recipe, pack_fashion
+from ...stages.runtime.reporting import Reporter
+from ...stages.selection.select import SelectConfig
+from ..demo.run import BATCH_SIZE, EPOCHS, MODEL, demo_recipe, pack_fashion
 from .arms import Tickets, claims, paper_arms
 from .cost import CostPlan
 from .engine import Study, StudyInputs, finish_run, make_once, make_store

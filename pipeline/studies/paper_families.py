@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...stages.reporting import Reporter
+from ...stages.runtime.reporting import Reporter
 from .engine import Study, StudyInputs
 from .paper_row import Row, study_of
 

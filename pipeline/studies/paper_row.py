@@ -7,17 +7,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...stages.checkpoints import find_weights
 from ...stages.data.shards import listed_classes, resolve_shards
-from ...stages.evaluate import EvalProtocol
-from ...stages.fit_selector import FitSelectorConfig, fit_selector
-from ...stages.label import LabelConfig
+from ...stages.models.checkpoints import find_weights
 from ...stages.models.families import family_of, resolve_input
 from ...stages.models.student import PatchInput
-from ...stages.reporting import Reporter
-from ...stages.run_log import CONFIG_FILE
-from ...stages.select import SelectConfig
-from ...stages.train_config import TrainConfig
+from ...stages.runtime.reporting import Reporter
+from ...stages.selection.label import LabelConfig
+from ...stages.selection.select import SelectConfig
+from ...stages.training.config import TrainConfig
+from ...stages.training.evaluate import EvalProtocol
+from ...stages.training.fit_selector import FitSelectorConfig, fit_selector
+from ...stages.training.run_log import CONFIG_FILE
 from .arms import Tickets, claims, paper_arms
 from .cost import CostPlan
 from .engine import Arm, Study, StudyInputs, exists, label_store, make_store

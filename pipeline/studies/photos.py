@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...artifacts_schema import read_manifest
-from ...stages.checkpoints import find_weights
-from ...stages.fit_selector import FitSelectorConfig, fit_selector
-from ...stages.label import LabelConfig
-from ...stages.optimization import BASE_BATCH_SIZE
-from ...stages.reporting import Reporter
-from ...stages.run_log import CONFIG_FILE
-from ...stages.select import SelectConfig
-from ...stages.train_config import TrainConfig
+from ...stages.models.checkpoints import find_weights
+from ...stages.runtime.reporting import Reporter
+from ...stages.selection.label import LabelConfig
+from ...stages.selection.select import SelectConfig
+from ...stages.training.config import TrainConfig
+from ...stages.training.fit_selector import FitSelectorConfig, fit_selector
+from ...stages.training.optimization import BASE_BATCH_SIZE
+from ...stages.training.run_log import CONFIG_FILE
 from .arms import Tickets, claims, paper_arms
 from .cost import CostPlan
 from .engine import Arm, Evaluation, Study, StudyInputs, exists, label_store, make_store

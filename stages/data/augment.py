@@ -20,8 +20,8 @@ from torch import Tensor
 from torchvision.transforms import ColorJitter, InterpolationMode
 
 from ...artifacts_schema import OptionError, View
-from ...artifacts_schema.views import BoxPx
-from ..randomness import generator_of, isolated_rng
+from ...artifacts_schema.geometry import BoxPx
+from ..runtime.randomness import generator_of, isolated_rng
 
 # timm's RandAugment operations that move no pixel (the others shear, rotate and translate).
 PHOTOMETRIC_OPS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...artifacts_schema import ShardError, TicketStore
-from ..reporting import Reporter
+from ..runtime.reporting import Reporter
 from .shards import Shard, count_samples
 from .spans import CountedShard
 

@@ -17,11 +17,11 @@ import numpy.typing as npt
 import xxhash
 
 from ...artifacts_schema import LabelMaps, MissingTicketError, TicketMismatchError, TicketStore
+from ...artifacts_schema.geometry import Box
 from ...artifacts_schema.lookup import KeyLookup
 from ...artifacts_schema.store import ALL_VIEWS, Rows
 from ...artifacts_schema.tickets import Packed, Ranks
 from ...artifacts_schema.token_labels import no_token_labels
-from ...artifacts_schema.views import Box
 from .shards import RawSample, Shard
 
 # Samples that are looked up together: few reads of the store against little memory for their images.

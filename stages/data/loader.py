@@ -47,7 +47,7 @@ def iterate(dataset: IterableDataset[Any], num_workers: int, *, pin_memory: bool
         # Not forked from this process: it may have opened a store, and Zarr's event-loop thread does not survive a
         # fork. The fork server has imported everything and holds nothing.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["dataltt.stages.data.stream"])
+        context.set_forkserver_preload(["dataltt.stages.data.student_stream"])
     loader = DataLoader(
         dataset,
         batch_size=None,

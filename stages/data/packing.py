@@ -14,8 +14,8 @@ import webdataset as wds
 
 from ...artifacts_schema import DuplicateKeyError, OptionError, OutputExistsError, SampleError
 from ...artifacts_schema.strings import MAX_STRING_BYTES
-from ..randomness import generator_of
-from ..reporting import Reporter
+from ..runtime.randomness import generator_of
+from ..runtime.reporting import Reporter
 from .shards import IMAGE_EXTENSIONS, METADATA_NAME
 
 

@@ -11,12 +11,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ...artifacts_schema.geometry import Scores, warp_scores
 from ...artifacts_schema.tickets import mirror, unpack_mask
-from ...artifacts_schema.views import Scores, warp_scores
-from ..randomness import generator_of
+from ..runtime.randomness import generator_of
+from .drawing import DrawnView
 from .join import Ticket
-from .shown import ViewMode
-from .views import DrawnView
+from .view_modes import ViewMode
 
 Subset = Literal["ticket", "random", "fixed-random", "inverse", "dense"]
 

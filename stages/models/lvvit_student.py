@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..mixing import Box, inside_box
+from ..grid import Box, inside_box
 from .lvvit import LVViT
 from .pruned_vit import order_by_attention
 from .registry import check_plain_vit, geometry_of

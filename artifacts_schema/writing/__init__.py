@@ -1,0 +1,1 @@
+"""Making stores: parts of a selection or labelling, and their commit into a store."""

@@ -1,0 +1,162 @@
+"""From parts to token labels in a finished store: written beside it, moved in, and last named by its manifest.
+
+At every moment the store is valid: what stands in `token_labels` and is not named by the manifest is nobody's, and is
+replaced by the next commit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import zarr
+
+from ..errors import IncompletePartsError, OptionError, OutputExistsError
+from ..files import write_atomically
+from ..layout import array_specs
+from ..manifest import MANIFEST_ATTRIBUTE, SCHEMA_VERSION, Labeller, Manifest, parse_manifest
+from ..store import TicketStore
+from ..token_labels import FOLDER, bad_label_maps
+from .array_writer import ArrayWriter
+from .commit import hash_objects
+from .label_parts import LabelPart, label_parts_dir, open_label_part
+from .parts import part_path
+
+
+def check_unlabelled(store_path: Path, manifest: Manifest, *, overwrite: bool) -> None:
+    """Refuses to replace token labels that were not said to be replaced.
+
+    Raises:
+        OutputExistsError
+    """
+    if manifest.token_labels is not None and not overwrite:
+        raise OutputExistsError(
+            f"{store_path} has token labels of {manifest.token_labels.model}; pass --overwrite to replace them"
+        )
+
+
+def local_store(store: str) -> Path:
+    """The folder of a store that is to be written to.
+
+    Raises:
+        OptionError: it is a URL.
+    """
+    path = Path(store)
+    if "://" in store and not path.exists():
+        raise OptionError(f"--tickets {store}: token labels are written into a folder; copy the store here first")
+    return path
+
+
+def unlabelled(manifest: Manifest) -> Manifest:
+    """The manifest of the same store without token labels, in this schema version or the store's own later one."""
+    objects = {p: d for p, d in manifest.objects.items() if not p.startswith(f"{FOLDER}/")}
+    minor, ours = (v.partition(".")[2] for v in (manifest.schema_version, SCHEMA_VERSION))
+    is_later = minor.isdecimal() and int(minor) > int(ours)
+    version = manifest.schema_version if is_later else SCHEMA_VERSION
+    return replace(manifest, schema_version=version, token_labels=None, objects=objects)
+
+
+def unlabelled_digest(manifest: Manifest) -> str:
+    """SHA-256 (hex) of that manifest: the same whatever labels a store has, another for every other store."""
+    return hashlib.sha256(json.dumps(unlabelled(manifest).to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def commit_labels(
+    store_path: Path,
+    labeller: Labeller,
+    *,
+    overwrite: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Manifest:
+    """Puts the finished parts of a labelling into their store and removes them.
+
+    Args:
+        on_progress: called with (parts written, parts in all).
+
+    Raises:
+        OutputExistsError: the store has token labels and `overwrite` is not given.
+        IncompletePartsError: parts are missing, damaged, or of another store.
+    """
+    store = TicketStore.open(str(store_path))
+    check_unlabelled(store_path, store.manifest, overwrite=overwrite)
+    parts = _open_parts(store_path, store)
+    without = unlabelled(store.manifest)
+    # What no reader would open is refused here, while the parts are still there.
+    parse_manifest(replace(without, token_labels=labeller).to_json(), str(store_path))
+    temporary = store_path.with_name(f"{store_path.name}.labels.tmp-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        # One chunk at a time: each that is encoded beside it would take its own buffers.
+        with zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):
+            _write_arrays(temporary, store.manifest, labeller, parts, on_progress)
+        objects = {**without.objects, **hash_objects(temporary)}
+        manifest = replace(without, token_labels=labeller, objects=objects)
+        if store.manifest.token_labels is not None:
+            _replace_manifest(store_path, without)
+        shutil.rmtree(store_path / FOLDER, ignore_errors=True)
+        os.rename(temporary / FOLDER, store_path / FOLDER)
+        _replace_manifest(store_path, manifest)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(label_parts_dir(store_path))
+    return manifest
+
+
+def _open_parts(store_path: Path, store: TicketStore) -> list[LabelPart]:
+    """The parts of all shards, in the store's order."""
+    directory = label_parts_dir(store_path)
+    parts = []
+    for index, shard in enumerate(store.shard_names):
+        path = part_path(directory, index)
+        if not path.exists():
+            raise IncompletePartsError(f"{directory} has no part for shard {shard}; run the same label again")
+        part = open_label_part(path)
+        rows = store.rows_of_shard(shard)
+        if part.shard != shard or rows is None or part.num_rows != len(rows):
+            raise IncompletePartsError(f"{path} is not of shard {shard} of {store_path}; delete it and label again")
+        parts.append(part)
+    return parts
+
+
+def _write_arrays(
+    temporary: Path,
+    m: Manifest,
+    labeller: Labeller,
+    parts: Sequence[LabelPart],
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    specs = array_specs(
+        num_images=m.num_images,
+        num_views=m.num_views,
+        num_patches=m.num_patches,
+        num_shards=0,
+        num_shard_name_bytes=0,
+        has_ranks=False,
+        has_views=False,
+        has_token_labels=True,
+    )
+    group = zarr.open_group(temporary, mode="w-", zarr_format=3)
+    ids, scores = (ArrayWriter(group, specs[f"{FOLDER}/{name}"], m.num_images) for name in ("ids", "scores"))
+    for done, part in enumerate(parts, start=1):
+        for maps in part.batches(num_views=m.num_views, num_patches=m.num_patches):
+            if bad_label_maps(maps, labeller.num_classes).any():
+                raise IncompletePartsError(f"{part.path} holds no label maps; delete it and label again")
+            ids.append(maps.ids)
+            scores.append(maps.scores)
+        if on_progress is not None:
+            on_progress(done, len(parts))
+    ids.close()
+    scores.close()
+
+
+def _replace_manifest(store_path: Path, manifest: Manifest) -> None:
+    """Replaces the root group's metadata, which carries the manifest, in one step. Fields that a later minor version
+    added stay."""
+    document = json.loads((store_path / "zarr.json").read_bytes())
+    document["attributes"][MANIFEST_ATTRIBUTE].update(manifest.to_json())
+    write_atomically(store_path / "zarr.json", json.dumps(document, indent=2).encode())

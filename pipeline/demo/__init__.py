@@ -1,0 +1,1 @@
+"""The demo: both stages on embedded images."""

@@ -1,0 +1,173 @@
+"""Pictures: the heat map of kept patches, tickets drawn over their images, learning curves. Matplotlib, no screen."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+from ...stages.analysis.sample_tickets import SampleTicket
+
+_PER_ROW = 8
+_KEY_CHARS = 16
+# What is dropped is shown at this share of its brightness.
+_DIM = 0.18
+_LOTTERY_ARMS = (
+    ("ticket", "ticket: original weights", "o"),
+    ("fresh", "same mask, fresh weights", "s"),
+    ("random-mask", "random mask, original weights", "^"),
+)
+_MAX_LOTTERY_TICKS = 10
+
+
+def draw_heat_map(axes: Axes, share: npt.NDArray[np.float64]) -> None:
+    """The share of images that keep each position, [grid_h, grid_w], with a colour bar."""
+    shown = axes.imshow(share, cmap="viridis", vmin=0, vmax=1)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(f"kept share per position (mean {share.mean():.1%})", fontsize=10)
+    figure = axes.get_figure()
+    assert figure is not None
+    figure.colorbar(shown, ax=axes, fraction=0.046)
+
+
+def overlay(sample: SampleTicket) -> npt.NDArray[np.uint8]:
+    """The image with dropped patches dimmed, uint8 [H, W] or [H, W, 3]."""
+    pixels = np.asarray(sample.image)
+    patch_px = pixels.shape[0] // sample.mask.shape[0]
+    kept = np.kron(sample.mask, np.ones((patch_px, patch_px), dtype=bool))
+    weight = np.where(kept, 1.0, _DIM)
+    return (pixels * (weight if pixels.ndim == 2 else weight[..., None])).astype(np.uint8)
+
+
+def _draw_samples(figure: Figure | SubFigure, samples: Sequence[SampleTicket], columns: int, *, keys: bool) -> None:
+    """Rows of images, each whole above its ticket."""
+    rows = -(-len(samples) // columns)
+    grid = figure.subplots(2 * rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for i, sample in enumerate(samples):
+        row, column = 2 * (i // columns), i % columns
+        if keys:
+            grid[row, column].set_title(sample.key[-_KEY_CHARS:], fontsize=7)
+        for offset, pixels in enumerate((np.asarray(sample.image), overlay(sample))):
+            grid[row + offset, column].imshow(pixels, cmap="gray" if pixels.ndim == 2 else None, vmin=0, vmax=255)
+
+
+def ticket_figure(samples: Sequence[SampleTicket]) -> Figure:
+    """Pairs of images, the whole above its ticket."""
+    columns = min(_PER_ROW, len(samples))
+    figure = Figure(figsize=(1.35 * columns, 2.9 * -(-len(samples) // columns)), layout="constrained")
+    _draw_samples(figure, samples, columns, keys=False)
+    return figure
+
+
+def store_figure(share: npt.NDArray[np.float64], samples: Sequence[SampleTicket]) -> Figure:
+    """The heat map, and beside it sample tickets where there are any."""
+    if not samples:
+        figure = Figure(figsize=(4.6, 4), layout="constrained")
+        draw_heat_map(figure.subplots(), share)
+        return figure
+    columns = -(-len(samples) // 2)
+    figure = Figure(figsize=(4.4 + 1.6 * columns, 6.6), layout="constrained")
+    left, right = cast(list[SubFigure], figure.subfigures(1, 2, width_ratios=[4.4, 1.6 * columns]))
+    draw_heat_map(left.subplots(), share)
+    _draw_samples(right, samples, columns, keys=True)
+    return figure
+
+
+def curve_figure(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], ylabel: str) -> Figure:
+    """Lines over epochs: name → (epochs, values)."""
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for name, (x, y) in curves.items():
+        axes.plot(x, y, marker="o", markersize=3, label=name)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylabel(ylabel)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+# A line of `group_figure`: (group, mean, standard deviation or None).
+Points = list[tuple[str, float, float | None]]
+
+
+def group_figure(kinds: Mapping[str, Points], dense: float | None, dense_sd: float | None) -> Figure:
+    """Top-1 on tickets over groups (ratios), a line per kind of arm, and the dense model's top-1 across."""
+    figure = Figure(figsize=(6.8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    groups = list(dict.fromkeys(group for points in kinds.values() for group, _, _ in points))
+    if dense is not None:
+        axes.axhline(dense, color="black", linestyle="--", linewidth=1, label="dense, all patches")
+        if dense_sd is not None:
+            axes.axhspan(dense - dense_sd, dense + dense_sd, color="black", alpha=0.08)
+    for kind, points in kinds.items():
+        x = [groups.index(group) for group, _, _ in points]
+        sd = [s for _, _, s in points if s is not None]
+        bars = sd if len(sd) == len(points) else None  # one seed has none
+        axes.errorbar(x, [m for _, m, _ in points], yerr=bars, label=kind, marker="o", markersize=4, capsize=3)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set_xlabel("tickets (ratio)")
+    axes.set_ylabel("top-1 on tickets (%)")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as an <svg> element."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def fidelity_figure(rows: Sequence[tuple[str, float, float]], title: str) -> Figure:
+    """Bars of mean IoU, each with a mark at its 5th percentile: (name, mean, 5th percentile)."""
+    figure = Figure(figsize=(7.2, 1.2 + 0.32 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    names, means, lows = zip(*reversed(rows), strict=True)
+    bars = axes.barh(names, means, color="#4878a8")
+    axes.scatter(lows, names, color="black", marker="|", s=90, zorder=3, label="5th percentile")
+    axes.bar_label(bars, labels=[f"{m:.3f}" for m in means], padding=4, fontsize=8)
+    axes.set_xlim(0, 1.15)
+    axes.set_xlabel("mean IoU")
+    axes.set_title(title, fontsize=10)
+    axes.legend(loc="lower right", fontsize=8)
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def lottery_figure(document: Mapping[str, Any]) -> Figure:
+    """Top-1 over the share of weights that remain, as `dataltt weight-lottery` writes it into lottery.json."""
+    figure = Figure(figsize=(6.8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    rounds = document["rounds"]
+    x = [100 * row["remaining"] for row in rounds]
+    axes.axhline(document["dense"]["mean"], color="black", linestyle="--", linewidth=1, label="dense, all weights")
+    for arm, label, marker in _LOTTERY_ARMS:
+        found = [row["arms"][arm] for row in rounds]
+        sd = None if any(f["sd"] is None for f in found) else [f["sd"] for f in found]
+        axes.errorbar(x, [f["mean"] for f in found], yerr=sd, label=label, marker=marker, markersize=4, capsize=3)
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    every = -(-len(x) // _MAX_LOTTERY_TICKS)
+    axes.set_xticks(x[::every], [f"{value:.3g}" for value in x[::every]])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("remaining weights (%)")
+    axes.set_ylabel("top-1 (%)")
+    step, num_seeds = document["rewind_step"], len(document["seeds"])
+    reset = f"rewound to step {step}" if step else "reset to initialisation"
+    bars = f"{num_seeds} seeds, bars: sd" if num_seeds > 1 else "one seed"
+    axes.set_title(f"{document['model']}, pruned by {document['scope']} magnitude, {reset}; {bars}", fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure

@@ -1,0 +1,88 @@
+"""A study's report: one self-contained HTML page made of what the study wrote down, so it can be made again."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from ...artifacts_schema.files import write_atomically
+from ...stages.analysis.statistics import Paired, lottery_conclusion
+from ...stages.runtime.version import tool_version
+from ...stages.training.run_log import METRICS_FILE
+from .figures import Points, curve_figure, group_figure, lottery_figure, to_svg
+
+REPORT_FILE = "report.html"
+STUDY_FILE = "study.json"
+LOTTERY_FOLDER, LOTTERY_FILE = "weight-lottery", "lottery.json"
+
+
+def write_study_report(out: Path) -> Path:
+    """Writes out/report.html from out/study.json, the runs' metrics, and out/weight-lottery/lottery.json if there."""
+    document = json.loads((out / STUDY_FILE).read_text())
+    lottery_path = out / LOTTERY_FOLDER / LOTTERY_FILE
+    lottery = json.loads(lottery_path.read_text()) if lottery_path.exists() else None
+    curves = _curves(out, document)
+    by_share = _by_group(document)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["interval"] = lambda paired: str(Paired(**paired))
+    template = environment.from_string((files(__package__) / "study.html.jinja").read_text(encoding="utf-8"))
+    page = template.render(
+        d=document,
+        note={k: v for k, v in document.items() if k not in ("results", "differences", "cost", "seeds", "study")},
+        has_bytes=any(row["bytes_per_image"] for row in document["results"]),
+        curves={group: to_svg(curve_figure(lines, "top-1 (%)")) for group, lines in curves.items()},
+        by_share=to_svg(group_figure(by_share, *_dense(document))) if by_share else "",
+        lottery=lottery,
+        lottery_figure=to_svg(lottery_figure(lottery)) if lottery else "",
+        conclusion=lottery_conclusion(lottery) if lottery else "",
+        version=tool_version(),
+    )
+    path = out / REPORT_FILE
+    write_atomically(path, page.encode())
+    return path
+
+
+_Curve = tuple[list[float], list[float]]
+
+
+def _curves(out: Path, document: Mapping[str, Any]) -> dict[str, dict[str, _Curve]]:
+    """By group and arm: validation top-1 after each epoch, means over seeds. Arms without a group are in each."""
+    groups = {row["arm"]: row["group"] for row in document["results"]}
+    found = {arm: curve for arm in groups if (curve := _curve(out, arm, document["seeds"]))[0]}
+    names = dict.fromkeys(group for arm, group in groups.items() if arm in found and group) or {"": None}
+    curves = {name: {arm: c for arm, c in found.items() if groups[arm] in ("", name)} for name in names}
+    return {name: of for name, of in curves.items() if of}
+
+
+def _curve(out: Path, arm: str, seeds: Sequence[int]) -> _Curve:
+    by_epoch: dict[float, list[float]] = {}
+    for seed in seeds:
+        path = out / "runs" / f"{arm}-{seed}" / METRICS_FILE
+        lines = path.read_text().splitlines() if path.exists() else []
+        for values in (json.loads(line) for line in lines):
+            if "val_top1" in values:
+                by_epoch.setdefault(values["epoch"] + 1, []).append(values["val_top1"])
+    epochs = sorted(by_epoch)
+    return epochs, [statistics.fmean(by_epoch[e]) for e in epochs]
+
+
+def _by_group(document: Mapping[str, Any]) -> dict[str, Points]:
+    """By kind of arm: (group, mean, sd) of its test on tickets, where there is more than one group."""
+    found: dict[str, Points] = {}
+    for row in document["results"]:
+        kind = row["arm"].removesuffix(f"-{row['group']}")
+        if row["group"] and row["tested_on"] == "ticket":
+            found.setdefault(kind, []).append((row["group"], row["mean"], row["sd"]))
+    return {kind: points for kind, points in found.items() if len(points) > 1}
+
+
+def _dense(document: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Mean and standard deviation of the dense arm, tested on all patches."""
+    rows = [r for r in document["results"] if (r["arm"], r["tested_on"]) == ("dense", "dense")]
+    return (rows[0]["mean"], rows[0]["sd"]) if rows else (None, None)

@@ -1,0 +1,116 @@
+"""Which views to train on: dense, replayed views, warped crops, the centre view, random subsets, at equal steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...stages.runtime.reporting import Reporter
+from ...stages.selection.select import SelectConfig
+from ...stages.training.config import TrainConfig
+from ...stages.training.optimization import BASE_BATCH_SIZE
+from ..demo.run import MODEL
+from .engine import Arm, Evaluation, Study, StudyInputs, finish_run, make_store
+from .fashion import pack_fashion_shards
+
+RATIO = 0.5
+RECIPE, MIN_CROP = "crop", 0.5  # crops of at least half the area, mirrored, no colours: short runs learn with it
+EPOCHS = 24
+PHOTO_EPOCHS = 16
+NUM_VIEWS = (1, 4, 16)
+NUM_FASHION = 1000
+BATCH_SIZE, PHOTO_BATCH_SIZE = 50, 20
+PEAK_LR, PHOTO_PEAK_LR = 1.5e-3, 2e-3
+_VIEW_ARRAYS = ("tickets", "views/boxes", "views/flips")
+
+
+def views_fashion(inputs: StudyInputs, reporter: Reporter) -> Study:
+    """Views on Fashion-MNIST: 1,000 training images, the demo's ViT.
+
+    Paper: none of its tables; it selects online (METHOD: why tickets are cached).
+    Command: dataltt study views-fashion
+    The selector is a dense student, trained for as many epochs on centre views.
+    Cost: 22 runs of 24 epochs.
+    To expect: docs/views.md.
+    """
+    out = inputs.out
+    shards, test_shards = pack_fashion_shards(inputs, {"train": NUM_FASHION, "test": None}, reporter)
+    base = _base(inputs, shards, MODEL, EPOCHS, BATCH_SIZE, PEAK_LR)
+    plain = replace(base, hflip=0.0, auto_augment="none", random_erasing=0.0, mixup=0.0, cutmix=0.0)
+    selector = finish_run(replace(plain, control="dense", views="static", out=out / "selector"), reporter)
+    select = SelectConfig(model=MODEL, checkpoint=selector, shards=shards, out=out, ratio=RATIO, workers=inputs.workers)
+    return _compare(inputs, base, select, test_shards, reporter, "views-fashion")
+
+
+def views_photos(inputs: StudyInputs, reporter: Reporter) -> Study:
+    """Views on photographs: a pretrained DeiT-Tiny selects, `vit_micro` is trained.
+
+    Paper: none of its tables; it selects online (METHOD: why tickets are cached).
+    Command: dataltt study views-photos --shards 'photos/train-*.tar' --test-shards 'photos/test-*.tar' --checkpoint
+    deit_tiny_patch16_224.safetensors
+    Cost: 18 selector passes and 21 runs of 16 epochs.
+    To expect: docs/views.md.
+    """
+    inputs.needs("views-photos", "shards", "test_shards", "checkpoint")
+    assert inputs.shards is not None
+    assert inputs.test_shards is not None
+    base = _base(inputs, inputs.shards, "vit_micro", PHOTO_EPOCHS, PHOTO_BATCH_SIZE, PHOTO_PEAK_LR)
+    select = SelectConfig(
+        model="deit_t",
+        checkpoint=inputs.checkpoint,
+        shards=inputs.shards,
+        out=inputs.out,
+        ratio=RATIO,
+        workers=inputs.workers,
+    )
+    return _compare(inputs, base, select, inputs.test_shards, reporter, "views-photos")
+
+
+def _base(inputs: StudyInputs, shards: str, model: str, epochs: int, batch_size: int, peak_lr: float) -> TrainConfig:
+    """What all arms share: DeiT's optimiser and schedule, shortened, with a learning rate for small batches."""
+    return TrainConfig(
+        out=inputs.out,
+        shards=shards,
+        model=model,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=peak_lr * BASE_BATCH_SIZE / batch_size,
+        warmup_epochs=epochs / 8,
+        drop_path=0.0,
+        random_erasing=0.0,
+        mixup=0.0,
+        cutmix=0.0,
+        ema_decay=0.0,
+        shuffle_buffer=10_000,
+        workers=inputs.workers,
+        device=inputs.device,
+    )
+
+
+def _compare(
+    inputs: StudyInputs, base: TrainConfig, select: SelectConfig, test_shards: str, reporter: Reporter, name: str
+) -> Study:
+    """Selects what the arms need, and lists them."""
+    out = inputs.out
+    stores = {
+        "center": replace(select, out=out / "center.zarr"),
+        "whole": replace(select, out=out / "whole.zarr", augment="whole", ranks=True),
+        "views": replace(select, out=out / "views.zarr", augment=RECIPE, min_crop=MIN_CROP, views=max(NUM_VIEWS)),
+        "test": replace(select, out=out / "test.zarr", shards=test_shards),
+    }
+    made = {key: make_store(config, reporter) for key, config in stores.items()}
+    fresh = replace(base, views="warp", augment=RECIPE, min_crop=MIN_CROP)
+    replay = replace(base, tickets=made["views"], views="replay")
+    static = replace(base, tickets=made["center"], views="static", augment=RECIPE)
+    tickets = (Evaluation(on="ticket", tickets=made["test"]),)
+    arms = (
+        Arm(name="dense", train=replace(fresh, control="dense"), tests=(Evaluation(on="dense"),)),
+        *(
+            Arm(name=f"replay-{n}", train=replace(replay, num_views=n), tests=tickets, stored=_VIEW_ARRAYS)
+            for n in NUM_VIEWS
+        ),
+        Arm(name="warp", train=replace(fresh, tickets=made["whole"]), tests=tickets, stored=("ranks",)),
+        Arm(name="static", train=static, tests=tickets, stored=("tickets",)),
+        Arm(name="random", train=replace(fresh, tickets=made["center"], control="random"), tests=tickets),
+    )
+    note = {"epochs": base.epochs, "ratio": RATIO, "recipe": RECIPE, "min_crop": MIN_CROP}
+    return Study(name=name, arms=arms, test_shards=test_shards, note=note)

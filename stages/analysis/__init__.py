@@ -1,0 +1,1 @@
+"""Measures of tickets and of finished runs; nothing here changes a store."""

@@ -1,0 +1,267 @@
+"""How well the tickets that training would use agree with those that the selector gives what the student really sees.
+
+The student's batches come from the very stream that `train` would open; the selector is then run online on their
+pixels, mixed and erased as they are. Agreement is the intersection over union (IoU) of two sets of K patches.
+
+Letters: B batch, K kept patches, P patches of the grid.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from ...artifacts_schema import Manifest, OptionError, SampleError, TicketMismatchError, TicketStore, read_manifest
+from ...artifacts_schema.tickets import mirror, unpack_mask
+from ..data.images import normalize
+from ..data.loader import iterate, num_workers_for
+from ..data.packing import EncodedSample, write_shards
+from ..data.policies import policy_of
+from ..data.shards import RawSample, iter_samples, resolve_shards
+from ..data.student_stream import SampleStream, StreamConfig, StreamPosition
+from ..data.view_modes import ViewMode
+from ..models.registry import load_vit, weights_sha256
+from ..models.selector import TicketSelector
+from ..runtime.distributed import Process, process_group
+from ..runtime.reporting import Reporter, SilentReporter
+from ..selection.select import SelectConfig, select
+from ..training.config import TrainConfig
+from ..training.mixing import Mix, MixConfig, draw_mix, mix_batch
+from ..training.plan import plan_run
+
+BATCH_SIZE = 32
+_ERASING = 0.25  # as `train` erases by default
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FidelityConfig:
+    """What `dataltt fidelity` is asked to do; the command line's options, by their names."""
+
+    model: str
+    checkpoint: Path | None = None
+    shards: str | None = None
+    tickets: str | None = None  # None: tickets are selected for a sample of the shards
+    ratio: float | None = None
+    keep_rate: float | None = None
+    augment: str = "deit"
+    min_crop: float | None = None
+    views: int = 8
+    images: int = 192
+    seed: int = 0
+    workers: int | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FidelityRow:
+    """IoU over the images of one way to train, against the selector online."""
+
+    name: str
+    mean: float
+    percentile_5: float
+    num_images: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FidelityResult:
+    """All rows, and how many of how many patches are kept."""
+
+    rows: list[FidelityRow]
+    num_keep: int
+    num_patches: int
+    augment: str
+
+
+def fidelity(config: FidelityConfig, reporter: Reporter | None = None) -> FidelityResult:
+    """Measures a store, or, without one, every way to train on a sample of the shards.
+
+    Raises:
+        DatalttError: anything that the user can mend.
+    """
+    if config.images < BATCH_SIZE:
+        raise OptionError(f"--images {config.images} should be at least {BATCH_SIZE}")
+    policy_of(config.augment, min_crop=config.min_crop)  # refuses what there is not, before anything is selected
+    reporter = reporter or SilentReporter()
+    with process_group(config.device) as process, tempfile.TemporaryDirectory(prefix="dataltt-fidelity-") as folder:
+        if process.world_size > 1:
+            raise OptionError("fidelity runs in one process; leave torchrun out")
+        stores = [config.tickets] if config.tickets else _make_stores(config, Path(folder), reporter)
+        manifest = read_manifest(stores[-1])
+        meter = _Meter(config, manifest, process, reporter)
+        rows = [row for store in stores for row in meter.rows(store)]
+        if config.tickets is None:
+            rows.insert(1, _static_under_crops(stores[0], stores[-1]))
+    return FidelityResult(
+        rows=rows,
+        num_keep=manifest.num_keep,
+        num_patches=manifest.num_patches,
+        augment=str((manifest.view.augment or {}).get("name", "none")),
+    )
+
+
+def _make_stores(config: FidelityConfig, folder: Path, reporter: Reporter) -> list[str]:
+    """Tickets of a sample of the shards: for the centre view, the whole image, and drawn views; with ranks."""
+    if config.shards is None:
+        raise OptionError("which images? pass --shards, or --tickets of a store whose shards are here")
+    samples = itertools.chain.from_iterable(iter_samples(s) for s in resolve_shards(config.shards))
+    sample = list(itertools.islice(samples, config.images))
+    if len(sample) < BATCH_SIZE:
+        raise SampleError(f"{config.shards} holds {len(sample)} images; at least {BATCH_SIZE} are needed")
+    _write_sample(sample, folder / "shards", reporter)
+    base = SelectConfig(
+        model=config.model,
+        checkpoint=config.checkpoint,
+        shards=str(folder / "shards" / "sample-*.tar"),
+        out=folder,
+        ratio=config.ratio,
+        keep_rate=config.keep_rate,
+        ranks=True,
+        seed=config.seed,
+        workers=config.workers,
+        device=config.device,
+    )
+    drawn = {"augment": config.augment, "min_crop": config.min_crop, "views": config.views}
+    kinds = {"center": {"augment": "none", "views": 1}, "whole": {"augment": "whole", "views": 1}, "drawn": drawn}
+    stores = []
+    for name, changes in kinds.items():
+        reporter.message(f"selecting for {name} views")
+        each = replace(base, out=folder / f"{name}.zarr", **changes)  # type: ignore[arg-type]
+        select(each, reporter)
+        stores.append(str(each.out))
+    return stores
+
+
+def _write_sample(sample: list[RawSample], folder: Path, reporter: Reporter) -> None:
+    # Whatever its extension says, an image is known by its first bytes. Labels play no part.
+    encoded = (EncodedSample(key=s.key, image=s.image, extension="jpg", label=0) for s in sample)
+    write_shards(
+        encoded, folder, name="sample", max_count=len(sample), classes=["any"], total=len(sample), reporter=reporter
+    )
+
+
+class _Meter:
+    """Compares what streams keep with what the selector would keep."""
+
+    def __init__(self, config: FidelityConfig, manifest: Manifest, process: Process, reporter: Reporter) -> None:
+        vit = load_vit(config.model, config.checkpoint)
+        found = weights_sha256(vit)
+        if found != manifest.selector.weights_sha256:
+            raise TicketMismatchError(
+                f"{config.tickets} was selected with other weights (SHA-256 {manifest.selector.weights_sha256[:12]}…) "
+                f"than these ({found[:12]}…); give those with --model {manifest.selector.model} and --checkpoint"
+            )
+        s = manifest.selector
+        self.selector = TicketSelector(vit, s.drop_blocks, s.keep_counts).to(process.device)
+        self.config, self.process, self.reporter = config, process, reporter
+        self.num_workers = num_workers_for(config.workers)
+
+    def rows(self, store: str) -> Iterator[FidelityRow]:
+        """Every way to train on a store."""
+        m = read_manifest(store)
+        if m.view.kind == "center":
+            yield self._row("static", self._stream(store, "static"))
+            if m.has_ranks:
+                yield self._row("warp, centre view", self._warped(store, 1))
+            return
+        if (m.view.augment or {}).get("name") == "whole":
+            if m.has_ranks:
+                yield self._row("warp, whole image", self._warped(store, 1))
+            return
+        if m.has_ranks:
+            for n in sorted({1, 2, 4, m.num_views} & set(range(1, m.num_views + 1))):
+                yield self._row(f"warp, {n} view{'s' if n > 1 else ''}", self._warped(store, n))
+        replayed = self._stream(store, "replay")
+        yield self._row("random subset", replace(replayed, subset="random"))
+        yield self._row("replay", replayed)
+        yield self._row("replay, erased", replace(replayed, random_erasing=_ERASING))
+        yield from self._mixed_rows(replayed, has_ranks=m.has_ranks)
+
+    def _mixed_rows(self, replayed: StreamConfig, *, has_ranks: bool) -> Iterator[FidelityRow]:
+        assert replayed.join is not None
+        kinds: list[tuple[str, Mix | MixConfig]] = [
+            ("cutmix", MixConfig(mixup=0.0)),
+            ("mixup", MixConfig(cutmix=0.0)),
+            ("mixup at λ = 0.5", Mix(lam=0.5)),
+        ]
+        for with_ranks in (True, False) if has_ranks else (False,):
+            join = replace(replayed.join, ranks=with_ranks)
+            for name, mix in kinds:
+                label = f"replay, {name}" + ("" if with_ranks else ", without ranks")
+                yield self._row(label, replace(replayed, join=join, mixing=True), mix)
+
+    def _stream(self, store: str, views: ViewMode, num_views: int | None = None) -> StreamConfig:
+        """What `train` would stream, without erasing and mixing."""
+        train = TrainConfig(
+            out=Path("unused"),
+            tickets=store,
+            shards=self.config.shards if self.config.tickets else None,
+            model=self.config.model,
+            num_classes=1,
+            views=views,
+            num_views=num_views,
+            augment=None if views == "replay" else self.config.augment,
+            min_crop=self.config.min_crop if views == "warp" else None,
+            random_erasing=0.0,
+            mixup=0.0,
+            cutmix=0.0,
+            batch_size=BATCH_SIZE,
+            workers=self.config.workers,
+            seed=self.config.seed,
+        )
+        # Labels play no part: any class will do.
+        return replace(plan_run(train, self.process, self.reporter).stream, num_classes=2**31, seed=self.config.seed)
+
+    def _warped(self, store: str, num_views: int) -> StreamConfig:
+        return self._stream(store, "warp", num_views)
+
+    def _row(self, name: str, stream: StreamConfig, mix: Mix | MixConfig | None = None) -> FidelityRow:
+        ious: list[npt.NDArray[np.float64]] = []
+        num_batches = self.config.images // BATCH_SIZE
+        self.reporter.start(name, num_batches * BATCH_SIZE, "images")
+        batches = iterate(SampleStream(stream, StreamPosition()), self.num_workers)
+        for step, batch in enumerate(itertools.islice(batches, num_batches)):
+            images = normalize(batch.images.to(self.process.device), stream.view)
+            keep = batch.keep_indices
+            if mix is not None:
+                drawn = draw_mix(mix, stream.grid, stream.seed, step) if isinstance(mix, MixConfig) else mix
+                scores = batch.scores.to(images.device)
+                mixed = mix_batch(images, scores, drawn, grid=stream.grid, num_keep=stream.num_keep)
+                images, keep = mixed.images, mixed.keep_indices
+            assert keep is not None
+            ious.append(_iou(keep.cpu(), self.selector(images)[:, : stream.num_keep].cpu()))
+            self.reporter.advance(len(images))
+        self.reporter.finish()
+        return _summary(name, np.concatenate(ious))
+
+
+def _iou(a: Tensor, b: Tensor) -> npt.NDArray[np.float64]:
+    """IoU of sets of K patches, int64 [B, K] each: float64 [B]."""
+    shared = (a[:, :, None] == b[:, None, :]).sum(dim=(1, 2)).double()
+    result: npt.NDArray[np.float64] = (shared / (a.shape[1] + b.shape[1] - shared)).numpy()
+    return result
+
+
+def _summary(name: str, ious: npt.NDArray[np.float64]) -> FidelityRow:
+    return FidelityRow(
+        name=name, mean=float(ious.mean()), percentile_5=float(np.percentile(ious, 5)), num_images=len(ious)
+    )
+
+
+def _static_under_crops(center: str, drawn: str) -> FidelityRow:
+    """The centre view's ticket under random crops, mirrored as they are: what `train` refuses to do."""
+    fixed, moving = TicketStore.open(center), TicketStore.open(drawn)
+    m = moving.manifest
+    rows = range(m.num_images)
+    views = moving.read_views(rows, slice(1))
+    assert views is not None
+    theirs = unpack_mask(moving.read_tickets(rows, slice(1))[:, 0], m.num_patches)
+    ours = unpack_mask(fixed.read_tickets(rows)[:, 0], m.num_patches)
+    ours = np.where(views[1] > 0, mirror(ours, m.grid), ours)
+    return _summary("centre ticket under crops", (ours & theirs).sum(1) / (ours | theirs).sum(1))

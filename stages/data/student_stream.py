@@ -1,0 +1,326 @@
+"""Shards to batches: the data set that loader workers run, for training and for testing.
+
+Everything about a sample (its crop, flip, colours, random patches) is drawn from (seed, epoch, key), or for replayed
+views from (the store's seed, key, epoch mod V), so it is the same in any worker, rank, batch or order.
+
+Letters: B batch, K kept patches, P patches of the grid.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import webdataset as wds
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ...artifacts_schema import BadImageError, DatalttError, LabelMaps, OptionError, SampleError, ShardError, View
+from ...artifacts_schema.geometry import Scores, center_box
+from ...artifacts_schema.summary import position_prior
+from ..runtime.randomness import generator_of, seed_of
+from .augment import AugmentConfig, erase_patches
+from .images import decode_image, to_tensor
+from .join import JoinConfig, Ticket, TicketJoin
+from .loader import Failure
+from .patches import PatchChooser, Subset, kept_of
+from .policies import Policy
+from .shards import RawSample, iter_samples
+from .spans import CountedShard, eval_run, num_train_steps, spans_of, train_run, worker_steps
+from .token_labels import TokenLabels, check_view_mode, collate_labels, shown_labels
+from .view_modes import ViewMode, ViewShower
+
+
+class Batch(NamedTuple):
+    """What a model is given. `num_skipped` counts samples that were left out, as the user asked, before this batch."""
+
+    images: Tensor  # uint8 [B, channels, H, W]
+    labels: Tensor  # int64 [B]
+    keep_indices: Tensor | None  # int64 [B, K], None for all patches
+    num_skipped: int
+    scores: Tensor | None = None  # float32 [B, P], instead of keep_indices where images are to be mixed
+    token_labels: TokenLabels | None = None
+
+
+# An image uint8 [channels, H, W], its label, the scores of its patches float32 [P], and its token labels [P, k].
+_Processed = tuple[Tensor, int, Scores | None, LabelMaps | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamConfig:
+    """What to stream, and which patches of each image to keep."""
+
+    shards: tuple[CountedShard, ...]
+    view: View
+    image_px: int
+    mode: str
+    grid: tuple[int, int]
+    subset: Subset
+    num_keep: int
+    batch_size: int
+    num_classes: int
+    seed: int
+    join: JoinConfig | None = None
+    skipped_keys: frozenset[str] = frozenset()  # left out at selection, of whatever subset is streamed
+    views: ViewMode = "static"
+    augment: AugmentConfig | None = None  # of static views; None: no flip, no colours
+    policy: Policy | None = None  # of replayed and warped views
+    num_views: int = 1  # V: how many of the store's views are replayed, or make up the map that is warped
+    views_seed: int = 0  # what replayed views were drawn from
+    random_erasing: float = 0.0
+    mixing: bool = False  # give scores instead of kept patches
+    token_labels: bool = False  # give the store's
+    on_bad_image: Literal["error", "skip"] = "error"
+    shuffle_buffer: int = 2000
+    training: bool = True
+
+    @property
+    def num_samples(self) -> int:
+        return sum(s.num_samples for s in self.shards)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamPosition:
+    """Which part of which epoch: set anew for every epoch, and for the step to resume at."""
+
+    epoch: int = 0
+    first_step: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+
+class SampleStream(IterableDataset[Any]):
+    """Batches of one epoch, for one rank."""
+
+    def __init__(self, config: StreamConfig, position: StreamPosition) -> None:
+        super().__init__()
+        if config.subset in ("ticket", "inverse") and config.join is None:
+            raise OptionError(f"{config.subset} patches come from a ticket store; pass --tickets")
+        if config.views == "replay" and config.join is None:
+            raise OptionError("replayed views come from a ticket store; pass --tickets")
+        if config.token_labels:
+            check_view_mode(config.views, config.view, has_join=config.join is not None)
+        self.config, self.position = config, position
+
+    def __iter__(self) -> Iterator[Batch | Failure]:
+        info = get_worker_info()
+        worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
+        try:
+            yield from _Worker(self.config, self.position, worker, num_workers).batches()
+        except DatalttError as error:
+            yield Failure(error)
+
+
+class _Worker:
+    """One worker's share of one epoch."""
+
+    def __init__(self, config: StreamConfig, position: StreamPosition, worker: int, num_workers: int) -> None:
+        self.config, self.position = config, position
+        # The loader starts with its worker 0; when resuming, that one takes over whose turn it is.
+        self.worker = (worker + position.first_step) % num_workers
+        self.num_workers = num_workers
+        self._view_number = position.epoch % config.num_views
+        self.join = TicketJoin(self._join_config(config.join)) if config.join else None
+        self.num_skipped = 0
+        self._reported = 0
+        self._shower = ViewShower(
+            config.views,
+            config.view,
+            image_px=config.image_px,
+            augment=config.augment,
+            policy=config.policy,
+            seed=config.seed,
+            stored_seed=config.views_seed,
+            number=self._view_number,
+        )
+        warps = config.views == "warp" and config.subset in ("ticket", "inverse") and self.join is not None
+        self._chooser = PatchChooser(
+            subset=config.subset,
+            views=config.views,
+            grid=config.grid,
+            seed=config.seed,
+            breaks_ties=config.mixing,
+            prior=position_prior(self.join.store) if warps and self.join else None,
+        )
+
+    def _join_config(self, join: JoinConfig) -> JoinConfig:
+        """What this epoch reads of the store."""
+        join = replace(join, token_labels=self.config.token_labels)
+        if self.config.views == "replay":
+            return replace(join, geometry=True, views=range(self._view_number, self._view_number + 1))
+        if self.config.views == "warp":
+            return replace(join, geometry=True, views=range(self.config.num_views))
+        return join
+
+    def batches(self) -> Iterator[Batch]:
+        c, p = self.config, self.position
+        if not c.training:
+            part = p.rank * self.num_workers + self.worker
+            run = eval_run(num_samples=c.num_samples, part=part, num_parts=p.world_size * self.num_workers)
+            yield from self._all_batches(self._processed(self._joined(run)))
+            return
+        run = train_run(
+            num_samples=c.num_samples,
+            batch_size=c.batch_size,
+            rank=p.rank,
+            world_size=p.world_size,
+            worker=self.worker,
+            num_workers=self.num_workers,
+        )
+        num_steps = num_train_steps(c.num_samples, c.batch_size, p.world_size)
+        steps = worker_steps(num_steps, self.worker, self.num_workers)
+        num_done = sum(1 for s in steps if s < p.first_step)
+        samples = self._resumed(run, num_done * c.batch_size)
+        yield from itertools.islice(self._full_batches(samples), len(steps) - num_done)
+
+    def _resumed(self, run: tuple[int, int], num_done: int) -> Iterator[_Processed]:
+        """The samples of a run after the first `num_done`, which an earlier process trained on."""
+        c = self.config
+        if c.on_bad_image == "error" and (c.join is None or c.join.on_missing_ticket == "error"):
+            yield from self._refilled(run, skip=num_done)
+            return
+        # Which samples were skipped before is known only by going through them again.
+        samples = self._refilled(run, skip=0)
+        for _ in itertools.islice(samples, num_done):
+            pass
+        self._newly_skipped()
+        yield from samples
+
+    def _refilled(self, run: tuple[int, int], skip: int) -> Iterator[_Processed]:
+        """The samples of a run; where some were skipped, as the user asked, others of the run fill their places."""
+        while True:
+            num_given = 0
+            for processed in self._processed(self._shuffled(run, skip)):
+                num_given += 1
+                yield processed
+            if num_given + skip == 0:
+                raise SampleError("every sample of a worker's share was skipped; check the shards and the tickets")
+            skip = 0
+
+    def _sequence(self) -> list[CountedShard]:
+        """The shards in this epoch's order."""
+        shards = list(self.config.shards)
+        if self.config.training:
+            order = generator_of(self.config.seed, "shards", self.position.epoch).permutation(len(shards))
+            shards = [shards[i] for i in order]
+        return shards
+
+    def _joined(self, run: tuple[int, int]) -> Iterator[tuple[RawSample, Ticket | None]]:
+        """The samples of a run with their tickets."""
+        for span in spans_of(self._sequence(), *run):
+            shard = span.counted.shard
+            samples = self._of_span(iter_samples(shard), span.first, span.stop, span.counted)
+            if self.join is None:
+                yield from ((sample, None) for sample in samples)
+            else:
+                yield from self.join.join(shard, samples)
+
+    def _of_span(
+        self, samples: Iterator[RawSample], first: int, stop: int, counted: CountedShard
+    ) -> Iterator[RawSample]:
+        position = 0
+        for sample in samples:
+            if sample.key in self.config.skipped_keys:
+                continue
+            if position == counted.num_samples:
+                raise ShardError(_miscounted(counted, "more"))
+            if first <= position < stop:
+                yield sample
+            position += 1
+            if position >= stop and stop < counted.num_samples:
+                return
+        if position < stop:
+            raise ShardError(_miscounted(counted, str(position)))
+
+    def _shuffled(self, run: tuple[int, int], skip: int = 0) -> Iterator[tuple[RawSample, Ticket | None]]:
+        c = self.config
+        rng = random.Random(seed_of(c.seed, "shuffle", self.position.epoch, *run))
+        buffered = wds.shuffle(max(1, c.shuffle_buffer), initial=max(1, c.shuffle_buffer), rng=rng)
+        for i, item in enumerate(buffered(self._joined(run))):
+            if i >= skip:
+                yield item
+
+    def _processed(self, items: Iterator[tuple[RawSample, Ticket | None]]) -> Iterator[_Processed]:
+        for sample, ticket in items:
+            try:
+                yield self._process(sample, ticket)
+            except BadImageError:
+                if self.config.on_bad_image == "error":
+                    raise
+                self.num_skipped += 1
+
+    def _process(self, sample: RawSample, ticket: Ticket | None) -> _Processed:
+        c = self.config
+        if sample.label < 0:
+            raise SampleError(f"{sample.shard}: sample {sample.key!r} has no .cls; repack the shard with labels")
+        if sample.label >= c.num_classes:
+            raise SampleError(
+                f"{sample.shard}: sample {sample.key!r} is of class {sample.label}, and the model has {c.num_classes} "
+                "classes; use shards of the model's classes, or train with a larger --num-classes"
+            )
+        image = decode_image(sample, c.mode, "mend the shard, or pass --on-bad-image skip")
+        epoch = self.position.epoch
+        if c.views == "warp" and ticket is not None and ticket.boxes is None:
+            # A store of one centre view: its box follows from the image's size.
+            box = center_box(*image.size, resize_px=c.view.resize_px, crop_px=c.image_px)
+            ticket = replace(ticket, boxes=box[None], flips=np.zeros(1, np.uint8))
+        shown = self._shower.show(image, sample.key, epoch, ticket)
+        scores = self._chooser.scores(sample.key, epoch, ticket, shown)
+        pixels = to_tensor(shown.image)
+        if c.random_erasing > 0:
+            pixels = erase_patches(pixels, c.grid, c.view, c.random_erasing, c.seed, epoch, sample.key)
+        labels = shown_labels(ticket, c.views, shown, c.grid) if c.token_labels and ticket is not None else None
+        return pixels, sample.label, scores, labels
+
+    def _full_batches(self, samples: Iterator[_Processed]) -> Iterator[Batch]:
+        """Each batch as soon as it is full."""
+        while len(batch := list(itertools.islice(samples, self.config.batch_size))) == self.config.batch_size:
+            yield self._collate(batch)
+
+    def _all_batches(self, samples: Iterator[_Processed]) -> Iterator[Batch]:
+        """Every sample; the last batch is made when none is left, so that it reports all that were skipped."""
+        batch: list[_Processed] = []
+        for sample in samples:
+            if len(batch) == self.config.batch_size:
+                yield self._collate(batch)
+                batch = []
+            batch.append(sample)
+        if batch:
+            yield self._collate(batch)
+        elif num_skipped := self._newly_skipped():
+            yield Batch(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), None, num_skipped)
+
+    def _collate(self, batch: list[_Processed]) -> Batch:
+        c = self.config
+        images, labels, scores, label_maps = zip(*batch, strict=True)
+        keep_indices = scored = None
+        if scores[0] is not None and c.mixing:
+            scored = torch.from_numpy(np.stack(scores))
+        elif scores[0] is not None:
+            keep_indices = torch.from_numpy(np.stack([kept_of(s, c.num_keep) for s in scores]))
+        return Batch(
+            images=torch.stack(images),
+            labels=torch.tensor(labels),
+            keep_indices=keep_indices,
+            num_skipped=self._newly_skipped(),
+            scores=scored,
+            token_labels=collate_labels(label_maps) if c.token_labels else None,
+        )
+
+    def _newly_skipped(self) -> int:
+        """Samples skipped since this was last asked."""
+        num_skipped = self.num_skipped + (self.join.num_missing if self.join else 0)
+        new, self._reported = num_skipped - self._reported, num_skipped
+        return new
+
+
+def _miscounted(counted: CountedShard, found: str) -> str:
+    return (
+        f"{counted.shard.url} holds {found} samples where {counted.num_samples} were expected: it is not the shard "
+        "that the tickets were made from; pass --recount if its samples were only dealt anew"
+    )

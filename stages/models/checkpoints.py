@@ -1,0 +1,197 @@
+"""Checkpoints of students: weights as safetensors under timm's names, training state apart from them.
+
+runs/NAME/
+  best.safetensors            the weights that did best under the validation protocol asked for
+  checkpoints/latest          the name of the newest complete checkpoint below
+  checkpoints/step-00000042/  model.safetensors, ema.safetensors, training.pt
+
+What a weights file belongs to (model, view, step, …) stands in its own safetensors header.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ...artifacts_schema import CheckpointError, View
+from ...artifacts_schema.files import write_atomically
+from .families import create_student
+from .registry import load_weights, num_classes_in, read_weights
+from .student import PatchInput, Student
+
+_HEADER = "dataltt"
+SELECTOR_FILE = "selector.json"  # in the run of a fitted selector: what it was fitted for
+# What training.pt holds.
+TRAINING_STATE = frozenset({"step", "steps_per_epoch", "optimizer", "scheduler", "best_top1", "num_skipped"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointInfo:
+    """What a student's weights are of. `protocol` and `top1` say by which validation, and how well, they did."""
+
+    model: str
+    num_classes: int
+    image_px: int
+    view: View
+    control: str
+    num_keep: int
+    step: int
+    epoch: int
+    protocol: str | None = None
+    top1: float | None = None
+    swin_input: PatchInput | None = None
+
+
+_ADAPTER = TypeAdapter(CheckpointInfo)
+
+
+def save_weights(path: Path, weights: Mapping[str, torch.Tensor], info: CheckpointInfo) -> None:
+    """Writes weights and what they are of, whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    # Clones: safetensors refuses tensors that share memory.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    save_file(tensors, temporary, metadata={_HEADER: json.dumps(asdict(info))})
+    os.replace(temporary, path)
+
+
+def read_info(path: Path) -> CheckpointInfo | None:
+    """What a weights file says it is of; None if it is not one that dataltt wrote.
+
+    Raises:
+        CheckpointError: the header is damaged.
+    """
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            header = (file.metadata() or {}).get(_HEADER)
+        return None if header is None else _ADAPTER.validate_json(header)
+    except (SafetensorError, OSError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} cannot be read ({reason}); train it again, or fetch it again") from error
+
+
+def find_weights(path: Path, *, ema: bool = False) -> Path:
+    """The weights file that a path means: itself, or of a run its best (with `ema`: its newest average) weights.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if path.is_file():
+        return path
+    latest = latest_checkpoint(path)
+    if ema:
+        if latest is not None and (latest / "ema.safetensors").exists():
+            return latest / "ema.safetensors"
+        raise CheckpointError(f"{path} has no averaged weights (ema.safetensors); train with --ema-decay above 0")
+    if (path / "best.safetensors").exists():
+        return path / "best.safetensors"
+    for candidate in (path, *([latest] if latest else [])):
+        if (candidate / "model.safetensors").exists():
+            return candidate / "model.safetensors"
+    raise CheckpointError(f"there are no weights at {path}; give a .safetensors or .pth file, or a run's folder")
+
+
+def load_student(
+    path: Path, *, model: str | None = None, num_keep: int | None = None, ema: bool = False
+) -> tuple[Student, CheckpointInfo | None, Path]:
+    """A student, what it is of (None for foreign weights, which need `model`), and the file it came from.
+
+    Raises:
+        CheckpointError, ModelError
+    """
+    file = find_weights(path, ema=ema)
+    info = read_info(file)
+    name = model or (info.model if info else None)
+    if name is None:
+        raise CheckpointError(f"{file} does not say which model it is of; pass --model")
+    weights = read_weights(file)
+    student = create_student(
+        name,
+        num_keep=info.num_keep if info else num_keep,
+        patch_input=info.swin_input if info else None,
+        num_classes=info.num_classes if info else num_classes_in(weights),
+    )
+    load_weights(student.net, weights, str(file), name)
+    return student, info, file
+
+
+def _folder(run: Path) -> Path:
+    return run / "checkpoints"
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The newest complete checkpoint of a run."""
+    pointer = _folder(run) / "latest"
+    if not pointer.exists():
+        return None
+    path = _folder(run) / pointer.read_text().strip()
+    if path.parent != _folder(run) or not path.is_dir():
+        raise CheckpointError(f"{pointer} names a checkpoint that is not there; start the run anew with another --out")
+    return path
+
+
+def last_weights(run: Path) -> Path:
+    """The weights that a run ended with, not its best: nothing is chosen on the images that are tested on.
+
+    Raises:
+        CheckpointError: it has no checkpoint.
+    """
+    checkpoint = latest_checkpoint(run)
+    if checkpoint is None:
+        raise CheckpointError(f"{run} has no checkpoint; train it first")
+    return checkpoint / "model.safetensors"
+
+
+def save_checkpoint(
+    run: Path,
+    info: CheckpointInfo,
+    weights: Mapping[str, torch.Tensor],
+    ema_weights: Mapping[str, torch.Tensor] | None,
+    training: Mapping[str, Any],
+) -> None:
+    """Writes a checkpoint beside the one there, points to it, and only then removes the older one."""
+    folder = _folder(run)
+    name = f"step-{info.step:08d}"
+    temporary = folder / f".{name}.tmp-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_weights(temporary / "model.safetensors", weights, info)
+    if ema_weights is not None:
+        save_weights(temporary / "ema.safetensors", ema_weights, info)
+    torch.save(dict(training), temporary / "training.pt")
+    if (folder / name).exists():  # saved at this very step before
+        shutil.rmtree(folder / name)
+    os.rename(temporary, folder / name)
+    write_atomically(folder / "latest", f"{name}\n".encode())
+    for old in folder.glob("*step-*"):
+        if old.name != name:
+            shutil.rmtree(old)
+
+
+def load_training_state(checkpoint: Path, device: torch.device) -> dict[str, Any]:
+    """Optimiser, scheduler and position of a checkpoint, read without pickle's powers.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    path = checkpoint / "training.pt"
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} cannot be read ({reason}); start the run anew with another --out") from error
+    missing = sorted(TRAINING_STATE - set(state)) if isinstance(state, dict) else sorted(TRAINING_STATE)
+    if missing:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}; start the run anew with another --out")
+    return state

@@ -1,0 +1,1 @@
+"""Processes, seeds, interrupts, progress: what any long work needs."""

@@ -1,0 +1,1 @@
+"""Stage one: tickets, and token labels, from shards into a store."""

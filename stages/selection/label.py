@@ -1,0 +1,273 @@
+"""Token labels: a classifier runs once over the views of a finished ticket store, and its label maps are added to it.
+
+Shards are dealt to ranks and loader workers as in selection, and batches never span shards.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...artifacts_schema import (
+    CheckpointError,
+    IncompletePartsError,
+    Labeller,
+    LabelMaps,
+    Manifest,
+    ModelError,
+    OptionError,
+    TicketMismatchError,
+    TicketStore,
+    read_manifest,
+)
+from ...artifacts_schema.writing.label_commit import check_unlabelled, commit_labels, local_store, unlabelled_digest
+from ...artifacts_schema.writing.label_parts import LabelPartWriter, label_parts_dir, open_label_part
+from ...artifacts_schema.writing.parts import begin_plan, part_path
+from ..data.label_stream import StoredViews
+from ..data.loader import iterate, num_workers_for
+from ..data.policies import Policy, replayed_policy
+from ..data.shards import Shard, listed_classes, stored_shards
+from ..models.checkpoints import find_weights, read_info
+from ..models.dense_labels import DenseLabeller
+from ..models.registry import (
+    ALIASES,
+    canonical_name,
+    create_network,
+    load_weights,
+    num_classes_in,
+    read_weights,
+    weights_sha256,
+)
+from ..runtime.distributed import Process, process_group
+from ..runtime.precision import autocast
+from ..runtime.reporting import Reporter, SilentReporter
+from ..runtime.version import tool_version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelConfig:
+    """What `dataltt label` is asked to do; the command line's options, by their names (`store` is its --tickets)."""
+
+    model: str
+    store: str
+    checkpoint: Path | None = None  # a weights file, or a run's folder; None: timm's pretrained ones
+    shards: str | None = None  # None: those that the store was made from
+    num_classes: int | None = None  # None: the checkpoint's, else the pretrained weights'
+    batch_size: int = 128  # views per forward pass
+    workers: int | None = None
+    device: str = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    overwrite: bool = False
+    on_changed_image: Literal["error", "allow"] = "error"
+    on_other_pixels: Literal["error", "allow"] = "error"
+
+
+def label(config: LabelConfig, reporter: Reporter | None = None) -> Manifest | None:
+    """Writes token labels into a store; under torchrun, this process's share of them.
+
+    Returns:
+        The store's new manifest on rank 0, None on the others.
+
+    Raises:
+        DatalttError: anything that the user can mend. The store stays as it was, and the same call goes on from the
+            finished parts.
+    """
+    if config.batch_size < 1:
+        raise OptionError(f"--batch-size {config.batch_size} should be at least 1")
+    path = local_store(config.store)
+    manifest = read_manifest(config.store)
+    check_unlabelled(path, manifest, overwrite=config.overwrite)
+    policy = _policy(config, manifest)
+    shards = _shards_in_order(config, manifest)
+    with process_group(config.device) as process:
+        quiet = reporter if reporter is not None and process.is_main else SilentReporter()
+        model = load_labeller(config, quiet).to(process.device)
+        _check_channels(model, manifest, config)
+        labeller = _labeller(config, model)
+        listed = listed_classes(shards)
+        if listed is not None and listed != labeller.num_classes:
+            quiet.message(
+                f"note: {config.model} has {labeller.num_classes} classes, and classes.json beside the shards lists "
+                f"{listed}; students of these images will refuse such token labels"
+            )
+        if process.is_main:
+            begin_plan(
+                label_parts_dir(path),
+                _plan(manifest, labeller, config),
+                discard_others=config.overwrite,
+                work="labelling",
+                way_out="or pass --overwrite to discard them",
+            )
+        process.barrier()
+        views = StoredViews(
+            config.store,
+            manifest,
+            list(enumerate(shards)),
+            policy=policy,
+            batch_size=config.batch_size,
+            on_changed_image=config.on_changed_image,
+        )
+        _make_parts(config, model, views, process, quiet)
+        process.barrier()
+        if not process.is_main:
+            return None
+        quiet.start("writing the token labels", len(shards), "shards")
+        manifest = commit_labels(path, labeller, overwrite=config.overwrite, on_progress=lambda *_: quiet.advance(1))
+        quiet.finish()
+        return manifest
+
+
+def load_labeller(config: LabelConfig, reporter: Reporter) -> DenseLabeller:
+    """The labelling network with its weights.
+
+    Raises:
+        ModelError, CheckpointError
+    """
+    name = config.model
+    if config.checkpoint is None:
+        if name in ALIASES and ALIASES[name].kwargs:
+            raise CheckpointError(f"there are no pretrained weights of {name}; give --checkpoint")
+        return DenseLabeller(create_network(name, pretrained=True, num_classes=config.num_classes), name)
+    file = find_weights(config.checkpoint)
+    if file != config.checkpoint:
+        reporter.message(f"weights: {file}")
+    info = read_info(file)
+    if info is not None and info.model != canonical_name(name):
+        raise CheckpointError(f"{file} holds weights of {info.model}, not of {name}; pass --model {info.model}")
+    weights = read_weights(file)
+    num_classes = num_classes_in(weights)
+    if None not in (num_classes, config.num_classes) and num_classes != config.num_classes:
+        raise OptionError(f"--num-classes {config.num_classes}: {file} has {num_classes} classes; leave it out")
+    num_classes = config.num_classes if num_classes is None else num_classes
+    net = create_network(name, num_classes=num_classes)
+    load_weights(net, weights, str(file), name)
+    return DenseLabeller(net, name)
+
+
+def _policy(config: LabelConfig, manifest: Manifest) -> Policy | None:
+    """What the store's views were drawn by; None for the centre view."""
+    if manifest.view.kind == "center":
+        return None
+    mode = "L" if len(manifest.view.mean) == 1 else "RGB"
+    allow = config.on_other_pixels == "allow"
+    return replayed_policy(manifest.view, mode, config.store, allow_other_pixels=allow)
+
+
+def _shards_in_order(config: LabelConfig, manifest: Manifest) -> list[Shard]:
+    """The store's shards, in its order.
+
+    Raises:
+        TicketMismatchError: the shards given are others.
+    """
+    found = {s.name: s for s in stored_shards(config.store, manifest, config.shards)}
+    names = manifest.dataset.shards
+    for name in names:
+        if name not in found:
+            raise TicketMismatchError(
+                f"shard {name} of {config.store} is not among the shards given; token labels are of all rows, so pass "
+                "the --shards it was made from"
+            )
+    for name in found:
+        if name not in names:
+            raise TicketMismatchError(
+                f"{found[name].url} is not a shard of {config.store}; pass the --shards it was made from"
+            )
+    return [found[name] for name in names]
+
+
+def _check_channels(model: DenseLabeller, manifest: Manifest, config: LabelConfig) -> None:
+    stored, wanted = len(manifest.view.mean), len(model.input_format.mean)
+    if wanted not in (stored, 3):
+        raise ModelError(
+            f"{config.model} takes {wanted} channel(s), and {config.store} shows images of {stored}; label with "
+            "another --model"
+        )
+
+
+def _labeller(config: LabelConfig, model: DenseLabeller) -> Labeller:
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")  # as for the store itself
+    now = datetime.datetime.fromtimestamp(int(epoch), datetime.UTC) if epoch else datetime.datetime.now(datetime.UTC)
+    return Labeller(
+        model=canonical_name(config.model),
+        weights_sha256=weights_sha256(model.net),
+        num_classes=model.num_classes,
+        precision=config.precision,
+        tool_version=tool_version(),
+        created=now.isoformat(timespec="seconds"),
+    )
+
+
+def _plan(manifest: Manifest, labeller: Labeller, config: LabelConfig) -> dict[str, Any]:
+    """What the parts are parts of: a labelling goes on only if all of this is the same."""
+    plan = {k: v for k, v in asdict(labeller).items() if k != "created"}
+    plan["store"] = unlabelled_digest(manifest)
+    plan["on_changed_image"], plan["on_other_pixels"] = config.on_changed_image, config.on_other_pixels
+    return plan
+
+
+def _make_parts(
+    config: LabelConfig, model: DenseLabeller, views: StoredViews, process: Process, reporter: Reporter
+) -> None:
+    """Writes this rank's parts that are not there yet."""
+    directory = label_parts_dir(Path(config.store))
+    m, store = views.manifest, TicketStore.open(config.store)
+    mine = views.shards[process.rank :: process.world_size]
+    todo = [(i, s) for i, s in mine if not _is_done(directory, i, s, store)]
+    if len(todo) < len(mine):
+        reporter.message(f"{len(mine) - len(todo)} of {len(mine)} shards were done before; going on from there")
+    views.shards = todo
+    num_workers = min(num_workers_for(config.workers, process.local_world_size), len(todo))
+    writers: dict[int, LabelPartWriter] = {}
+    names = dict(todo)
+    num_images = sum(len(store.rows_of_shard(s.name) or ()) for _, s in todo)
+    reporter.start("labelling tokens", num_images, "images")
+    num_done = 0
+    for batch in iterate(views, num_workers, pin_memory=process.device.type == "cuda"):
+        if batch.index not in writers:
+            writers[batch.index] = LabelPartWriter(
+                directory, batch.index, names[batch.index].name, num_views=m.num_views, num_patches=m.num_patches
+            )
+        if batch.images:
+            writers[batch.index].append(_label_maps(model, batch.images, m, config, process.device))
+        if batch.last:
+            writers.pop(batch.index).close()
+            num_done += 1
+        reporter.advance(len(batch.images), f"{num_done}/{len(todo)} shards")
+    reporter.finish()
+
+
+def _is_done(directory: Path, index: int, shard: Shard, store: TicketStore) -> bool:
+    path = part_path(directory, index)
+    if not path.exists():
+        return False
+    part = open_label_part(path)
+    if part.shard != shard.name or part.num_rows != len(store.rows_of_shard(shard.name) or ()):
+        raise IncompletePartsError(f"{path} is not of shard {shard.name}; delete it and label again")
+    return True
+
+
+def _label_maps(
+    model: DenseLabeller, images: Sequence[Tensor], m: Manifest, config: LabelConfig, device: torch.device
+) -> LabelMaps:
+    """Label maps of every view, ids and scores [B, V, P, 5], on each view's own grid."""
+    pixels = torch.cat(list(images)).to(device, non_blocking=True)  # [B · V, channels, H, W]
+    expected = model.input_format
+    mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (expected.mean, expected.std))
+    ids, scores = [], []
+    with autocast(device, config.precision):
+        for some in pixels.split(config.batch_size):
+            # A grey image has three equal channels for a network that wants so many.
+            grey_or_rgb = some.expand(-1, len(expected.mean), -1, -1).float()
+            found = model.label(grey_or_rgb.div_(255).sub_(mean).div_(std), m.grid)
+            ids.append(found[0].cpu().numpy().astype(np.uint16))
+            scores.append(found[1].cpu().numpy().astype(np.float16))
+    lead = (len(images), m.num_views, m.num_patches, -1)
+    return LabelMaps(np.concatenate(ids).reshape(lead), np.concatenate(scores).reshape(lead))

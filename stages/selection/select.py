@@ -1,0 +1,307 @@
+"""Stage one: a ticket selector runs once over the shards and writes a ticket store.
+
+Shards are dealt to ranks, and on each rank to loader workers. Batches never span shards, so that what the selector
+computes does not depend on how many ranks and workers there are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from ...artifacts_schema import (
+    CheckpointError,
+    Manifest,
+    OptionError,
+    Selector,
+)
+from ...artifacts_schema.tickets import order_to_ranks, pack_ranks
+from ...artifacts_schema.writing.commit import StoreSpec, check_destination, commit
+from ...artifacts_schema.writing.parts import Part, begin_plan, part_path, parts_dir, read_header, write_part
+from ..data.drawing import ViewDrawer
+from ..data.images import normalize
+from ..data.loader import iterate, num_workers_for
+from ..data.policies import POLICIES, Policy, describe, policy_of
+from ..data.selection_stream import ShardBatches, ViewBatch
+from ..data.shards import Shard, absolute_spec, is_url, resolve_shards
+from ..models.cascade import default_drop_blocks, keep_counts
+from ..models.checkpoints import SELECTOR_FILE, find_weights, read_info
+from ..models.registry import canonical_name, center_view_of, entry_of, geometry_of, load_vit, weights_sha256
+from ..models.selector import TicketSelector
+from ..runtime.distributed import Process, process_group
+from ..runtime.reporting import Reporter, SilentReporter
+from ..runtime.version import tool_version
+
+# Views that are not drawn at random: one, and that one mirrored.
+MAX_FIXED_VIEWS = 2
+DEFAULT_VIEWS = 16  # the most that docs/views.md has measured
+MAX_VIEWS = 4096  # what a manifest may say
+_SPLITS = ("train", "validation", "val", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectConfig:
+    """What `dataltt select` is asked to do; the command line's options, by their names."""
+
+    model: str
+    shards: str
+    out: Path
+    checkpoint: Path | None = None  # a weights file, or a run's folder; None: timm's pretrained ones
+    ratio: float | None = None
+    keep_rate: float | None = None
+    drop_blocks: tuple[int, ...] | None = None
+    augment: str = "none"  # a policy's name, or none for the centre view
+    min_crop: float | None = None
+    views: int | None = None  # None: DEFAULT_VIEWS with a policy that draws, else 1
+    ranks: bool = False
+    seed: int = 0
+    batch_size: int = 128
+    workers: int | None = None
+    device: str = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    overwrite: bool = False
+    on_bad_image: Literal["error", "skip"] = "error"
+    name: str | None = None
+    split: str | None = None
+
+
+def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest | None:
+    """Runs stage one; under torchrun, this process's share of it.
+
+    Returns:
+        The manifest of the finished store on rank 0, None on the others.
+
+    Raises:
+        DatalttError: anything that the user can mend. Finished parts stay, and the same call goes on from them.
+    """
+    check_destination(config.out, overwrite=config.overwrite)
+    if config.augment not in ("none", *POLICIES):
+        raise OptionError(
+            f"--augment {config.augment!r} is not known to this version; it has none, {', '.join(POLICIES)}"
+        )
+    policy = None if config.augment == "none" else policy_of(config.augment, min_crop=config.min_crop)
+    num_views = _num_views(config, policy)
+    if config.batch_size < 1:
+        raise OptionError(f"--batch-size {config.batch_size} should be at least 1")
+    # Cheap checks come before the model is loaded.
+    keep_counts(1, ratio=config.ratio, keep_rate=config.keep_rate)
+    shards = resolve_shards(config.shards)
+    with process_group(config.device) as process:
+        quiet = reporter if reporter is not None and process.is_main else SilentReporter()
+        model = _model(config, quiet)
+        spec = _store_spec(config, model, shards, policy, num_views)
+        selector = TicketSelector(model, spec.selector.drop_blocks, spec.selector.keep_counts).to(process.device)
+        if process.is_main:
+            begin_plan(parts_dir(config.out), _plan(spec, shards, config), discard_others=config.overwrite)
+        process.barrier()
+        _make_parts(config, selector, spec, _shard_batches(config, shards, spec, policy), process, quiet)
+        process.barrier()
+        if not process.is_main:
+            return None
+        quiet.start("writing the store", len(shards), "shards")
+        manifest = commit(config.out, spec, overwrite=config.overwrite, on_progress=lambda *_: quiet.advance(1))
+        quiet.finish()
+        return manifest
+
+
+def _model(config: SelectConfig, reporter: Reporter) -> VisionTransformer:
+    """The selector with its weights; of a run's folder its best (else newest) ones.
+
+    Raises:
+        ModelError, CheckpointError
+    """
+    file = config.checkpoint
+    if file is not None and file.is_dir():
+        file = find_weights(file)
+        reporter.message(f"weights: {file}")
+        _note_other_share(config, config.checkpoint, reporter)
+    model = load_vit(config.model, file)
+    info = None if file is None else read_info(file)
+    # Models whose weights have the same names and shapes may still want images normalised in another way.
+    if info is not None and info.model != canonical_name(config.model):
+        raise CheckpointError(f"{file} holds weights of {info.model}, not of {config.model}; pass --model {info.model}")
+    return model
+
+
+def _note_other_share(config: SelectConfig, run: Path | None, reporter: Reporter) -> None:
+    """Says so where a selector was fitted to keep another share than it is to keep now."""
+    path = None if run is None else run / SELECTOR_FILE
+    if path is None or not path.exists():
+        return
+    fitted = json.loads(path.read_text())
+    for name in ("ratio", "keep_rate"):
+        if fitted.get(name) is not None and fitted[name] != getattr(config, name):
+            option = f"--{name.replace('_', '-')} {fitted[name]:g}"
+            reporter.message(f"note: {run} was fitted with {option}; a selector is best at the share it was fitted for")
+
+
+def _shard_batches(
+    config: SelectConfig, shards: Sequence[Shard], spec: StoreSpec, policy: Policy | None
+) -> ShardBatches:
+    drawer = ViewDrawer(policy, spec.view, image_px=spec.image_px, num_views=spec.num_views, seed=config.seed)
+    return ShardBatches(
+        list(enumerate(shards)),
+        drawer,
+        mode="L" if len(spec.view.mean) == 1 else "RGB",
+        batch_size=config.batch_size,
+        on_bad_image=config.on_bad_image,
+    )
+
+
+def _num_views(config: SelectConfig, policy: Policy | None) -> int:
+    """How many views each image has.
+
+    Raises:
+        OptionError: views that would be alike, or none.
+    """
+    is_drawn = policy is not None and policy.crop_scale is not None
+    num_views = config.views if config.views is not None else DEFAULT_VIEWS if is_drawn else 1
+    if policy is None and config.min_crop is not None:
+        raise OptionError(f"--min-crop {config.min_crop} needs random crops, e.g. --augment deit")
+    if not is_drawn and not 1 <= num_views <= MAX_FIXED_VIEWS:
+        raise OptionError(
+            f"--views {num_views}: without random crops an image has {MAX_FIXED_VIEWS} views, one and its mirror "
+            "image; give 1 or 2, or a policy that crops, e.g. --augment deit"
+        )
+    if not 1 <= num_views <= MAX_VIEWS:
+        raise OptionError(f"--views {num_views} should lie between 1 and {MAX_VIEWS}")
+    return num_views
+
+
+def _store_spec(
+    config: SelectConfig, model: VisionTransformer, shards: Sequence[Shard], policy: Policy | None, num_views: int
+) -> StoreSpec:
+    geometry = geometry_of(model, config.model)
+    blocks = config.drop_blocks or entry_of(config.model).drop_blocks or default_drop_blocks(len(model.blocks))
+    num_patches = geometry.grid[0] * geometry.grid[1]
+    counts = keep_counts(num_patches, ratio=config.ratio, keep_rate=config.keep_rate, num_stages=len(blocks))
+    selector = Selector(
+        model=canonical_name(config.model),
+        weights_sha256=weights_sha256(model),
+        drop_blocks=list(blocks),
+        keep_counts=list(counts),
+        precision=config.precision,
+        ratio=config.ratio,
+        keep_rate=config.keep_rate,
+    )
+    view = center_view_of(model)
+    if policy is not None:
+        view = replace(view, kind="replay", augment=describe(policy, view, geometry.mode, config.seed))
+    return StoreSpec(
+        grid=geometry.grid,
+        patch_px=geometry.patch_px,
+        image_px=geometry.image_px,
+        num_keep=counts[-1],
+        num_views=num_views,
+        has_ranks=config.ranks,
+        has_views=num_views > 1 or policy is not None,
+        selector=selector,
+        view=view,
+        dataset_name=config.name or _dataset_name(shards[0]),
+        split=config.split or next((s for s in _SPLITS if s in shards[0].name), "unknown"),
+        source=absolute_spec(config.shards),
+        shards=[s.name for s in shards],
+        tool_version=tool_version(),
+    )
+
+
+def _dataset_name(shard: Shard) -> str:
+    """What the shards' names have in common: imagenet-train-000017.tar is of imagenet-train."""
+    return shard.name.rsplit(".", 1)[0].rstrip("0123456789-_") or shard.name
+
+
+def _plan(spec: StoreSpec, shards: Sequence[Shard], config: SelectConfig) -> dict[str, Any]:
+    """What the parts are parts of: a selection goes on only if all of this is the same."""
+    plan = asdict(spec)
+    stats = [None if is_url(s.url) else Path(s.url).stat() for s in shards]
+    plan["shards"] = [
+        [s.name, *([] if st is None else [st.st_size, int(st.st_mtime)])] for s, st in zip(shards, stats, strict=True)
+    ]
+    plan["seed"], plan["on_bad_image"] = config.seed, config.on_bad_image
+    return plan
+
+
+def _make_parts(
+    config: SelectConfig,
+    selector: TicketSelector,
+    spec: StoreSpec,
+    dataset: ShardBatches,
+    process: Process,
+    reporter: Reporter,
+) -> None:
+    """Writes this rank's parts that are not there yet."""
+    directory = parts_dir(config.out)
+    mine = dataset.shards[process.rank :: process.world_size]
+    todo = [(i, s) for i, s in mine if not _is_done(directory, i)]
+    if len(todo) < len(mine):
+        reporter.message(f"{len(mine) - len(todo)} of {len(mine)} shards were done before; going on from there")
+    dataset.shards = todo
+    num_workers = min(num_workers_for(config.workers, process.local_world_size), len(todo))
+    pending: dict[int, list[tuple[ViewBatch, npt.NDArray[np.int64]]]] = {}
+    reporter.start("selecting tickets", None, "images")
+    num_done = num_written = 0
+    for batch in iterate(dataset, num_workers, pin_memory=process.device.type == "cuda"):
+        order = _orders(selector, batch.images, spec, config, process)
+        pending.setdefault(batch.index, []).append((batch, order))
+        if batch.last:
+            part = _part(spec.shards[batch.index], pending.pop(batch.index), spec)
+            write_part(directory, batch.index, part)
+            num_done, num_written = num_done + 1, num_written + part.num_rows
+            reporter.expect(num_written * len(todo) // num_done)  # as if all shards were like those so far
+        reporter.advance(len(batch.keys), f"{num_done}/{len(todo)} shards")
+    reporter.finish()
+
+
+def _is_done(directory: Path, index: int) -> bool:
+    path = part_path(directory, index)
+    return path.exists() and bool(read_header(path).shard)
+
+
+def _orders(
+    selector: TicketSelector,
+    images: Sequence[Tensor],
+    spec: StoreSpec,
+    config: SelectConfig,
+    process: Process,
+) -> npt.NDArray[np.int64]:
+    """Patch orders of every view, int64 [B, V, P], on each view's own grid."""
+    if not images:
+        return np.empty((0, spec.num_views, spec.num_patches), dtype=np.int64)
+    pixels = torch.cat(list(images)).to(process.device, non_blocking=True)  # [B · V, channels, H, W]
+    autocast = (
+        torch.autocast(process.device.type, dtype=torch.bfloat16) if config.precision == "bf16" else nullcontext()
+    )
+    with autocast:
+        orders = [selector(normalize(some, spec.view)).cpu().numpy() for some in pixels.split(config.batch_size)]
+    return np.concatenate(orders).reshape(len(images), spec.num_views, spec.num_patches)
+
+
+def _part(shard: str, batches: Sequence[tuple[ViewBatch, npt.NDArray[np.int64]]], spec: StoreSpec) -> Part:
+    keys = [key for batch, _ in batches for key in batch.keys]
+    ranks = order_to_ranks(np.concatenate([order for _, order in batches]))
+    boxes = flips = None
+    if spec.has_views:
+        boxes = np.array([b for batch, _ in batches for b in batch.boxes], np.float32).reshape(-1, spec.num_views, 4)
+        flips = np.array([f for batch, _ in batches for f in batch.flips], np.uint8).reshape(-1, spec.num_views)
+    return Part(
+        shard=shard,
+        keys=pa.array(keys, type=pa.large_string()),
+        labels=np.array([label for batch, _ in batches for label in batch.labels], dtype=np.int32),
+        digests=np.array([digest for batch, _ in batches for digest in batch.digests], dtype=np.uint64),
+        tickets=pack_ranks(ranks, spec.num_keep),
+        ranks=ranks if spec.has_ranks else None,
+        boxes=boxes,
+        flips=flips,
+        skipped=[skipped for batch, _ in batches for skipped in batch.skipped],
+    )

@@ -1,0 +1,1 @@
+"""Stage two: students on shards joined with their tickets, and tests of them."""

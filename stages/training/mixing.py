@@ -1,0 +1,132 @@
+"""CutMix and Mixup on the patch grid, for tickets, random subsets and all patches alike.
+
+Images of a batch are mixed with those of the batch in reverse order, as timm does. CutMix's box lies on grid lines, and
+takes each position's pixels *and* score from one of the two images; Mixup adds pixels and scores by λ. The K patches of
+highest score are kept, so K stays what it was. Labels are weighted by what the kept patches show: under CutMix the
+share of kept patches that come from either image (not the box's area: a box in which nothing is kept shows nothing),
+under Mixup λ, since every kept patch shows both. Sources: Yun et al. 2019 (CutMix), Zhang et al. 2018 (Mixup).
+
+Letters: B batch, P patches of the grid, K kept patches.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from timm.data.mixup import mixup_target, rand_bbox
+from torch import Tensor
+
+from ..grid import Box, inside_box
+from ..runtime.randomness import isolated_rng
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixConfig:
+    """DeiT's numbers. `mixup` and `cutmix` are the α of Beta(α, α), 0 for none."""
+
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    probability: float = 1.0  # of a batch to be mixed at all
+    switch: float = 0.5  # of CutMix, where there are both
+
+    @property
+    def is_on(self) -> bool:
+        return self.probability > 0 and (self.mixup > 0 or self.cutmix > 0)
+
+
+class Mix(NamedTuple):
+    """How a batch is mixed: pixels keep `lam` of themselves (Mixup), or give up `box` (CutMix). λ in [0, 1]."""
+
+    lam: float = 1.0
+    box: Box | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixed:
+    """A mixed batch. `weights` is each image's own label's weight; its partner's is 1 - that."""
+
+    images: Tensor  # float [B, channels, H, W]
+    keep_indices: Tensor | None  # int64 [B, K], ascending; None for all patches
+    weights: Tensor  # float32 [B]
+    box: Box | None = None  # CutMix that the model is left to do on its tokens; `images` are then as they were
+
+    def targets(self, labels: Tensor, num_classes: int, smoothing: float = 0.0) -> Tensor:
+        """Soft labels float [B, classes], each summing to 1."""
+        soft: Tensor = mixup_target(labels, num_classes, lam=self.weights[:, None], smoothing=smoothing)
+        return soft
+
+
+def draw_mix(config: MixConfig, grid: tuple[int, int], *names: object) -> Mix:
+    """Draws how a batch is mixed; the same names give the same mix."""
+    with isolated_rng(*names, "mix"):
+        if not config.is_on or random.random() >= config.probability:
+            return Mix()
+        cut = config.cutmix > 0 and (config.mixup <= 0 or random.random() < config.switch)
+        alpha = config.cutmix if cut else config.mixup
+        lam = float(np.random.beta(alpha, alpha))
+        if not cut:
+            return Mix(lam=lam)
+        top, bottom, left, right = (int(v) for v in rand_bbox(grid, lam))
+        return Mix(box=Box(top, bottom, left, right))
+
+
+def mix_batch(
+    images: Tensor,
+    scores: Tensor | None,
+    mix: Mix,
+    *,
+    grid: tuple[int, int],
+    num_keep: int,
+    on_tokens: bool = False,
+) -> Mixed:
+    """Mixes a batch with itself in reverse order.
+
+    Args:
+        images: float [B, channels, H, W].
+        scores: float32 [B, P], more is more informative; None to keep all patches.
+        num_keep: K.
+        on_tokens: leave CutMix's pixels to the model, which mixes tokens (MixToken).
+    """
+    if mix.box is None:
+        return _mixup(images, scores, mix.lam, num_keep)
+    pixels = images if on_tokens else _cut_in(images, mix.box, grid)
+    return _cutmix(pixels, scores, mix.box, grid, num_keep, mix.box if on_tokens else None)
+
+
+def _mixup(images: Tensor, scores: Tensor | None, lam: float, num_keep: int) -> Mixed:
+    def mixed(values: Tensor) -> Tensor:
+        return values if lam == 1 else lam * values + (1 - lam) * values.flip(0)
+
+    weights = torch.full((len(images),), lam, device=images.device)
+    keep = None if scores is None else _top(mixed(scores), num_keep)
+    return Mixed(images=mixed(images), keep_indices=keep, weights=weights)
+
+
+def _cut_in(images: Tensor, box: Box, grid: tuple[int, int]) -> Tensor:
+    patch_px = images.shape[-1] // grid[1]
+    y = slice(box.top * patch_px, box.bottom * patch_px)
+    x = slice(box.left * patch_px, box.right * patch_px)
+    mixed = images.clone()
+    mixed[..., y, x] = images.flip(0)[..., y, x]
+    return mixed
+
+
+def _cutmix(
+    mixed: Tensor, scores: Tensor | None, box: Box, grid: tuple[int, int], num_keep: int, left: Box | None
+) -> Mixed:
+    inside = inside_box(box, grid, mixed.device)
+    if scores is None:
+        weights = (~inside).float().mean().expand(len(mixed))
+        return Mixed(images=mixed, keep_indices=None, weights=weights, box=left)
+    keep = _top(torch.where(inside, scores.flip(0), scores), num_keep)
+    return Mixed(images=mixed, keep_indices=keep, weights=(~inside)[keep].float().mean(dim=1), box=left)
+
+
+def _top(scores: Tensor, num_keep: int) -> Tensor:
+    """The K patches of highest score, of equals the first, ascending: int64 [B, K]."""
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    return order[:, :num_keep].sort(dim=1).values

@@ -1,0 +1,335 @@
+"""Stage two: trains a token-pruned ViT on shards joined with their tickets.
+
+Recipe: DeiT (Touvron et al. 2021), as Shen et al. 2023 use it, from timm's parts, with augmentation that tickets
+follow: replayed or warped views, mixing on the patch grid, erasing of whole patches.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from ...artifacts_schema import DatalttError, OptionError
+from ..data.images import normalize
+from ..data.loader import iterate
+from ..data.student_stream import Batch, SampleStream, StreamPosition
+from ..models.checkpoints import CheckpointInfo, latest_checkpoint, load_training_state, save_checkpoint, save_weights
+from ..models.registry import load_weights, read_weights
+from ..models.student import Student
+from ..runtime.distributed import Process, process_group
+from ..runtime.interrupts import StopRequest
+from ..runtime.randomness import seed_of
+from ..runtime.reporting import Reporter, SilentReporter
+from ..runtime.version import tool_version
+from .config import TrainConfig
+from .evaluate import EvalProtocol, Metrics, center_of, evaluate_stream
+from .losses import StudentLoss
+from .optimization import clip_gradients, create_optimizer, create_schedule, scaled_lr
+from .plan import RunPlan, plan_run
+from .run_log import RunLog, begin_run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """What came of a run. `validation` is the last one, `best_top1` the best, both by `protocol`."""
+
+    run: str
+    step: int
+    epoch: int
+    protocol: EvalProtocol | None
+    validation: Metrics | None
+    best_top1: float | None
+    num_skipped: int
+
+
+def train(
+    config: TrainConfig,
+    reporter: Reporter | None = None,
+    *,
+    prepare: Callable[[Student], Student] | None = None,
+    purpose: str = "train",
+) -> TrainResult:
+    """Runs stage two; under torchrun, this process's share of it.
+
+    Args:
+        prepare: gives the student to train instead of a fresh one: that one changed (masks, other weights), or wrapped.
+            It is called before a checkpoint is loaded, also on resuming.
+        purpose: the command whose run this is; another one does not resume it.
+
+    Raises:
+        DatalttError: anything that the user can mend.
+    """
+    with process_group(config.device) as process:
+        quiet = reporter if reporter is not None and process.is_main else SilentReporter()
+        plan = plan_run(config, process, quiet)
+        if prepare is not None:
+            plan = replace(plan, student=prepare(plan.student))
+        return _Trainer(plan, process, quiet, purpose).run()
+
+
+class _Trainer:
+    """One run under way."""
+
+    def __init__(self, plan: RunPlan, process: Process, reporter: Reporter, purpose: str = "train") -> None:
+        self.process, self.reporter, self.purpose = process, reporter, purpose
+        self.config, self.student, self.steps_per_epoch = plan.config, plan.student, plan.steps_per_epoch
+        self.stream, self.val_stream, self.protocol = plan.stream, plan.val_stream, plan.protocol
+        self.epochs = plan.epochs
+        self._build()
+
+    def _build(self) -> None:
+        """Optimiser, schedule, loss, average: timm's parts, with the recipe's numbers."""
+        c, device = self.config, self.process.device
+        self.student.to(device)
+        self.ema = ModelEmaV3(self.student.net, decay=c.ema_decay) if c.ema_decay > 0 else None
+        self.lr = scaled_lr(c, self.process.world_size)
+        self.optimizer = create_optimizer(c, self.student.net, self.process.world_size)
+        self.scheduler = create_schedule(c, self.optimizer, epochs=self.epochs, steps_per_epoch=self.steps_per_epoch)
+        self.loss = StudentLoss(c, self.stream, self.process.rank, mixes_tokens=self.student.mixes_tokens)
+        self.step = 0
+        self.best_top1: float | None = None
+        self.validation: Metrics | None = None
+        self.num_skipped = 0
+        self._loss_is_finite = torch.ones((), dtype=torch.bool, device=device)
+        self.stop = StopRequest()
+        self._last_logged: tuple[int, float] | None = None
+
+    def run(self) -> TrainResult:
+        """Trains from the start, or from the newest checkpoint, to the end or to `max_steps`."""
+        c = self.config
+        if self.process.is_main:
+            resolved = {
+                **asdict(c),
+                "world_size": self.process.world_size,
+                "purpose": self.purpose,
+                "tool_version": tool_version(),
+            }
+            begin_run(c.out, resolved, resume=c.resume)
+        self.process.barrier()
+        if c.resume:
+            self._load()
+        self.log = RunLog(c.out, first_step=self.step) if self.process.is_main else None
+        self._announce()
+        if c.compile:
+            self.student.compile()
+        self.model: torch.nn.Module = self.student
+        if self.process.world_size > 1:
+            ids = [self.process.device.index] if self.process.device.type == "cuda" else None
+            self.model = DistributedDataParallel(self.student, device_ids=ids)
+        try:
+            # Many processes would have to agree on the step to stop at.
+            with self.stop.watched() if self.process.world_size == 1 else nullcontext():
+                self._run_epochs()
+        finally:
+            if self.log is not None:
+                self.log.close()
+            if self.step == 0 and not c.resume and self.process.is_main:
+                shutil.rmtree(c.out)  # ended by an error before it began: the corrected command starts afresh
+        return TrainResult(
+            run=str(c.out),
+            step=self.step,
+            epoch=self.step // self.steps_per_epoch,
+            protocol=self.protocol,
+            validation=self.validation,
+            best_top1=self.best_top1,
+            num_skipped=self.num_skipped,
+        )
+
+    def _run_epochs(self) -> None:
+        if self._is_to_stop():
+            self.reporter.message(f"nothing left to do at step {self.step}; raise --max-steps or --epochs")
+        for epoch in range(self.step // self.steps_per_epoch, self.epochs):
+            if self._is_to_stop():
+                return
+            self._epoch(epoch)
+
+    def _announce(self) -> None:
+        c, s = self.config, self.stream
+        kept = "all patches" if c.control == "dense" else f"{s.num_keep} of {s.grid[0] * s.grid[1]} patches"
+        if c.control != "dense" and not self.student.saves_compute:
+            kept += " (the others are set to zero, which saves no compute)"
+        tested = "while dropping" if self.student.summary else f"on {self.protocol}"
+        what = self.student.summary or f"{c.control}: {kept}"
+        left_out = s.num_samples - self.steps_per_epoch * c.batch_size * self.process.world_size
+        self.reporter.message(
+            f"{c.model}, {what}; {s.num_samples} images, {self.steps_per_epoch} steps per epoch"
+            + (f" (each epoch leaves out another {left_out}, less than a batch)" if left_out else "")
+            + f", learning rate {self.lr:.3g}"
+            + (f"; best kept by testing {tested}" if self.protocol else "; no --val-shards: no best is kept")
+        )
+
+    def _is_to_stop(self) -> bool:
+        at_end = self.step >= self.epochs * self.steps_per_epoch
+        at_max_steps = self.config.max_steps is not None and self.step >= self.config.max_steps
+        return at_end or at_max_steps or self.stop.is_made
+
+    def _epoch(self, epoch: int) -> None:
+        """Trains one epoch, or what is left of it, or up to `max_steps`; tests if it came to its end; saves."""
+        c = self.config
+        first, end = self.step - epoch * self.steps_per_epoch, (epoch + 1) * self.steps_per_epoch
+        position = StreamPosition(
+            epoch=epoch, first_step=first, rank=self.process.rank, world_size=self.process.world_size
+        )
+        self.reporter.start(f"epoch {epoch + 1}/{self.epochs}", self.steps_per_epoch * c.batch_size, "images")
+        self.reporter.advance(first * c.batch_size)
+        for batch in self._batches(position):
+            self._train_step(batch)
+            if self._is_to_stop():
+                break
+            if c.checkpoint_steps and self.step % c.checkpoint_steps == 0 and self.step < end:
+                self._save()
+        self.reporter.finish()
+        self._check_loss()
+        if self.step == end:
+            self._validate(epoch)
+        elif self._is_to_stop():
+            what = "interrupted" if self.stop.is_made else "stopped by --max-steps"
+            self.reporter.message(f"{what} at step {self.step}, inside epoch {epoch + 1}: saved, not validated")
+        else:
+            raise DatalttError(f"epoch {epoch + 1} ended at step {self.step}, not {end}: its shards changed meanwhile")
+        self._save()
+
+    def _batches(self, position: StreamPosition) -> Iterator[Batch]:
+        assert self.config.workers is not None
+        pin = self.process.device.type == "cuda"
+        return iterate(SampleStream(self.stream, position), self.config.workers, pin_memory=pin)
+
+    def _train_step(self, batch: Batch) -> None:
+        c, device = self.config, self.process.device
+        # Stochastic depth and mixing are drawn anew by (seed, step, rank), so that a resumed run draws the same.
+        step_seed = seed_of(c.seed, "step", self.step, self.process.rank)
+        random.seed(step_seed)
+        torch.manual_seed(step_seed)
+        self.scheduler.step_update(self.step)
+        self.student.begin_step(self.step / self.steps_per_epoch)
+        self.model.train()
+        images = normalize(batch.images.to(device, non_blocking=True), self.stream.view)
+        labels = batch.labels.to(device, non_blocking=True)
+        loss = self.loss(self.model, batch, images, labels, self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        clip_gradients(c, self.student.net)
+        self.optimizer.step()
+        self.step += 1
+        if self.ema is not None:
+            self.ema.update(self.student.net, step=self.step)
+        self.num_skipped += batch.num_skipped
+        self._loss_is_finite &= loss.detach().isfinite()
+        note = self._log_step(loss.detach(), len(labels)) if self.step % c.log_steps == 0 else ""
+        self.reporter.advance(len(labels), note)
+
+    def _log_step(self, loss: Tensor, batch_size: int) -> str:
+        """Writes a line of metrics; returns the figure to show. All ranks come here at the same steps."""
+        mean = float(self.process.sum(loss.float().reshape(1))) / self.process.world_size
+        self._check_loss()
+        now = time.perf_counter()
+        values: dict[str, Any] = {"loss": mean, "lr": self.optimizer.param_groups[0]["lr"]}
+        if self._last_logged is not None:
+            last_step, last_time = self._last_logged
+            seen = (self.step - last_step) * batch_size * self.process.world_size
+            values["images_per_s"] = seen / (now - last_time)
+        self._last_logged = (self.step, now)
+        if self.log is not None:
+            self.log.write(self.step, (self.step - 1) // self.steps_per_epoch, values)
+        return f"loss {mean:.3f}"
+
+    def _check_loss(self) -> None:
+        """Raises if any loss so far was not finite; not asked at every step, since a GPU would have to wait."""
+        if not self._loss_is_finite:
+            raise DatalttError(
+                f"the loss is not finite at step {self.step} or before; lower --lr, or use --precision fp32"
+            )
+
+    def _validate(self, epoch: int) -> None:
+        if self.val_stream is None:
+            return
+        c = self.config
+        assert c.workers is not None
+        metrics = evaluate_stream(
+            self.student,
+            self.val_stream,
+            self.process,
+            num_workers=c.workers,
+            precision=c.precision,
+            reporter=self.reporter,
+            own_patches=self.protocol == "own",
+        )
+        self.validation = metrics
+        best = self.best_top1 is None or metrics.top1 > self.best_top1
+        if best:
+            self.best_top1 = metrics.top1
+        if self.log is not None:
+            values = {f"val_{k}": v for k, v in asdict(metrics).items()}
+            self.log.write(self.step, epoch, {**values, "val_protocol": self.protocol})
+        if best and self.process.is_main:
+            save_weights(c.out / "best.safetensors", self.student.net.state_dict(), self._info())
+        self.reporter.message(
+            f"epoch {epoch + 1}: top-1 {metrics.top1:.2f}, loss {metrics.loss:.3f} on {self.protocol}"
+            + (" (best so far)" if best else "")
+        )
+        self._last_logged = (self.step, time.perf_counter())
+
+    def _info(self) -> CheckpointInfo:
+        c, s = self.config, self.stream
+        assert c.model is not None
+        return CheckpointInfo(
+            model=c.model,
+            num_classes=s.num_classes,
+            image_px=s.image_px,
+            view=center_of(s.view),
+            control=c.control,
+            num_keep=self.student.fixed_num_keep or s.num_keep,
+            swin_input=c.swin_input,
+            step=self.step,
+            epoch=self.step // self.steps_per_epoch,
+            protocol=self.protocol,
+            top1=self.validation.top1 if self.validation else None,
+        )
+
+    def _save(self) -> None:
+        """Writes a checkpoint, on rank 0; the others wait."""
+        self._check_loss()
+        if self.process.is_main:
+            training = {
+                "step": self.step,
+                "steps_per_epoch": self.steps_per_epoch,
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "best_top1": self.best_top1,
+                "num_skipped": self.num_skipped,
+            }
+            ema = self.ema.module.state_dict() if self.ema is not None else None
+            save_checkpoint(self.config.out, self._info(), self.student.net.state_dict(), ema, training)
+        self.process.barrier()
+
+    def _load(self) -> None:
+        checkpoint = latest_checkpoint(self.config.out)
+        if checkpoint is None:
+            self.reporter.message(f"there is no checkpoint in {self.config.out} yet; starting at step 0")
+            return
+        assert self.config.model is not None
+        state = load_training_state(checkpoint, self.process.device)
+        source = checkpoint / "model.safetensors"
+        load_weights(self.student.net, read_weights(source), str(source), self.config.model)
+        if self.ema is not None:
+            source = checkpoint / "ema.safetensors"
+            load_weights(self.ema.module, read_weights(source), str(source), self.config.model)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.step, self.best_top1, self.num_skipped = state["step"], state["best_top1"], state["num_skipped"]
+        if state["steps_per_epoch"] != self.steps_per_epoch:
+            raise OptionError(
+                f"--resume: the shards held {state['steps_per_epoch']} steps per epoch and now hold "
+                f"{self.steps_per_epoch}; give the same shards"
+            )
+        self.reporter.message(f"resumed at step {self.step}")

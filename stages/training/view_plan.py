@@ -1,0 +1,147 @@
+"""Which views a run shows, from what is asked for and what the store has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from ...artifacts_schema import Manifest, OptionError, TicketMismatchError
+from ..data.augment import AugmentConfig, PhotometricAugment
+from ..data.patches import Subset
+from ..data.policies import POLICIES, Policy, policy_of, replayed_policy
+from ..data.view_modes import ViewMode
+
+
+class ViewOptions(Protocol):
+    """The options that views follow from; None where not given."""
+
+    @property
+    def tickets(self) -> str | None: ...
+    @property
+    def control(self) -> Subset: ...
+    @property
+    def views(self) -> ViewMode | None: ...
+    @property
+    def num_views(self) -> int | None: ...
+    @property
+    def augment(self) -> str | None: ...
+    @property
+    def min_crop(self) -> float | None: ...
+    @property
+    def hflip(self) -> float | None: ...
+    @property
+    def auto_augment(self) -> str | None: ...
+    @property
+    def color_jitter(self) -> float | None: ...
+    @property
+    def on_other_pixels(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewPlan:
+    """`policy` draws replayed and warped views; of a static one, its colours and mirroring alone are used."""
+
+    mode: ViewMode
+    policy: Policy
+    num_views: int
+    seed: int
+
+
+def plan_views(options: ViewOptions, manifest: Manifest | None, mean: list[float]) -> ViewPlan:
+    """Resolves the views of a run.
+
+    Raises:
+        OptionError: options that do not go together.
+        TicketMismatchError: the store does not have what they need.
+    """
+    mode = options.views or default_mode(manifest)
+    if mode == "replay":
+        return _replay(options, manifest)
+    policy = _drawn_policy(options, manifest)
+    PhotometricAugment(policy.augment, mean)  # refuses what it does not understand, before anything is written
+    num_views = manifest.num_views if manifest else 1
+    if mode == "static":
+        _refuse(options, ("num_views", "min_crop"), "static", "the centre view is the only one")
+        if manifest is not None and options.control in ("ticket", "inverse") and manifest.view.kind != "center":
+            raise TicketMismatchError(
+                f"--views static needs the centre view's tickets, and {options.tickets} holds {_holds(manifest)}; "
+                "train with --views replay, or select centre views: dataltt select --augment none"
+            )
+        return ViewPlan(mode=mode, policy=policy, num_views=1, seed=0)
+    if manifest is not None and options.control in ("ticket", "inverse"):
+        if not manifest.has_ranks:
+            raise TicketMismatchError(
+                f"--views warp needs ranks, and {options.tickets} holds {_holds(manifest)} without them; select "
+                f"again with: dataltt select --augment {_policy_name(manifest) or 'none'} --ranks"
+            )
+        num_views = _num_views(options, manifest)
+    return ViewPlan(mode=mode, policy=policy, num_views=num_views, seed=0)
+
+
+def default_mode(manifest: Manifest | None) -> ViewMode:
+    """Replayed views where a store has them, else its centre view; fresh crops without a store (docs/views.md)."""
+    if manifest is None:
+        return "warp"
+    if manifest.view.kind == "center":
+        return "static"
+    policy = POLICIES.get(str((manifest.view.augment or {}).get("name")))
+    return "warp" if policy is not None and policy.crop_scale is None else "replay"
+
+
+def _replay(options: ViewOptions, manifest: Manifest | None) -> ViewPlan:
+    if manifest is None or options.tickets is None:
+        raise OptionError("--views replay shows the views of a ticket store; pass --tickets, or --views warp")
+    if manifest.view.kind == "center":
+        raise TicketMismatchError(
+            f"--views replay needs augmented views, and {options.tickets} holds {_holds(manifest)}; select them with: "
+            "dataltt select --augment deit"
+        )
+    given = ("augment", "min_crop", "hflip", "auto_augment", "color_jitter")
+    _refuse(options, given, "replay", f"the store's views were drawn by {_policy_name(manifest)!r}")
+    mode = "L" if len(manifest.view.mean) == 1 else "RGB"
+    allow = options.on_other_pixels == "allow"
+    policy = replayed_policy(manifest.view, mode, options.tickets, allow_other_pixels=allow)
+    seed = (manifest.view.augment or {})["seed"]
+    return ViewPlan(mode="replay", policy=policy, num_views=_num_views(options, manifest), seed=seed)
+
+
+def _num_views(options: ViewOptions, manifest: Manifest) -> int:
+    wanted = manifest.num_views if options.num_views is None else options.num_views
+    if not 1 <= wanted <= manifest.num_views:
+        raise TicketMismatchError(
+            f"--num-views {wanted}: {options.tickets} holds {_holds(manifest)}; ask for at most so many, or select "
+            f"more: dataltt select --augment {_policy_name(manifest) or 'deit'} --views {max(wanted, 1)}"
+        )
+    return wanted
+
+
+def _drawn_policy(options: ViewOptions, manifest: Manifest | None) -> Policy:
+    """The policy asked for, else the store's if it crops, else DeiT's; single numbers of it as asked."""
+    name = options.augment
+    if name is None:
+        stored = POLICIES.get(_policy_name(manifest) or "")
+        name = stored.name if stored is not None and stored.crop_scale is not None else "deit"
+    policy = policy_of(name, min_crop=options.min_crop)
+    numbers: dict[str, Any] = {n: getattr(options, n) for n in ("hflip", "auto_augment", "color_jitter")}
+    augment: AugmentConfig = replace(policy.augment, **{n: v for n, v in numbers.items() if v is not None})
+    return replace(policy, augment=augment)
+
+
+def _policy_name(manifest: Manifest | None) -> str | None:
+    augment = manifest.view.augment if manifest is not None else None
+    return None if augment is None else str(augment.get("name"))
+
+
+def _holds(manifest: Manifest) -> str:
+    """What views a store holds, for error messages."""
+    views = f"{manifest.num_views} view{'s' if manifest.num_views > 1 else ''}"
+    if manifest.view.kind == "center":
+        return f"{views} (centre)"
+    return f"{views} of policy {_policy_name(manifest)!r}"
+
+
+def _refuse(options: ViewOptions, names: Sequence[str], mode: str, why: str) -> None:
+    for name in names:
+        if getattr(options, name) is not None:
+            raise OptionError(f"--{name.replace('_', '-')} has no effect with --views {mode}: {why}")

@@ -1,0 +1,1 @@
+"""Iterative magnitude pruning: tickets of weights instead of patches."""

@@ -1,0 +1,65 @@
+"""The benchmarks measure what they say; how fast it is, is not tested here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dataltt.pipeline.bench.compute import bench_select, bench_train
+from dataltt.pipeline.bench.data import bench_join
+from dataltt.pipeline.bench.store import SyntheticRows, bytes_per_view, measure_in_process, write_store
+from dataltt.pipeline.bench.timing import interleaved, ratio_row
+from dataltt.stages.runtime.reporting import SilentReporter
+
+
+def test_calls_alternate_after_one_warm_up_of_each() -> None:
+    calls: list[str] = []
+    first, second = interleaved(
+        lambda: calls.append("a"), lambda: calls.append("b"), repeats=3, reporter=SilentReporter(), name="x"
+    )
+    assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
+    assert (len(first), len(second)) == (3, 3)
+
+
+def test_the_ratio_is_of_medians_over_the_divisor() -> None:
+    row = ratio_row("x", [4.0, 100.0, 6.0], [2.0, 1.0, 50.0], goal=1.5, divisor=2.0)
+    assert row.value == 6.0 / 2.0 / 2.0
+    assert row.ok
+    assert row.detail["paired_min_median_max"] == [6 / 50 / 2, 4 / 2 / 2, 100 / 2]
+    assert not ratio_row("x", [1.0], [1.0], goal=1.5).ok
+
+
+def test_select_and_train_say_what_they_measured() -> None:
+    (select,) = bench_select(device="cpu", precision="fp32", batch_size=2, repeats=1, reporter=SilentReporter())
+    assert select.detail["batch_size"] == 2
+    assert select.ok == (select.value >= 1.45)
+    (train,) = bench_train(device="cpu", precision="fp32", batch_size=2, repeats=1, reporter=SilentReporter())
+    # A DeiT-Small on 98 of 196 patches has a little over half the FLOPs of one on all.
+    assert train.detail["flops_ratio"] == pytest.approx(2.05, abs=0.1)
+
+
+def test_join_streams_every_sample_with_and_without_tickets() -> None:
+    rows = bench_join(repeats=1, num_images=100, reporter=SilentReporter())
+    assert len(rows) == 2
+    assert all(min(row.detail["samples_per_s"]) > 0 for row in rows)
+
+
+def test_a_replayed_view_takes_at_most_42_bytes() -> None:
+    assert 30 < bytes_per_view(20_000, 10) <= 42
+
+
+def test_sizes_and_memory_are_of_a_store_that_was_written(tmp_path: Path) -> None:
+    store = tmp_path / "s.zarr"
+    assert measure_in_process("parts", store, 2000) == {}
+    written = measure_in_process("commit", store, 2000)
+    assert 25 <= written["tickets_bytes_per_image"] < written["all_bytes_per_image"]
+    on_disk = sum(f.stat().st_size for f in store.rglob("*") if f.is_file())
+    assert written["all_bytes_per_image"] == on_disk / 2000
+    assert measure_in_process("join", store, 2000)["peak_bytes"] > 10 << 20
+
+
+def test_synthetic_stores_of_the_same_rows_have_the_same_tickets(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_store(tmp_path / f"{name}.zarr", [SyntheticRows.of_shard(0)])
+    chunks = [(tmp_path / f"{name}.zarr/tickets/c/0/0/0").read_bytes() for name in ("a", "b")]
+    assert chunks[0] == chunks[1]

@@ -1,0 +1,299 @@
+"""Packing ImageFolder trees: every image comes back under its key, or nothing is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from dataltt.artifacts_schema import DatalttError, DuplicateKeyError, OptionError, OutputExistsError
+from dataltt.stages.data.packing import EncodedSample, PackSummary, key_of, pack_image_folder, write_shards
+from dataltt.stages.data.shards import RawSample, Shard, count_samples, iter_samples
+from dataltt.stages.runtime.reporting import SilentReporter
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from ...helpers import file_digests
+
+_FILE_NAME_BYTES = 200  # file systems allow 255; the extension comes on top
+
+# A path below the root: class, folders, stem and extension.
+_Source = tuple[str, tuple[str, ...], str, str]
+
+
+def _is_file_name(text: str) -> bool:
+    return text not in (".", "..") and len(text.encode()) <= _FILE_NAME_BYTES
+
+
+_names = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=12).filter(_is_file_name)
+_telling_names = st.sampled_from(["a", "b.c", "é ü", "v1.0", "日本", "x..y", " lead", "-n", "a b.tar", "_", "__x"])
+_any_name = _names | _telling_names
+_extensions = st.sampled_from([".jpg", ".jpeg", ".JPG", ".png", ".Png", ".webp"])
+_sources = st.tuples(_any_name, st.lists(_any_name, max_size=2).map(tuple), _any_name, _extensions)
+
+
+def _key(source: _Source) -> str:
+    """What the key should be, from the parts of the path."""
+    folder, folders, stem, _ = source
+    return "/".join([folder, *folders, stem]).replace(".", "_")
+
+
+def _is_read_as_metadata(key: str) -> bool:
+    """WebDataset passes over names that begin with __SOMETHING__ (see the test of such a class below)."""
+    first = key.split("/")[0]
+    return first.startswith("__") and first.endswith("__")
+
+
+def _write_tree(root: Path, sources: Sequence[_Source]) -> dict[str, tuple[bytes, str]]:
+    """Files below `root`, as many of the sources as have keys and paths of their own: key → content, class."""
+    written: dict[str, tuple[bytes, str]] = {}
+    for number, source in enumerate(sources):
+        folder, folders, stem, extension = source
+        key = _key(source)
+        path = root.joinpath(folder, *folders, stem + extension)
+        if key in written or _is_read_as_metadata(key) or path.exists():
+            continue
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):  # a folder named as an earlier file
+            continue
+        content = f"image {number}".encode()
+        path.write_bytes(content)
+        written[key] = content, folder
+    return written
+
+
+def _pack(source: Path, out: Path, *, name: str = "train", max_count: int = 1000, seed: int = 0) -> PackSummary:
+    return pack_image_folder(source, out, name=name, max_count=max_count, seed=seed, reporter=SilentReporter())
+
+
+def _read_all(paths: Sequence[str]) -> list[RawSample]:
+    return [s for p in paths for s in iter_samples(Shard(url=p, name=Path(p).name))]
+
+
+def _make_tree(root: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return root
+
+
+@settings(max_examples=60, deadline=None)
+@given(sources=st.lists(_sources, min_size=1, max_size=8), max_count=st.integers(1, 5), seed=st.integers(0, 3))
+@example(sources=[("a.b", ("c.d",), "e.f", ".jpeg"), ("a", (), "日本 x", ".png")], max_count=1, seed=0)
+@example(sources=[("new\nline", ("x\ny",), "tab\tname", ".jpg")], max_count=1, seed=0)
+@example(sources=[("a", (), ".", ".png")], max_count=1, seed=0)
+def test_every_image_comes_back_by_its_key(sources: list[_Source], max_count: int, seed: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root, out = Path(folder, "source"), Path(folder, "out")
+        root.mkdir()
+        written = _write_tree(root, sources)
+        if not written:
+            return
+        summary = _pack(root, out, max_count=max_count, seed=seed)
+
+        classes = json.loads((out / "classes.json").read_text())
+        names = sorted(d.name for d in root.iterdir())
+        assert classes == {name: i for i, name in enumerate(names)}
+        assert list(classes) == names
+
+        samples = _read_all(summary.shards)
+        assert {s.key: (s.image, names[s.label]) for s in samples} == written
+        assert len(samples) == summary.num_samples == len(written)
+        assert summary.num_classes == len(names)
+        assert not any("." in s.key for s in samples)
+
+        counts = [len(_read_all([path])) for path in summary.shards]
+        assert counts[:-1] == [max_count] * (len(counts) - 1)
+        assert 1 <= counts[-1] <= max_count
+        assert [count_samples(Shard(url=p, name=p)) for p in summary.shards] == counts
+
+
+@settings(max_examples=15, deadline=None)
+@given(sources=st.lists(_sources, min_size=1, max_size=6), max_count=st.integers(1, 4))
+def test_packing_twice_gives_the_same_bytes(sources: list[_Source], max_count: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder, "source")
+        root.mkdir()
+        if not _write_tree(root, sources):
+            return
+        _pack(root, Path(folder, "one"), max_count=max_count)
+        _pack(root, Path(folder, "two"), max_count=max_count)
+        assert file_digests(Path(folder, "one")) == file_digests(Path(folder, "two"))
+
+
+def test_members_are_named_as_other_readers_expect(tmp_path: Path) -> None:
+    source = _make_tree(tmp_path / "source", {"dog/v1.0/a.b.JPEG": b"x", "cat/c.png": b"y", "cat/notes.txt": b"no"})
+    summary = pack_image_folder(source, tmp_path / "out", shuffle=False, reporter=SilentReporter())
+    assert [Path(p).name for p in summary.shards] == ["train-000000.tar"]
+    with tarfile.open(summary.shards[0]) as tar:
+        members = [(m.name, tar.extractfile(m).read(), m.mtime, m.uname) for m in tar]  # type: ignore[union-attr]
+    assert members == [
+        ("cat/c.cls", b"0", 0, "dataltt"),
+        ("cat/c.png", b"y", 0, "dataltt"),
+        ("dog/v1_0/a_b.cls", b"1", 0, "dataltt"),
+        ("dog/v1_0/a_b.jpg", b"x", 0, "dataltt"),
+    ]
+
+
+def test_the_shuffle_mixes_classes_and_depends_on_the_seed(tmp_path: Path) -> None:
+    files = {f"{c}/{i:02d}.png": f"{c}{i}".encode() for c in "ab" for i in range(20)}
+    source = _make_tree(tmp_path / "source", files)
+    keys = [[s.key for s in _read_all(_pack(source, tmp_path / f"out{seed}", seed=seed).shards)] for seed in (0, 1)]
+    assert keys[0] != keys[1]
+    assert sorted(keys[0]) == sorted(keys[1])
+    assert {k[0] for k in keys[0][:10]} == {"a", "b"}
+
+
+@pytest.mark.parametrize(("path", "key"), [("a/b.jpg", "a/b"), ("a.b/c.d.png", "a_b/c_d"), ("x y/ü.webp", "x y/ü")])
+def test_key_of(path: str, key: str) -> None:
+    assert key_of(Path(path)) == key
+
+
+@pytest.mark.parametrize("second", ["a/x.png", "a/x.JPEG"])
+def test_two_files_of_one_key_are_refused(tmp_path: Path, second: str) -> None:
+    source = _make_tree(tmp_path / "source", {"a/x.jpg": b"1", second: b"2"})
+    with pytest.raises(DuplicateKeyError, match="'a/x' occurs in") as caught:
+        _pack(source, tmp_path / "out")
+    assert {caught.value.first_shard, caught.value.second_shard} == {str(source / "a/x.jpg"), str(source / second)}
+    assert not (tmp_path / "out").exists()
+
+
+def test_dots_may_make_two_files_of_one_key(tmp_path: Path) -> None:
+    source = _make_tree(tmp_path / "source", {"a/x.1.jpg": b"1", "a/x_1.jpg": b"2"})
+    with pytest.raises(DuplicateKeyError, match="'a/x_1'"):
+        _pack(source, tmp_path / "out")
+
+
+def test_a_class_that_webdataset_takes_for_metadata_is_not_lost(tmp_path: Path) -> None:
+    source = _make_tree(tmp_path / "source", {"__background__/x.jpg": b"1", "cat/y.jpg": b"2"})
+    refused = ""
+    found: set[bytes] = set()
+    try:
+        found = {s.image for s in _read_all(_pack(source, tmp_path / "out").shards)}
+    except DatalttError as error:  # refusing it by name will do as well
+        refused = str(error)
+    assert "__background__" in refused or found == {b"1", b"2"}
+
+
+def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "source" / "a").mkdir(parents=True)
+    (Path(os.fsdecode(os.fsencode(tmp_path / "source" / "a") + b"/caf\xe9.jpg"))).write_bytes(b"1")
+    with pytest.raises(DatalttError, match="caf"):
+        _pack(tmp_path / "source", tmp_path / "out")
+
+
+def test_existing_shards_are_refused_and_untouched(tmp_path: Path) -> None:
+    source = _make_tree(tmp_path / "source", {"a/x.jpg": b"1"})
+    _pack(source, tmp_path / "out")
+    before = file_digests(tmp_path / "out")
+    (source / "a" / "y.jpg").write_bytes(b"2")
+    with pytest.raises(OutputExistsError, match=r"train-000000\.tar exists"):
+        _pack(source, tmp_path / "out")
+    assert file_digests(tmp_path / "out") == before
+
+
+def test_another_split_goes_beside_it(tmp_path: Path) -> None:
+    source = _make_tree(tmp_path / "source", {"a/x.jpg": b"1", "b/x.jpg": b"2"})
+    _pack(source, tmp_path / "out")
+    before = file_digests(tmp_path / "out")
+    _pack(source, tmp_path / "out", name="val")
+    after = file_digests(tmp_path / "out")
+    assert after == {**before, "val-000000.tar": after["val-000000.tar"]}
+
+
+def test_another_split_of_other_classes_is_refused(tmp_path: Path) -> None:
+    _pack(_make_tree(tmp_path / "source", {"a/x.jpg": b"1", "b/x.jpg": b"2"}), tmp_path / "out")
+    before = file_digests(tmp_path / "out")
+    with pytest.raises(OutputExistsError, match="other classes"):
+        _pack(_make_tree(tmp_path / "other", {"b/x.jpg": b"1"}), tmp_path / "out", name="val")
+    assert file_digests(tmp_path / "out") == before
+
+
+def _cut_off(after: int, error: BaseException) -> Iterator[EncodedSample]:
+    for i in range(after):
+        yield EncodedSample(key=f"k{i}", image=b"image", extension="png", label=0)
+    raise error
+
+
+@pytest.mark.parametrize("after", [0, 1, 5])
+@pytest.mark.parametrize("error", [RuntimeError("disk on fire"), KeyboardInterrupt()], ids=["error", "interrupt"])
+def test_interrupted_packing_leaves_nothing_behind(tmp_path: Path, after: int, error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        write_shards(
+            _cut_off(after, error),
+            tmp_path / "out",
+            name="train",
+            max_count=2,
+            classes=["a"],
+            total=9,
+            reporter=SilentReporter(),
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_packing_leaves_what_was_there(tmp_path: Path) -> None:
+    _make_tree(tmp_path / "out", {"other.txt": b"mine", "val-000000.tar": b"theirs"})
+    before = file_digests(tmp_path)
+    with pytest.raises(RuntimeError, match="disk on fire"):
+        write_shards(
+            _cut_off(3, RuntimeError("disk on fire")),
+            tmp_path / "out",
+            name="train",
+            max_count=1,
+            classes=["a"],
+            total=9,
+            reporter=SilentReporter(),
+        )
+    assert file_digests(tmp_path) == before
+    assert [p.name for p in sorted((tmp_path / "out").iterdir())] == ["other.txt", "val-000000.tar"]
+
+
+def test_an_unreadable_image_leaves_nothing_behind(tmp_path: Path) -> None:
+    source = _make_tree(tmp_path / "source", {"a/x.jpg": b"1", "a/y.jpg": b"2"})
+    samples = [EncodedSample(key="a/x", image=b"1", extension="jpg", label=0)]
+
+    def vanishing() -> Iterator[EncodedSample]:
+        yield from samples
+        yield EncodedSample(key="a/z", image=(source / "a" / "z.jpg").read_bytes(), extension="jpg", label=0)
+
+    with pytest.raises(FileNotFoundError):
+        write_shards(
+            vanishing(), tmp_path / "out", name="t", max_count=1, classes=["a"], total=2, reporter=SilentReporter()
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_images(tmp_path: Path) -> None:
+    source = _make_tree(tmp_path / "source", {"a/notes.txt": b"1", "loose.jpg": b"an image outside the class folders"})
+    with pytest.raises(OptionError, match="no images in class folders"):
+        _pack(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "file"])
+def test_not_a_folder(tmp_path: Path, kind: str) -> None:
+    source = tmp_path / "source"
+    if kind == "file":
+        source.write_bytes(b"1")
+    with pytest.raises(OptionError, match="is not a folder"):
+        _pack(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["", "a/b"])
+def test_odd_names_are_refused(tmp_path: Path, name: str) -> None:
+    source = _make_tree(tmp_path / "source", {"a/x.jpg": b"1"})
+    with pytest.raises(OptionError, match="--name"):
+        _pack(source, tmp_path / "out", name=name)
+
+
+def test_max_count_below_one_is_refused(tmp_path: Path) -> None:
+    source = _make_tree(tmp_path / "source", {"a/x.jpg": b"1"})
+    with pytest.raises(OptionError, match="--max-count 0"):
+        _pack(source, tmp_path / "out", max_count=0)
