@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ...artifacts_schema import DatalttError, Manifest, TicketMismatchError, TicketStore
+from ..options import ErrorOrAllow
 from .drawing import CenterViews, DrawnView, PolicyViews
 from .images import decode_image, to_tensor
 from .loader import Failure
@@ -52,7 +53,7 @@ class StoredViews(IterableDataset[Any]):
         *,
         policy: Policy | None,
         batch_size: int,
-        on_changed_image: Literal["error", "allow"],
+        on_changed_image: ErrorOrAllow,
     ) -> None:
         super().__init__()
         self.store, self.manifest, self.shards, self.policy = store, manifest, shards, policy

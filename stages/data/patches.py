@@ -6,19 +6,16 @@ Letters: V views, P patches of the grid, K kept patches.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ...artifacts_schema.geometry import Scores, warp_scores
 from ...artifacts_schema.tickets import mirror, unpack_mask
+from ..options import Subset, ViewMode
 from ..runtime.randomness import generator_of
 from .drawing import DrawnView
 from .join import Ticket
-from .view_modes import ViewMode
-
-Subset = Literal["ticket", "random", "fixed-random", "inverse", "dense"]
 
 # Where a store has no ranks, kept patches score 1, dropped ones 0, and ties are broken by a draw smaller than this.
 _TIE = 1e-3

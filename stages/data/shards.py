@@ -7,7 +7,6 @@ import json
 import os
 import re
 import tarfile
-import tomllib
 import zlib
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ from webdataset.tariterators import base_plus_ext, group_by_keys
 
 from ...artifacts_schema import DuplicateKeyError, Manifest, OptionError, SampleError, ShardError
 
-SHARDS_VARIABLE = "DATALTT_SHARDS"
-CONFIG_FILE = "dataltt.toml"
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 # Members that webdataset passes over.
 METADATA_NAME = re.compile(r"__[^/]*__($|/)")
@@ -50,25 +47,17 @@ class RawSample:
     label: int
 
 
-def default_shards_spec() -> str:
-    """What --shards is when it is not given: $DATALTT_SHARDS, else [data] shards in ./dataltt.toml.
+def given_shards(spec: str | None) -> str:
+    """The spec, if there is one.
 
     Raises:
-        OptionError: neither is there.
+        OptionError: there is none.
     """
-    if spec := os.environ.get(SHARDS_VARIABLE):
+    if spec:
         return spec
-    path = Path(CONFIG_FILE)
-    if path.exists():
-        try:
-            spec = tomllib.loads(path.read_text()).get("data", {}).get("shards")
-        except (ValueError, AttributeError) as error:  # not UTF-8, not TOML, or [data] is no table
-            raise OptionError(f"{path} is not valid TOML ({error}); mend it, or pass --shards") from None
-        if isinstance(spec, str):
-            return spec
     raise OptionError(
-        "which shards? pass --shards 'imagenet/train-{000000..001023}.tar' (braces, a glob, or a URL), "
-        f'set ${SHARDS_VARIABLE}, or write [data] shards = "…" into {CONFIG_FILE}'
+        "which shards? give `shards='imagenet/train-{000000..001023}.tar'` (braces, a glob, or a URL); on the command "
+        'line, $DATALTT_SHARDS or [data] shards = "…" in dataltt.toml will do'
     )
 
 

@@ -12,7 +12,7 @@ import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,17 +23,18 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ...artifacts_schema import BadImageError, DatalttError, LabelMaps, OptionError, SampleError, ShardError, View
 from ...artifacts_schema.geometry import Scores, center_box
 from ...artifacts_schema.summary import position_prior
+from ..options import ErrorOrSkip, Subset, ViewMode
 from ..runtime.randomness import generator_of, seed_of
 from .augment import AugmentConfig, erase_patches
 from .images import decode_image, to_tensor
 from .join import JoinConfig, Ticket, TicketJoin
 from .loader import Failure
-from .patches import PatchChooser, Subset, kept_of
+from .patches import PatchChooser, kept_of
 from .policies import Policy
 from .shards import RawSample, iter_samples
 from .spans import CountedShard, eval_run, num_train_steps, spans_of, train_run, worker_steps
 from .token_labels import TokenLabels, check_view_mode, collate_labels, shown_labels
-from .view_modes import ViewMode, ViewShower
+from .view_modes import ViewShower
 
 
 class Batch(NamedTuple):
@@ -75,7 +76,7 @@ class StreamConfig:
     random_erasing: float = 0.0
     mixing: bool = False  # give scores instead of kept patches
     token_labels: bool = False  # give the store's
-    on_bad_image: Literal["error", "skip"] = "error"
+    on_bad_image: ErrorOrSkip = "error"
     shuffle_buffer: int = 2000
     training: bool = True
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ...artifacts_schema import LabelMaps, OptionError, View
+from ..options import ViewMode
 from .drawing import DrawnView
 from .join import Ticket
-from .view_modes import ViewMode
 
 
 class TokenLabels(NamedTuple):

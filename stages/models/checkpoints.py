@@ -25,9 +25,10 @@ from safetensors.torch import save_file
 
 from ...artifacts_schema import CheckpointError, View
 from ...artifacts_schema.files import write_atomically
+from ..options import PatchInput
 from .families import create_student
 from .registry import load_weights, num_classes_in, read_weights
-from .student import PatchInput, Student
+from .student import Student
 
 _HEADER = "dataltt"
 SELECTOR_FILE = "selector.json"  # in the run of a fitted selector: what it was fitted for

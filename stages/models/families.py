@@ -7,9 +7,10 @@ from typing import Any
 from timm.models import is_model_in_modules
 
 from ...artifacts_schema import ModelError, OptionError
+from ..options import PatchInput
 from . import lvvit_student, pruned_vit, swin, zeroed
 from .registry import create_network, entry_of
-from .student import Family, PatchInput, Student
+from .student import Family, Student
 
 FAMILIES: tuple[Family, ...] = (pruned_vit.FAMILY, lvvit_student.FAMILY, swin.FAMILY, zeroed.FAMILY)
 

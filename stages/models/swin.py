@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ...artifacts_schema import ModelError, OptionError
-from .student import Family, Geometry, PatchInput, Student
+from ..options import PatchInput
+from .student import Family, Geometry, Student
 from .zeroed import PATCH_PX, ZeroedStudent, pixel_geometry
 
 _FULL_SIDE = 14  # patches of 16 px along a side of 224 px

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import safetensors.torch
 import torch
@@ -18,9 +17,9 @@ from torch.nn.utils import prune
 from ...artifacts_schema import CheckpointError, ModelError
 from ...artifacts_schema.files import write_atomically
 from ..runtime.randomness import isolated_rng
+from .config import Scope
 
 Mask = Mapping[str, Tensor]
-Scope = Literal["global", "layer"]
 
 
 def prunable_layers(net: nn.Module, name: str) -> dict[str, nn.Linear]:
