@@ -43,16 +43,16 @@ def study(
 
     Example: dataltt study fashion
     """
-    from ..studies.catalog import RECIPES, recipe_named
-    from ..studies.catalog import describe as describe_recipe
+    from ..studies.catalog import STUDIES, study_named
+    from ..studies.catalog import describe as describe_study
 
     if name == "list":
-        for known, each in RECIPES.items():
-            typer.echo(f"{known:32} {describe_recipe(each).splitlines()[0]}")
+        for known, each in STUDIES.items():
+            typer.echo(f"{known:32} {describe_study(each).splitlines()[0]}")
         return
-    recipe = recipe_named(name)
+    maker = study_named(name)
     if describe:
-        typer.echo(describe_recipe(recipe))
+        typer.echo(describe_study(maker))
         return
     from ...artifacts_schema import OptionError
     from ...stages.runtime.distributed import is_main_process, process_group
@@ -76,7 +76,7 @@ def study(
         precision=precision.value,
     )
     with reporting() as reporter, process_group(device):
-        document = run_study(recipe(inputs, reporter), inputs, reporter)
+        document = run_study(maker(inputs, reporter), inputs, reporter)
     if not is_main_process():
         return
     report = write_study_report(inputs.out)

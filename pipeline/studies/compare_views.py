@@ -13,7 +13,7 @@ from .engine import Arm, Evaluation, Study, StudyInputs, finish_run, make_store
 from .fashion import pack_fashion_shards
 
 RATIO = 0.5
-RECIPE, MIN_CROP = "crop", 0.5  # crops of at least half the area, mirrored, no colours: short runs learn with it
+POLICY, MIN_CROP = "crop", 0.5  # crops of at least half the area, mirrored, no colours: short runs learn with it
 EPOCHS = 24
 PHOTO_EPOCHS = 16
 NUM_VIEWS = (1, 4, 16)
@@ -94,13 +94,13 @@ def _compare(
     stores = {
         "center": replace(select, out=out / "center.zarr"),
         "whole": replace(select, out=out / "whole.zarr", augment="whole", ranks=True),
-        "views": replace(select, out=out / "views.zarr", augment=RECIPE, min_crop=MIN_CROP, views=max(NUM_VIEWS)),
+        "views": replace(select, out=out / "views.zarr", augment=POLICY, min_crop=MIN_CROP, views=max(NUM_VIEWS)),
         "test": replace(select, out=out / "test.zarr", shards=test_shards),
     }
     made = {key: make_store(config, reporter) for key, config in stores.items()}
-    fresh = replace(base, views="warp", augment=RECIPE, min_crop=MIN_CROP)
+    fresh = replace(base, views="warp", augment=POLICY, min_crop=MIN_CROP)
     replay = replace(base, tickets=made["views"], views="replay")
-    static = replace(base, tickets=made["center"], views="static", augment=RECIPE)
+    static = replace(base, tickets=made["center"], views="static", augment=POLICY)
     tickets = (Evaluation(on="ticket", tickets=made["test"]),)
     arms = (
         Arm(name="dense", train=replace(fresh, control="dense"), tests=(Evaluation(on="dense"),)),
@@ -112,5 +112,5 @@ def _compare(
         Arm(name="static", train=static, tests=tickets, stored=("tickets",)),
         Arm(name="random", train=replace(fresh, tickets=made["center"], control="random"), tests=tickets),
     )
-    note = {"epochs": base.epochs, "ratio": RATIO, "recipe": RECIPE, "min_crop": MIN_CROP}
+    note = {"epochs": base.epochs, "ratio": RATIO, "policy": POLICY, "min_crop": MIN_CROP}
     return Study(name=name, arms=arms, test_shards=test_shards, note=note)

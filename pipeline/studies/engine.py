@@ -34,14 +34,14 @@ _DONE_FILE = "done"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyInputs:
-    """What a recipe is given: where to work, on what, and how often."""
+    """What a study is given: where to work, on what, and how often."""
 
     out: Path
     seeds: tuple[int, ...]
     shards: str | None = None
     test_shards: str | None = None
     checkpoint: Path | None = None
-    views: int | None = None  # None: the recipe's, here and below
+    views: int | None = None  # None: the study's own, here and below
     batch_size: int | None = None
     workers: int | None = None
     device: str = "auto"
@@ -101,7 +101,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """A whole comparison, as a recipe sets it up."""
+    """A whole comparison, set up and ready to run."""
 
     name: str
     arms: tuple[Arm, ...]
@@ -112,7 +112,7 @@ class Study:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ResultRow:
     """One arm under one test. Top-1 in per cent by seed, their mean and standard deviation."""
 
     arm: str
@@ -231,10 +231,10 @@ def run_study(study: Study, inputs: StudyInputs, reporter: Reporter) -> dict[str
     return found
 
 
-def _row(arm: Arm, test: Evaluation, metrics: Mapping[int, Metrics], num_steps: int) -> Row:
+def _row(arm: Arm, test: Evaluation, metrics: Mapping[int, Metrics], num_steps: int) -> ResultRow:
     top1 = {seed: m.top1 for seed, m in metrics.items()}
     mean, sd = spread(top1)
-    return Row(
+    return ResultRow(
         arm=arm.name,
         group=arm.group,
         trained_on=arm.train.control,
@@ -248,7 +248,7 @@ def _row(arm: Arm, test: Evaluation, metrics: Mapping[int, Metrics], num_steps: 
     )
 
 
-def _differences(comparisons: Sequence[Comparison], rows: Sequence[Row]) -> list[Difference]:
+def _differences(comparisons: Sequence[Comparison], rows: Sequence[ResultRow]) -> list[Difference]:
     found = {(r.arm, r.tested_on): r.top1 for r in rows}
     return [
         Difference(

@@ -1,4 +1,4 @@
-"""The weight lottery as a recipe: embedded images if need be, the runs, lottery.json and lottery.png.
+"""Runs the weight lottery as a study: embedded images if need be, the runs, lottery.json and lottery.png.
 
 Claim 1 of Shen et al. 2023: weight-level winning tickets are hard to find in ViTs. The pruned network with its original
 weights would have to do better than the same mask with fresh ones.

@@ -1,11 +1,10 @@
-"""A row of the paper's comparison: from its shards to the arms that are compared."""
+"""Runs a row of the paper's table: from its shards to the arms that are compared."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ...stages.data.shards import listed_classes, resolve_shards
 from ...stages.models.checkpoints import find_weights
@@ -21,6 +20,7 @@ from ...stages.training.run_log import CONFIG_FILE
 from .arms import Tickets, claims, paper_arms
 from .cost import CostPlan
 from .engine import Arm, Study, StudyInputs, exists, label_store, make_store
+from .paper_rows import LABELLER, PaperRow
 
 NUM_VIEWS = 16
 NUM_CLASSES = 1000  # ImageNet's, where no classes.json says otherwise
@@ -28,7 +28,6 @@ BATCH_SIZE, FIT_BATCH_SIZE = 128, 256  # per process; upstream has eight of them
 EPOCHS: int | None = None  # None: the family's, 300 of ViTs
 FIT_EPOCHS = 30
 _TRAIN_STORE, _TEST_STORE = "train.zarr", "test.zarr"
-LABELLER = "dm_nfnet_f6.dm_in1k"  # what the paper's LV-ViT students learned from
 
 # How students may be tested, by how tickets reach them: a packed Swin takes no other number of patches than K.
 _TESTS: Mapping[PatchInput | None, Sequence[EvalProtocol]] = {
@@ -38,37 +37,13 @@ _TESTS: Mapping[PatchInput | None, Sequence[EvalProtocol]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """What rows differ in.
-
-    Attributes:
-        selector: the model that selects; None: the student's.
-        fit: whether it is fine-tuned with token dropping first, else it selects as it is.
-        needs_checkpoint: whether there are no weights of the selector but those that the user gives.
-        recipe: what differs from DeiT's recipe, by the names of TrainConfig.
-        augment: how views are drawn, DeiT's way or another.
-        fit_recipe: what differs in the selector's fine-tuning, by the names of FitSelectorConfig.
-    """
-
-    student: str
-    keep_rate: float
-    selector: str | None = None
-    fit: bool = True
-    needs_checkpoint: bool = False
-    patch_input: PatchInput | None = None
-    augment: str = "deit"
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    fit_recipe: Mapping[str, Any] = field(default_factory=dict)
-
-
-def study_of(name: str, row: Row, inputs: StudyInputs, reporter: Reporter) -> Study:
+def study_of(row: PaperRow, inputs: StudyInputs, reporter: Reporter) -> Study:
     """Fits the selector, selects, labels where the student wants labels, and lists the arms.
 
     Raises:
         DatalttError: anything that the user can mend.
     """
-    inputs.needs(name, "shards", "test_shards", *(["checkpoint"] if row.needs_checkpoint else []))
+    inputs.needs(row.name, "shards", "test_shards", *(["checkpoint"] if row.checkpoint else []))
     selected = all(exists(inputs.out / store, inputs.device) for store in (_TRAIN_STORE, _TEST_STORE))
     selector = inputs.checkpoint
     if row.fit and not selected:  # nobody else needs it, so a study may go on without it, or on other machines
@@ -77,7 +52,7 @@ def study_of(name: str, row: Row, inputs: StudyInputs, reporter: Reporter) -> St
     if family_of(row.student).learns_token_labels:
         label_store(_label_config(tickets.train, inputs), reporter)
     return Study(
-        name=name,
+        name=row.name,
         arms=arms_of(row, tickets, inputs),
         comparisons=claims([tickets.label]),
         test_shards=_given(inputs.test_shards),
@@ -90,11 +65,11 @@ def study_of(name: str, row: Row, inputs: StudyInputs, reporter: Reporter) -> St
             precision=inputs.precision,
             device=inputs.device,
         ),
-        note={"model": row.student, "selector": _selector_name(row), "views": inputs.views or NUM_VIEWS},
+        note={"model": row.student, "selector": row.selector_name, "views": inputs.views or NUM_VIEWS},
     )
 
 
-def arms_of(row: Row, tickets: Tickets, inputs: StudyInputs) -> tuple[Arm, ...]:
+def arms_of(row: PaperRow, tickets: Tickets, inputs: StudyInputs) -> tuple[Arm, ...]:
     """Dense, ticket and every control, all by the row's recipe."""
     tests = _TESTS[resolve_input(row.student, row.patch_input)]
     return paper_arms(
@@ -106,7 +81,7 @@ def arms_of(row: Row, tickets: Tickets, inputs: StudyInputs) -> tuple[Arm, ...]:
     )
 
 
-def train_config(row: Row, tickets: Tickets, inputs: StudyInputs) -> TrainConfig:
+def train_config(row: PaperRow, tickets: Tickets, inputs: StudyInputs) -> TrainConfig:
     """What all arms share: DeiT's recipe, which is TrainConfig's defaults, with what the row changes."""
     base = TrainConfig(
         out=inputs.out,
@@ -123,10 +98,6 @@ def train_config(row: Row, tickets: Tickets, inputs: StudyInputs) -> TrainConfig
     return replace(base, **row.recipe)
 
 
-def _selector_name(row: Row) -> str:
-    return row.selector or row.student
-
-
 def _given(shards: str | None) -> str:
     assert shards is not None  # StudyInputs.needs has asked for them
     return shards
@@ -136,10 +107,10 @@ def _num_classes(inputs: StudyInputs) -> int:
     return listed_classes(resolve_shards(_given(inputs.shards))) or NUM_CLASSES
 
 
-def _tickets(row: Row, selector: Path | None, inputs: StudyInputs, reporter: Reporter) -> Tickets:
+def _tickets(row: PaperRow, selector: Path | None, inputs: StudyInputs, reporter: Reporter) -> Tickets:
     """Selects training tickets of drawn views, and test tickets of the centre view."""
     config = SelectConfig(
-        model=_selector_name(row),
+        model=row.selector_name,
         checkpoint=selector,
         shards=_given(inputs.shards),
         out=inputs.out / _TRAIN_STORE,
@@ -157,11 +128,11 @@ def _tickets(row: Row, selector: Path | None, inputs: StudyInputs, reporter: Rep
     return Tickets(label=f"r{row.keep_rate:g}", train=make_store(config, reporter), test=make_store(of_tests, reporter))
 
 
-def _fitted_selector(row: Row, inputs: StudyInputs, reporter: Reporter) -> Path:
+def _fitted_selector(row: PaperRow, inputs: StudyInputs, reporter: Reporter) -> Path:
     """Fine-tunes the selector with token dropping, once, from --checkpoint or timm's pretrained weights."""
     out = inputs.out / "selector"
     config = FitSelectorConfig(
-        model=_selector_name(row),
+        model=row.selector_name,
         checkpoint=inputs.checkpoint,
         shards=_given(inputs.shards),
         val_shards=inputs.test_shards,
