@@ -5,7 +5,6 @@ Every value is checked where it stands, so that a sentence names the file and th
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -62,9 +61,9 @@ def file_settings(path: Path, command: str, config: type[Group]) -> dict[str, Se
     if path.suffix == ".json":
         return record_settings(path, command, config)
     document = _toml(path)
-    if command in document or command.replace("-", "_") in document:  # a whole dataltt.toml, of another name
-        document = document.get(command, document.get(command.replace("-", "_")))
-    return _settings(document, config, command, path)
+    # A whole dataltt.toml, of another name, has a table for the command.
+    own = document.get(command, document.get(command.replace("-", "_"), document))
+    return _settings(own, config, command, path)
 
 
 def record_settings(path: Path, command: str, config: type[Group]) -> dict[str, Setting]:

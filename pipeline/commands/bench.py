@@ -25,9 +25,9 @@ class BenchConfig(Group):
     what: Annotated[
         Literal["select", "train", "join", "store"], Option(help="select, train, join or store.", is_argument=True)
     ]
-    model: Annotated[
-        str, Option(help="Student of train: deit_s, lvvit_s, swin_t (packed into a smaller image), …")
-    ] = "deit_s"
+    model: Annotated[str, Option(help="Student of train: deit_s, lvvit_s, swin_t (packed into a smaller image), …")] = (
+        "deit_s"
+    )
     device: Annotated[str, Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
     precision: Annotated[Precision, Option(help="Of select and train.")] = "fp32"
     batch_size: Annotated[int | None, Option(help="Default: 64 for select, 32 for train.", min=1)] = None

@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from ...stages.options import Group, Option, Overwrite, Seed
 from ..ends import print_json
 from ..options import takes

@@ -26,6 +26,4 @@ def fit_selector(config: FitSelectorConfig, as_json: bool) -> None:
     with reporting() as reporter:
         result = run(config, reporter)
     share = f"{config.cascade.as_flags} --shards {shlex.quote(config.shards or '')}"
-    end_run(
-        result, as_json, f"dataltt select --model {config.model} --checkpoint {shlex.quote(result.run)} {share}"
-    )
+    end_run(result, as_json, f"dataltt select --model {config.model} --checkpoint {shlex.quote(result.run)} {share}")

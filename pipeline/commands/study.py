@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 class StudyConfig(Group):
     """Options of `dataltt study`."""
 
-    name: Annotated[
-        str, Option(help="fashion (needs nothing else), photos, …; `list` for all.", is_argument=True)
-    ]
+    name: Annotated[str, Option(help="fashion (needs nothing else), photos, …; `list` for all.", is_argument=True)]
     inputs: StudyInputs = StudyInputs()
     describe: Annotated[bool, Option(help="Print what the study does, costs and expects, and stop.")] = False
 
@@ -40,16 +38,16 @@ def study(config: StudyConfig, as_json: bool) -> None:
 
     Example: dataltt study fashion
     """
-    from ..studies.catalog import RECIPES, recipe_named
-    from ..studies.catalog import describe as describe_recipe
+    from ..studies.catalog import STUDIES, study_named
+    from ..studies.catalog import describe as describe_study
 
     if config.name == "list":
-        for known, each in RECIPES.items():
-            typer.echo(f"{known:32} {describe_recipe(each).splitlines()[0]}")
+        for known, each in STUDIES.items():
+            typer.echo(f"{known:32} {describe_study(each).splitlines()[0]}")
         return
-    recipe = recipe_named(config.name)
+    maker = study_named(config.name)
     if config.describe:
-        typer.echo(describe_recipe(recipe))
+        typer.echo(describe_study(maker))
         return
     from ...stages.runtime.distributed import is_main_process, process_group
     from ..reports.study_report import write_study_report
@@ -57,7 +55,7 @@ def study(config: StudyConfig, as_json: bool) -> None:
 
     inputs = config.inputs.of_study(config.name)
     with reporting() as reporter, process_group(inputs.runtime.device):
-        document = run_study(recipe(inputs, reporter), inputs, reporter)
+        document = run_study(maker(inputs, reporter), inputs, reporter)
     if not is_main_process():
         return
     report = write_study_report(inputs.folder)

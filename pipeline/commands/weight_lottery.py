@@ -26,9 +26,7 @@ class WeightLotteryConfig(Group):
     shards: Annotated[
         str | None, Option(help="Training shards, in quotes. Default: embedded images.", is_common=True)
     ] = None
-    test_shards: Annotated[
-        str | None, Option(help="Test shards, in quotes (with `shards`).", is_common=True)
-    ] = None
+    test_shards: Annotated[str | None, Option(help="Test shards, in quotes (with `shards`).", is_common=True)] = None
     images: Annotated[
         int | None, Option(help="Train on the first so many embedded images alone.", min=1, max=10_000)
     ] = None
@@ -37,9 +35,7 @@ class WeightLotteryConfig(Group):
     batch_size: Annotated[
         int | None, Option(help="Images per process and step. Default: 50; with `shards` 128.", min=1)
     ] = None
-    lr: Annotated[
-        float | None, Option(help="Learning rate for a global batch of 512; scaled linearly.", min=0)
-    ] = None
+    lr: Annotated[float | None, Option(help="Learning rate for a global batch of 512; scaled linearly.", min=0)] = None
     pruning: PruningOptions = PruningOptions()
     runtime: RuntimeOptions = RuntimeOptions()
 
