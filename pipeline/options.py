@@ -107,6 +107,17 @@ _COMMON_PARAMETERS = (
 class ConfiguredCommand(TyperCommand):
     """A command whose defaults come from configuration files."""
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Leaves out --no-X of flags that are off anyway, which a file's `true` alone calls for."""
+        negations = {p: p.secondary_opts for p in self.params if p.secondary_opts and p.default is False}
+        for parameter in negations:
+            parameter.secondary_opts = []
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            for parameter, flags in negations.items():
+                parameter.secondary_opts = flags
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Reads the files that the arguments name, then parses the arguments over them."""
         config: type[Group] = self.callback.takes_config  # type: ignore[union-attr]

@@ -25,7 +25,8 @@ from dataltt.artifacts_schema.tickets import unpack_mask
 from dataltt.pipeline.cli import main
 from dataltt.pipeline.demo.embedded import CLASSES, load_fashion_mnist
 from dataltt.stages.models.registry import create_vit
-from dataltt.stages.selection.select import SelectConfig, select
+from dataltt.stages.selection.config import SelectConfig
+from dataltt.stages.selection.select import select
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -169,7 +170,7 @@ def select_config(shards: str, weights: Path, out: Path, **changes: Any) -> Sele
     defaults: dict[str, Any] = {"ratio": 0.5, "batch_size": 5, "workers": 0, "device": "cpu"}
     if "keep_rate" in changes:
         del defaults["ratio"]
-    return SelectConfig(model=MODEL, shards=shards, checkpoint=weights, out=out, **{**defaults, **changes})
+    return SelectConfig.of(model=MODEL, shards=shards, checkpoint=weights, out=out, **{**defaults, **changes})
 
 
 def make_store(

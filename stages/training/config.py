@@ -210,7 +210,7 @@ class TrainConfig(Group):
     test: Annotated[
         EvalProtocol | None,
         Option(
-            help="Patches to validate on, and so what `best` means. Default: ticket; dense for `control='dense'`.",
+            help="Patches to validate on, and so what best means. Default: ticket; dense for `control='dense'`.",
             on_resume="added",
         ),
     ] = None

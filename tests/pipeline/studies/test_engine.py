@@ -34,7 +34,7 @@ def center(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
 
 
 def _study(replayed: SmallStore, center: SmallStore, **changes: Any) -> Study:
-    base = TrainConfig(out=Path(), tickets=replayed.store, epochs=2, batch_size=12, workers=0, device="cpu", lr=0.01)
+    base = TrainConfig.of(out=Path(), tickets=replayed.store, epochs=2, batch_size=12, workers=0, device="cpu", lr=0.01)
     dense = Evaluation(on="dense")
     ticket = Evaluation(on="ticket", tickets=center.store)
     arms = (
@@ -46,7 +46,7 @@ def _study(replayed: SmallStore, center: SmallStore, **changes: Any) -> Study:
 
 
 def _run(replayed: SmallStore, center: SmallStore, out: Path, seeds: tuple[int, ...]) -> dict[str, Any]:
-    inputs = StudyInputs(out=out, seeds=seeds, device="cpu")
+    inputs = StudyInputs.of(out=out, seeds=seeds, device="cpu")
     found = run_study(_study(replayed, center, note={"epochs": 2}), inputs, SilentReporter())
     document: dict[str, Any] = json.loads((out / "study.json").read_text())
     assert document == found
@@ -115,7 +115,7 @@ def test_an_interrupted_study_goes_on_to_the_same_report(
 
     whole = _run(replayed, center, tmp_path / "whole", (0,))
     write_study_report(tmp_path / "whole")
-    out, inputs = tmp_path / "part", StudyInputs(out=tmp_path / "part", seeds=(0,), device="cpu")
+    out, inputs = tmp_path / "part", StudyInputs.of(out=tmp_path / "part", seeds=(0,), device="cpu")
     times, after = 0, 2
     while True:
         try:
@@ -179,7 +179,7 @@ def test_bytes_are_those_of_the_views_that_are_used(replayed: SmallStore, center
 
 
 def test_the_papers_arms_differ_in_their_patches_alone() -> None:
-    base = TrainConfig(out=Path(), model="vit_fashion", shards="s", epochs=4)
+    base = TrainConfig.of(out=Path(), model="vit_fashion", shards="s", epochs=4)
     arms = paper_arms(base, [Tickets(label="0.5", train="a.zarr", test="b.zarr")], test_shards="t")
     assert [a.name for a in arms] == [
         "dense",

@@ -38,7 +38,7 @@ def _row_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyInputs:
     monkeypatch.setattr(paper_study, "EPOCHS", 1)
     monkeypatch.setattr(paper_study, "FIT_EPOCHS", 1)
     shards = make_shards(tmp_path / "shards", (8,), fashion_samples(8))
-    return StudyInputs(
+    return StudyInputs.of(
         out=tmp_path / "study",
         seeds=(0,),
         shards=shards,
@@ -182,7 +182,7 @@ def test_a_row_that_comes_after_another_selects_by_its_student(row: PaperRow) ->
     before = _BY_NAME[row.after]
     assert (before.student, before.keep_rate) == (row.selector, row.keep_rate)
     tickets = Tickets(label=f"r{before.keep_rate:g}", train="train.zarr", test="test.zarr")
-    inputs = StudyInputs(out=Path(), seeds=(0,), shards="train.tar", test_shards="test.tar")
+    inputs = StudyInputs.of(out=Path(), seeds=(0,), shards="train.tar", test_shards="test.tar")
     ticket = next(a for a in arms_of(before, tickets, inputs) if a.train.control == "ticket")
     assert row.checkpoint == f"studies/{row.after}/runs/{ticket.name}-0"
 
@@ -337,7 +337,7 @@ def test_families_are_trained_by_the_recipe_that_the_docs_name(family: str, opti
     rows = [row for row in PAPER_ROWS if row.student.startswith(students[family])]
     assert rows
     tickets = Tickets(label="r", train="train.zarr", test="test.zarr")
-    inputs = StudyInputs(out=Path(), seeds=(0,), shards="train.tar", test_shards="test.tar")
+    inputs = StudyInputs.of(out=Path(), seeds=(0,), shards="train.tar", test_shards="test.tar")
     plain = asdict(train_config(_row(student="deit_s"), tickets, inputs))
     for row in rows:
         found = asdict(train_config(row, tickets, inputs))
@@ -350,7 +350,7 @@ def test_families_are_trained_by_the_recipe_that_the_docs_name(family: str, opti
 @pytest.mark.parametrize("row", PAPER_ROWS, ids=lambda r: r.name)
 def test_a_row_can_be_trained(row: PaperRow) -> None:
     """Its options are such as training takes, and its peak rate is upstream's on eight GPUs."""
-    inputs = StudyInputs(out=Path(), seeds=(0,), shards="train.tar", test_shards="test.tar")
+    inputs = StudyInputs.of(out=Path(), seeds=(0,), shards="train.tar", test_shards="test.tar")
     tickets = Tickets(label="r", train="train.zarr", test="test.zarr")
     arms = arms_of(row, tickets, inputs)
     assert [arm.name for arm in arms] == [

@@ -10,7 +10,8 @@ import pytest
 import torch
 from dataltt.artifacts_schema import TicketStore
 from dataltt.artifacts_schema.tickets import mirror, unpack_mask
-from dataltt.stages.analysis.fidelity import FidelityConfig, FidelityResult, _iou, fidelity
+from dataltt.stages.analysis.config import FidelityConfig
+from dataltt.stages.analysis.fidelity import FidelityResult, _iou, fidelity
 
 from ...helpers import GRID, MODEL, NUM_PATCHES, SmallStore, make_store, run_cli, save_selector_weights
 
@@ -26,7 +27,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
 def _measure(made: SmallStore, **changes: object) -> FidelityResult:
     defaults = {"ratio": 0.5, "views": 2, "images": 64, "workers": 0, "device": "cpu"}
     options = {"model": MODEL, "checkpoint": made.weights, **defaults, **changes}
-    return fidelity(FidelityConfig(**options))  # type: ignore[arg-type]
+    return fidelity(FidelityConfig.of(**options))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

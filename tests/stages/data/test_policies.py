@@ -684,7 +684,7 @@ def test_a_manifest_whose_mean_is_no_pixel_value(replayed: SmallStore, tmp_path:
 def _plan(made: SmallStore | None, **changes: Any) -> Any:
     process = Process(rank=0, world_size=1, local_world_size=1, device=torch.device("cpu"))
     tickets = None if made is None else made.store
-    config = TrainConfig(out=Path("nowhere"), tickets=tickets, batch_size=6, workers=0, device="cpu", **changes)
+    config = TrainConfig.of(out=Path("nowhere"), tickets=tickets, batch_size=6, workers=0, device="cpu", **changes)
     return plan_run(config, process, SilentReporter())
 
 

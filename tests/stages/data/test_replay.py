@@ -160,7 +160,7 @@ def _train_config(made: SmallStore, out: Path, **changes: Any) -> TrainConfig:
         "device": "cpu",
         "log_steps": 1,
     }
-    return TrainConfig(out=out, **{**defaults, **changes})
+    return TrainConfig.of(out=out, **{**defaults, **changes})
 
 
 def _planned(made: SmallStore, **changes: Any) -> StreamConfig:

@@ -33,7 +33,8 @@ from dataltt.stages.models.dense_labels import DenseLabeller, resized
 from dataltt.stages.models.lvvit import LVViT
 from dataltt.stages.models.registry import create_network, create_vit, weights_sha256
 from dataltt.stages.selection import label as label_module
-from dataltt.stages.selection.label import LabelConfig, label
+from dataltt.stages.selection.config import LabelConfig
+from dataltt.stages.selection.label import label
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -220,7 +221,7 @@ def test_networks_without_a_map_are_refused() -> None:
 def _config(small: SmallStore, **changes: Any) -> LabelConfig:
     """A quick labelling of a small store by its own selector."""
     defaults: dict[str, Any] = {"model": MODEL, "checkpoint": small.weights, "batch_size": 5, "workers": 0}
-    return LabelConfig(store=small.store, device="cpu", **{**defaults, **changes})
+    return LabelConfig.of(store=small.store, device="cpu", **{**defaults, **changes})
 
 
 def _views(small: SmallStore, sample: Sample) -> list[Image.Image]:

@@ -31,7 +31,8 @@ from dataltt.stages.data.images import center_crop, decode_image, normalize, to_
 from dataltt.stages.data.shards import iter_samples, resolve_shards
 from dataltt.stages.models.registry import load_vit, weights_sha256
 from dataltt.stages.selection import select as select_module
-from dataltt.stages.selection.select import SelectConfig, select
+from dataltt.stages.selection.config import SelectConfig
+from dataltt.stages.selection.select import select
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -556,7 +557,7 @@ def test_weights_that_are_not_finite(shards: str, tmp_path: Path, weights: Path)
 
 
 def test_the_small_model_has_no_pretrained_weights(shards: str, tmp_path: Path) -> None:
-    config = SelectConfig(model=MODEL, shards=shards, out=tmp_path / "s.zarr", ratio=0.5, device="cpu")
+    config = SelectConfig.of(model=MODEL, shards=shards, out=tmp_path / "s.zarr", ratio=0.5, device="cpu")
     with pytest.raises(CheckpointError, match="--checkpoint"):
         select(config)
 

@@ -21,9 +21,10 @@ from dataltt.stages.models.dropping_vit import DroppingViT, shrunk_share
 from dataltt.stages.models.lvvit import LVViT
 from dataltt.stages.models.registry import canonical_name, center_view_of, create_vit, weights_sha256
 from dataltt.stages.models.selector import TicketSelector
-from dataltt.stages.selection.select import SelectConfig, select
+from dataltt.stages.selection.config import SelectConfig
+from dataltt.stages.selection.select import select
 from dataltt.stages.training.fit_selector import SELECTOR_FILE, FitSelectorConfig, fit_selector
-from dataltt.stages.training.run_log import CONFIG_FILE
+from dataltt.stages.training.record import RECORD_FILE
 from dataltt.stages.training.train import TrainResult
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
@@ -290,7 +291,7 @@ def _config(given: Given, out: Path, **changes: Any) -> FitSelectorConfig:
         "device": "cpu",
         "log_steps": 1,
     }
-    return FitSelectorConfig(out=out, **{**defaults, **changes})
+    return FitSelectorConfig.of(out=out, **{**defaults, **changes})
 
 
 def _fit(given: Given, out: Path, **changes: Any) -> TrainResult:
@@ -335,9 +336,9 @@ def test_defaults_are_the_papers(given: Given, tmp_path: Path) -> None:
     where: dict[str, Any] = {"batch_size": 36, "workers": 0, "device": "cpu", "max_steps": 1}
     out = tmp_path / "run"
     fit_selector(
-        FitSelectorConfig(model=MODEL, shards=given.shards, out=out, checkpoint=given.weights, ratio=0.5, **where)
+        FitSelectorConfig.of(model=MODEL, shards=given.shards, out=out, checkpoint=given.weights, ratio=0.5, **where)
     )
-    config = json.loads((out / CONFIG_FILE).read_text())
+    config = json.loads((out / RECORD_FILE).read_text())
     expected = {"epochs": 30, "lr": 2e-5, "min_lr": 2e-6, "weight_decay": 1e-6, "warmup_epochs": 0}
     expected |= {"mixup": 0.8, "cutmix": 1.0, "smoothing": 0.1, "drop_path": 0.0, "random_erasing": 0.25}
     assert {name: config[name] for name in expected} == expected
@@ -464,7 +465,7 @@ def _fit_cli(given: Given, out: Path, *options: object, model: str = MODEL, keep
 
 def _select(run: Path, given: Given, out: Path, **changes: Any) -> TicketStore:
     options: dict[str, Any] = {"keep_rate": 0.7, "model": MODEL, "shards": given.shards, **changes}
-    manifest = select(SelectConfig(checkpoint=run, out=out, workers=0, device="cpu", **options))
+    manifest = select(SelectConfig.of(checkpoint=run, out=out, workers=0, device="cpu", **options))
     assert manifest is not None
     return TicketStore.open(str(out))
 

@@ -23,8 +23,8 @@ from dataltt.stages.data.shards import resolve_shards
 from dataltt.stages.data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition
 from dataltt.stages.grid import Box
 from dataltt.stages.runtime.reporting import SilentReporter
-from dataltt.stages.training.config import TrainConfig
-from dataltt.stages.training.mixing import Mix, MixConfig, Mixed, draw_mix, mix_batch
+from dataltt.stages.training.config import MixingOptions, TrainConfig
+from dataltt.stages.training.mixing import Mix, Mixed, draw_mix, mix_batch
 from dataltt.stages.training.train import train
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -125,7 +125,7 @@ def _best(scores: Sequence[float], num_keep: int) -> list[int]:
 
 
 _configs = st.builds(
-    MixConfig,
+    MixingOptions,
     mixup=st.sampled_from([0.0, 0.1, 0.8, 1.0, 5.0]),
     cutmix=st.sampled_from([0.0, 0.1, 1.0, 5.0]),
     probability=st.sampled_from([0.0, 0.5, 1.0]),
@@ -135,7 +135,7 @@ _configs = st.builds(
 
 @given(_configs, st.tuples(st.integers(1, 16), st.integers(1, 16)), st.integers(0, 1000))
 @settings(max_examples=300, deadline=None)
-def test_a_draw_is_what_the_numbers_ask_for(config: MixConfig, grid: tuple[int, int], step: int) -> None:
+def test_a_draw_is_what_the_numbers_ask_for(config: MixingOptions, grid: tuple[int, int], step: int) -> None:
     mix = draw_mix(config, grid, 0, step, 0)
     assert 0 <= mix.lam <= 1
     if mix.box is not None:
@@ -153,14 +153,14 @@ def test_a_draw_is_what_the_numbers_ask_for(config: MixConfig, grid: tuple[int, 
 
 
 def _draws(count: int = 400, **changes: Any) -> list[Mix]:
-    return [draw_mix(MixConfig(**changes), GRID, 0, step, 0) for step in range(count)]
+    return [draw_mix(MixingOptions(**changes), GRID, 0, step, 0) for step in range(count)]
 
 
 @pytest.mark.parametrize(
     "changes", [{"mixup": 0.0, "cutmix": 0.0}, {"probability": 0.0}, {"mixup": 0.0, "probability": 0.0}], ids=str
 )
 def test_nothing_is_mixed_where_mixing_is_off(changes: dict[str, Any]) -> None:
-    assert not MixConfig(**changes).is_on
+    assert not MixingOptions(**changes).is_on
     assert set(_draws(100, **changes)) == {Mix()}
 
 
@@ -199,7 +199,7 @@ def test_lambda_is_of_its_beta_distribution() -> None:
 
 @pytest.mark.parametrize("names", [(1, 0, 0), (0, 1, 0), (0, 0, 1), ("0", "0")], ids=str)
 def test_other_names_give_other_draws(names: tuple[object, ...]) -> None:
-    for config in (MixConfig(switch=0.0), MixConfig(switch=1.0)):
+    for config in (MixingOptions(switch=0.0), MixingOptions(switch=1.0)):
         ours = [draw_mix(config, (64, 64), *names, i) for i in range(5)]
         assert ours == [draw_mix(config, (64, 64), *names, i) for i in range(5)]
         assert all(
@@ -219,7 +219,7 @@ def test_global_generators_neither_matter_nor_change() -> None:
         np.random.seed(seed)
         torch.manual_seed(seed)
         before = _states()
-        found.append([draw_mix(MixConfig(), GRID, 0, step) for step in range(20)])
+        found.append([draw_mix(MixingOptions(), GRID, 0, step) for step in range(20)])
         assert _states() == before
     assert found[0] == found[1] == found[2]
 
@@ -541,7 +541,7 @@ def test_a_dense_stream_has_no_scores(replayed: SmallStore) -> None:
 
 def _train(made: SmallStore, out: Path, **changes: Any) -> int:
     defaults: dict[str, Any] = {"epochs": 1, "batch_size": 4, "workers": 0, "device": "cpu", "num_classes": 12}
-    return train(TrainConfig(out=out, tickets=made.store, **{**defaults, **changes})).step
+    return train(TrainConfig.of(out=out, tickets=made.store, **{**defaults, **changes})).step
 
 
 def _spied(monkeypatch: pytest.MonkeyPatch) -> list[Mixed]:
@@ -566,7 +566,7 @@ def _kept(mixed: Iterable[Mixed]) -> Counter[int | None]:
 def test_every_control_is_mixed_alike(replayed: SmallStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By seed and step; what differs is which patches are kept, and so the labels' weights under CutMix."""
     seen = _spied(monkeypatch)
-    drawn = [draw_mix(MixConfig(), GRID, 0, step, 0) for step in range(6)]
+    drawn = [draw_mix(MixingOptions(), GRID, 0, step, 0) for step in range(6)]
     assert len({m.box is None for m in drawn}) == 2
     pixels: list[bytes] = []
     controls: list[Any] = ["ticket", "random", "fixed-random", "inverse", "dense"]

@@ -34,8 +34,8 @@ from dataltt.stages.models.registry import create_vit, entry_of, load_vit
 from dataltt.stages.runtime.randomness import generator_of, isolated_rng
 from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.selection.select import select
-from dataltt.stages.training.config import TrainConfig
-from dataltt.stages.training.evaluate import EvalConfig, EvalProtocol, Metrics, evaluate
+from dataltt.stages.training.config import EvalConfig, TrainConfig
+from dataltt.stages.training.evaluate import EvalProtocol, Metrics, evaluate
 from dataltt.stages.training.train import TrainResult, train
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -92,7 +92,7 @@ def _config(small: SmallStore, out: Path, **changes: Any) -> TrainConfig:
         "device": "cpu",
         "log_steps": 1,
     }
-    return TrainConfig(out=out, **{**defaults, **changes})
+    return TrainConfig.of(out=out, **{**defaults, **changes})
 
 
 def _train(small: SmallStore, out: Path, **changes: Any) -> TrainResult:
@@ -365,7 +365,7 @@ def test_ranks_take_equal_steps_on_unequal_shards(validation: Validation, tmp_pa
     assert report["validation"]["num_samples"] == 20
     # What two ranks count together is what one counts alone.
     alone = evaluate(
-        EvalConfig(
+        EvalConfig.of(
             checkpoint=_latest(out) / "model.safetensors",
             shards=validation.shards,
             tickets=validation.store,
@@ -458,7 +458,7 @@ def test_best_is_chosen_by_the_protocol_asked_for(
     assert (info.protocol, info.top1, info.step) == (protocol, max(accuracies), tested[best]["step"])
 
     found = evaluate(
-        EvalConfig(
+        EvalConfig.of(
             checkpoint=out, shards=validation.shards, tickets=validation.store, test=protocol, workers=0, device="cpu"
         )
     )
@@ -743,7 +743,7 @@ def test_a_damaged_header_of_weights(stopped: Path, header: str) -> None:
 
 def _eval(small: SmallStore, checkpoint: Path, test: EvalProtocol, **changes: Any) -> EvalConfig:
     defaults: dict[str, Any] = {"tickets": small.store, "batch_size": 7, "workers": 0, "device": "cpu"}
-    return EvalConfig(checkpoint=checkpoint, shards=small.shards, test=test, **{**defaults, **changes})
+    return EvalConfig.of(checkpoint=checkpoint, shards=small.shards, test=test, **{**defaults, **changes})
 
 
 def _directly(small: SmallStore, weights: Path, keep_of: dict[str, Any] | None) -> Metrics:

@@ -439,7 +439,7 @@ def test_recipes_are_the_demos_and_deits(tmp_path: Path) -> None:
     assert test_shards == str(tmp_path / "shards" / "test-*.tar")
     train_shards = str(tmp_path / "shards" / "train-*.tar")
     assert base == replace(demo_recipe(4), out=tmp_path, shards=train_shards, model="vit_fashion", control="dense")
-    assert deit_config(tmp_path, "s", "deit_t") == TrainConfig(
+    assert deit_config(tmp_path, "s", "deit_t") == TrainConfig.of(
         out=tmp_path, shards="s", model="deit_t", control="dense", ema_decay=0.0
     )
     assert deit_config(tmp_path, "s", "lvvit_t").token_labels == "image"
