@@ -88,7 +88,7 @@ class StoredViews(IterableDataset[Any]):
         """
         rows = store.rows_of_shard(shard.name)
         if rows is None:
-            raise TicketMismatchError(f"{shard.url} is not a shard of {self.store}; pass the --shards it was made from")
+            raise TicketMismatchError(f"{shard.url} is not a shard of {self.store}; pass the `shards` it was made from")
         keys, digests = store.read_keys(rows), store.read_digests(rows)
         boxes, flips = store.read_views(rows) or (None, None)
         skipped = {s.key for s in self.manifest.skipped if s.shard == shard.name}
@@ -102,8 +102,8 @@ class StoredViews(IterableDataset[Any]):
             if changed and self.on_changed_image == "error":
                 raise TicketMismatchError(
                     f"{shard.name}: the image of sample {sample.key!r} is not the one that its ticket in {self.store} "
-                    "was made from; pass the --shards it was made from, or --on-changed-image allow if these are a "
-                    "re-encoded copy"
+                    "was made from; pass the `shards` it was made from, or `on_changed_image='allow'` if these are "
+                    "a re-encoded copy"
                 )
             of_sample = (None, None) if boxes is None or flips is None else (boxes[position], flips[position])
             yield sample, *of_sample
@@ -121,7 +121,7 @@ class StoredViews(IterableDataset[Any]):
         )
 
 
-_WAY_OUT = "pass the --shards it was made from, or select tickets for these shards"
+_WAY_OUT = "pass the `shards` it was made from, or select tickets for these shards"
 
 
 class _StoredViewShower:

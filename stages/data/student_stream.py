@@ -100,9 +100,9 @@ class SampleStream(IterableDataset[Any]):
     def __init__(self, config: StreamConfig, position: StreamPosition) -> None:
         super().__init__()
         if config.subset in ("ticket", "inverse") and config.join is None:
-            raise OptionError(f"{config.subset} patches come from a ticket store; pass --tickets")
+            raise OptionError(f"{config.subset} patches come from a ticket store; pass `tickets`")
         if config.views == "replay" and config.join is None:
-            raise OptionError("replayed views come from a ticket store; pass --tickets")
+            raise OptionError("replayed views come from a ticket store; pass `tickets`")
         if config.token_labels:
             check_view_mode(config.views, config.view, has_join=config.join is not None)
         self.config, self.position = config, position
@@ -261,9 +261,9 @@ class _Worker:
         if sample.label >= c.num_classes:
             raise SampleError(
                 f"{sample.shard}: sample {sample.key!r} is of class {sample.label}, and the model has {c.num_classes} "
-                "classes; use shards of the model's classes, or train with a larger --num-classes"
+                "classes; use shards of the model's classes, or train with a larger `num_classes`"
             )
-        image = decode_image(sample, c.mode, "mend the shard, or pass --on-bad-image skip")
+        image = decode_image(sample, c.mode, "mend the shard, or pass `on_bad_image='skip'`")
         epoch = self.position.epoch
         if c.views == "warp" and ticket is not None and ticket.boxes is None:
             # A store of one centre view: its box follows from the image's size.
@@ -322,5 +322,5 @@ class _Worker:
 def _miscounted(counted: CountedShard, found: str) -> str:
     return (
         f"{counted.shard.url} holds {found} samples where {counted.num_samples} were expected: it is not the shard "
-        "that the tickets were made from; pass --recount if its samples were only dealt anew"
+        "that the tickets were made from; pass `recount=True` if its samples were only dealt anew"
     )

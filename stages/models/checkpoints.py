@@ -93,7 +93,7 @@ def find_weights(path: Path, *, ema: bool = False) -> Path:
     if ema:
         if latest is not None and (latest / "ema.safetensors").exists():
             return latest / "ema.safetensors"
-        raise CheckpointError(f"{path} has no averaged weights (ema.safetensors); train with --ema-decay above 0")
+        raise CheckpointError(f"{path} has no averaged weights (ema.safetensors); train with `ema_decay` above 0")
     if (path / "best.safetensors").exists():
         return path / "best.safetensors"
     for candidate in (path, *([latest] if latest else [])):
@@ -114,7 +114,7 @@ def load_student(
     info = read_info(file)
     name = model or (info.model if info else None)
     if name is None:
-        raise CheckpointError(f"{file} does not say which model it is of; pass --model")
+        raise CheckpointError(f"{file} does not say which model it is of; pass `model`")
     weights = read_weights(file)
     student = create_student(
         name,
@@ -137,7 +137,7 @@ def latest_checkpoint(run: Path) -> Path | None:
         return None
     path = _folder(run) / pointer.read_text().strip()
     if path.parent != _folder(run) or not path.is_dir():
-        raise CheckpointError(f"{pointer} names a checkpoint that is not there; start the run anew with another --out")
+        raise CheckpointError(f"{pointer} names a checkpoint that is not there; start the run anew with another `out`")
     return path
 
 
@@ -190,8 +190,8 @@ def load_training_state(checkpoint: Path, device: torch.device) -> dict[str, Any
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be read ({reason}); start the run anew with another --out") from error
+        raise CheckpointError(f"{path} cannot be read ({reason}); start the run anew with another `out`") from error
     missing = sorted(TRAINING_STATE - set(state)) if isinstance(state, dict) else sorted(TRAINING_STATE)
     if missing:
-        raise CheckpointError(f"{path} lacks {', '.join(missing)}; start the run anew with another --out")
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}; start the run anew with another `out`")
     return state
