@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,14 @@ class StoredBatch:
     index: int
     images: list[Tensor]  # B of uint8 [V, channels, H, W]
     last: bool = False
+
+
+class _StoredSample(NamedTuple):
+    """A sample with the geometry that the store holds of its views; None of a single centre view."""
+
+    sample: RawSample
+    boxes: npt.NDArray[np.float32] | None = None  # [V, 4]
+    flips: npt.NDArray[np.uint8] | None = None  # [V]
 
 
 class StoredViews(IterableDataset[Any]):
@@ -80,8 +88,8 @@ class StoredViews(IterableDataset[Any]):
             images.append(torch.stack([to_tensor(v.image) for v in shower.show_all(image, sample.key, boxes, flips)]))
         yield StoredBatch(index=index, images=images, last=True)
 
-    def _matched(self, store: TicketStore, shard: Shard) -> Iterator[tuple[RawSample, Any, Any]]:
-        """The samples of a shard with their boxes [V, 4] and flips [V] (None of a single centre view).
+    def _matched(self, store: TicketStore, shard: Shard) -> Iterator[_StoredSample]:
+        """The samples of a shard with their boxes and flips.
 
         Raises:
             TicketMismatchError: they are not the store's rows of this shard, one by one.
@@ -105,8 +113,10 @@ class StoredViews(IterableDataset[Any]):
                     "was made from; pass the `shards` it was made from, or `on_changed_image='allow'` if these are "
                     "a re-encoded copy"
                 )
-            of_sample = (None, None) if boxes is None or flips is None else (boxes[position], flips[position])
-            yield sample, *of_sample
+            if boxes is None or flips is None:
+                yield _StoredSample(sample)
+            else:
+                yield _StoredSample(sample, boxes[position], flips[position])
             position += 1
         if position < len(keys):
             raise TicketMismatchError(f"{shard.name}: sample {keys[position]!r} of {self.store} is missing; {_WAY_OUT}")
@@ -129,9 +139,9 @@ class _StoredViewShower:
 
     def __init__(self, manifest: Manifest, policy: Policy | None) -> None:
         view = manifest.view
-        self.mode = "L" if len(view.mean) == 1 else "RGB"
+        self.mode = view.mode
         self._numbers = range(manifest.num_views)
-        self._seed = (view.augment or {}).get("seed")
+        self._seed = view.seed
         self._center = CenterViews(view, manifest.image_px)
         self._drawn = None if policy is None else PolicyViews(policy, view, manifest.image_px)
 

@@ -47,8 +47,13 @@ class Batch(NamedTuple):
     token_labels: TokenLabels | None = None
 
 
-# An image uint8 [channels, H, W], its label, the scores of its patches float32 [P], and its token labels [P, k].
-_Processed = tuple[Tensor, int, Scores | None, LabelMaps | None]
+class _Processed(NamedTuple):
+    """A sample as it goes into a batch."""
+
+    image: Tensor  # uint8 [channels, H, W]
+    label: int
+    scores: Scores | None  # float32 [P], None for all patches
+    token_labels: LabelMaps | None  # [P, k]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,7 +280,7 @@ class _Worker:
         if c.random_erasing > 0:
             pixels = erase_patches(pixels, c.grid, c.view, c.random_erasing, c.seed, epoch, sample.key)
         labels = shown_labels(ticket, c.views, shown, c.grid) if c.token_labels and ticket is not None else None
-        return pixels, sample.label, scores, labels
+        return _Processed(image=pixels, label=sample.label, scores=scores, token_labels=labels)
 
     def _full_batches(self, samples: Iterator[_Processed]) -> Iterator[Batch]:
         """Each batch as soon as it is full."""
@@ -297,15 +302,16 @@ class _Worker:
 
     def _collate(self, batch: list[_Processed]) -> Batch:
         c = self.config
-        images, labels, scores, label_maps = zip(*batch, strict=True)
         keep_indices = scored = None
-        if scores[0] is not None and c.mixing:
+        scores = [sample.scores for sample in batch if sample.scores is not None]  # of all samples, or of none
+        if scores and c.mixing:
             scored = torch.from_numpy(np.stack(scores))
-        elif scores[0] is not None:
+        elif scores:
             keep_indices = torch.from_numpy(np.stack([kept_of(s, c.num_keep) for s in scores]))
+        label_maps = [sample.token_labels for sample in batch if sample.token_labels is not None]
         return Batch(
-            images=torch.stack(images),
-            labels=torch.tensor(labels),
+            images=torch.stack([sample.image for sample in batch]),
+            labels=torch.tensor([sample.label for sample in batch]),
             keep_indices=keep_indices,
             num_skipped=self._newly_skipped(),
             scores=scored,

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -102,10 +102,18 @@ def find_weights(path: Path, *, ema: bool = False) -> Path:
     raise CheckpointError(f"there are no weights at {path}; give a .safetensors or .pth file, or a run's folder")
 
 
+class LoadedStudent(NamedTuple):
+    """A student, what its weights say of themselves (None for foreign ones), and the file they came from."""
+
+    student: Student
+    info: CheckpointInfo | None
+    file: Path
+
+
 def load_student(
     path: Path, *, model: str | None = None, num_keep: int | None = None, ema: bool = False
-) -> tuple[Student, CheckpointInfo | None, Path]:
-    """A student, what it is of (None for foreign weights, which need `model`), and the file it came from.
+) -> LoadedStudent:
+    """A student from a weights file or a run's folder; foreign weights need `model`.
 
     Raises:
         CheckpointError, ModelError
@@ -123,7 +131,7 @@ def load_student(
         num_classes=info.num_classes if info else num_classes_in(weights),
     )
     load_weights(student.net, weights, str(file), name)
-    return student, info, file
+    return LoadedStudent(student=student, info=info, file=file)
 
 
 def _folder(run: Path) -> Path:
