@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
 import shlex
 from pathlib import Path
@@ -11,8 +12,10 @@ import dataltt.artifacts_schema
 import dataltt.stages
 import pytest
 from dataltt.pipeline.messages import as_flags
+from dataltt.pipeline.progress import LineReporter, TerminalReporter
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 _NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,12}", fullmatch=True)
 _PRINTABLE = st.text(st.characters(exclude_categories=("C", "Z"), include_characters=" "))
@@ -82,6 +85,13 @@ def test_every_option_of_a_message_is_translated(names: list[str]) -> None:
 @given(_NAMES, st.one_of(st.integers(), st.floats(allow_nan=False)))
 def test_numbers_are_shown_as_they_were_written(name: str, value: float) -> None:
     assert as_flags(f"`{name}={value!r}`") == f"--{name.replace('_', '-')} {value!r}"
+
+
+def test_reporters_show_flags_in_the_librarys_messages() -> None:
+    lines, terminal = io.StringIO(), io.StringIO()
+    LineReporter(lines).message("raise `max_steps`")
+    TerminalReporter(Console(file=terminal, width=80)).message("raise `max_steps`")
+    assert (lines.getvalue(), terminal.getvalue()) == ("raise --max-steps\n",) * 2
 
 
 # Still to be converted.
