@@ -112,7 +112,7 @@ def _view(m: Manifest) -> str:
     if m.view.kind == "center":
         return f"center: resized to {m.view.resize_px} px ({m.view.interpolation}), cut to {m.image_px} px"
     augment = m.view.augment or {}
-    drawn = f"policy {augment.get('name')!r}, version {augment.get('version')}, seed {augment.get('seed')}"
+    drawn = f"policy {m.view.policy_name!r}, version {augment.get('version')}, seed {m.view.seed}"
     return f"replay: drawn by {drawn}, resized to {m.image_px} px ({m.view.interpolation})"
 
 

@@ -89,7 +89,7 @@ def fidelity(config: FidelityConfig, reporter: Reporter | None = None) -> Fideli
         rows=rows,
         num_keep=manifest.num_keep,
         num_patches=manifest.num_patches,
-        augment=str((manifest.view.augment or {}).get("name", "none")),
+        augment=manifest.view.policy_name or "none",
     )
 
 
@@ -158,7 +158,7 @@ class _Meter:
             if m.has_ranks:
                 yield self._row("warp, centre view", self._warped(store, 1))
             return
-        if (m.view.augment or {}).get("name") == "whole":
+        if m.view.policy_name == "whole":
             if m.has_ranks:
                 yield self._row("warp, whole image", self._warped(store, 1))
             return

@@ -48,8 +48,13 @@ class Batch(NamedTuple):
     token_labels: TokenLabels | None = None
 
 
-# An image uint8 [channels, H, W], its label, the scores of its patches float32 [P], and its token labels [P, k].
-_Processed = tuple[Tensor, int, Scores | None, LabelMaps | None]
+class _Processed(NamedTuple):
+    """A sample as it goes into a batch."""
+
+    image: Tensor  # uint8 [channels, H, W]
+    label: int
+    scores: Scores | None  # float32 [P], None for all patches
+    token_labels: LabelMaps | None  # [P, k]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +106,9 @@ class SampleStream(IterableDataset[Any]):
     def __init__(self, config: StreamConfig, position: StreamPosition) -> None:
         super().__init__()
         if config.subset in ("ticket", "inverse") and config.join is None:
-            raise OptionError(f"{config.subset} patches come from a ticket store; pass --tickets")
+            raise OptionError(f"{config.subset} patches come from a ticket store; pass `tickets`")
         if config.views == "replay" and config.join is None:
-            raise OptionError("replayed views come from a ticket store; pass --tickets")
+            raise OptionError("replayed views come from a ticket store; pass `tickets`")
         if config.token_labels:
             check_view_mode(config.views, config.view, has_join=config.join is not None)
         self.config, self.position = config, position
@@ -262,9 +267,9 @@ class _Worker:
         if sample.label >= c.num_classes:
             raise SampleError(
                 f"{sample.shard}: sample {sample.key!r} is of class {sample.label}, and the model has {c.num_classes} "
-                "classes; use shards of the model's classes, or train with a larger --num-classes"
+                "classes; use shards of the model's classes, or train with a larger `num_classes`"
             )
-        image = decode_image(sample, c.mode, "mend the shard, or pass --on-bad-image skip")
+        image = decode_image(sample, c.mode, "mend the shard, or pass `on_bad_image='skip'`")
         epoch = self.position.epoch
         if c.views == "warp" and ticket is not None and ticket.boxes is None:
             # A store of one centre view: its box follows from the image's size.
@@ -276,7 +281,7 @@ class _Worker:
         if c.random_erasing > 0:
             pixels = erase_patches(pixels, c.grid, c.view, c.random_erasing, c.seed, epoch, sample.key)
         labels = shown_labels(ticket, c.views, shown, c.grid) if c.token_labels and ticket is not None else None
-        return pixels, sample.label, scores, labels
+        return _Processed(image=pixels, label=sample.label, scores=scores, token_labels=labels)
 
     def _full_batches(self, samples: Iterator[_Processed]) -> Iterator[Batch]:
         """Each batch as soon as it is full."""
@@ -298,15 +303,16 @@ class _Worker:
 
     def _collate(self, batch: list[_Processed]) -> Batch:
         c = self.config
-        images, labels, scores, label_maps = zip(*batch, strict=True)
         keep_indices = scored = None
-        if scores[0] is not None and c.mixing:
+        scores = [sample.scores for sample in batch if sample.scores is not None]  # of all samples, or of none
+        if scores and c.mixing:
             scored = torch.from_numpy(np.stack(scores))
-        elif scores[0] is not None:
+        elif scores:
             keep_indices = torch.from_numpy(np.stack([kept_of(s, c.num_keep) for s in scores]))
+        label_maps = [sample.token_labels for sample in batch if sample.token_labels is not None]
         return Batch(
-            images=torch.stack(images),
-            labels=torch.tensor(labels),
+            images=torch.stack([sample.image for sample in batch]),
+            labels=torch.tensor([sample.label for sample in batch]),
             keep_indices=keep_indices,
             num_skipped=self._newly_skipped(),
             scores=scored,
@@ -323,5 +329,5 @@ class _Worker:
 def _miscounted(counted: CountedShard, found: str) -> str:
     return (
         f"{counted.shard.url} holds {found} samples where {counted.num_samples} were expected: it is not the shard "
-        "that the tickets were made from; pass --recount if its samples were only dealt anew"
+        "that the tickets were made from; pass `recount=True` if its samples were only dealt anew"
     )

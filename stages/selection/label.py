@@ -85,7 +85,7 @@ def label(config: LabelConfig, reporter: Reporter | None = None) -> Manifest | N
                 _plan(manifest, labeller, config),
                 discard_others=config.overwrite,
                 work="labelling",
-                way_out="or give `overwrite` to discard them",
+                way_out="or give `overwrite=True` to discard them",
             )
         process.barrier()
         views = StoredViews(
@@ -137,9 +137,8 @@ def _policy(config: LabelConfig, manifest: Manifest) -> Policy | None:
     """What the store's views were drawn by; None for the centre view."""
     if manifest.view.kind == "center":
         return None
-    mode = "L" if len(manifest.view.mean) == 1 else "RGB"
     allow = config.on_other_pixels == "allow"
-    return replayed_policy(manifest.view, mode, config.tickets, allow_other_pixels=allow)
+    return replayed_policy(manifest.view, config.tickets, allow_other_pixels=allow)
 
 
 def _shards_in_order(config: LabelConfig, manifest: Manifest) -> list[Shard]:
@@ -165,7 +164,7 @@ def _shards_in_order(config: LabelConfig, manifest: Manifest) -> list[Shard]:
 
 
 def _check_channels(model: DenseLabeller, manifest: Manifest, config: LabelConfig) -> None:
-    stored, wanted = len(manifest.view.mean), len(model.input_format.mean)
+    stored, wanted = manifest.view.num_channels, len(model.input_format.mean)
     if wanted not in (stored, 3):
         raise ModelError(
             f"{config.model} takes {wanted} channel(s), and {config.tickets} shows images of {stored}; label with "

@@ -127,7 +127,7 @@ def _shard_batches(
     return ShardBatches(
         list(enumerate(shards)),
         drawer,
-        mode="L" if len(spec.view.mean) == 1 else "RGB",
+        mode=spec.view.mode,
         batch_size=config.batch_size,
         on_bad_image=config.on_bad_image,
     )
@@ -170,7 +170,7 @@ def _store_spec(
     )
     view = center_view_of(model)
     if policy is not None:
-        view = replace(view, kind="replay", augment=describe(policy, view, geometry.mode, config.views.seed))
+        view = replace(view, kind="replay", augment=describe(policy, view, config.views.seed))
     return StoreSpec(
         grid=geometry.grid,
         patch_px=geometry.patch_px,

@@ -56,9 +56,9 @@ def check_tickets(manifest: Manifest, store: str, geometry: Geometry, view: View
             "grid, or train another `model`"
         )
     channels = 1 if geometry.mode == "L" else 3
-    if len(manifest.view.mean) != channels:
+    if manifest.view.num_channels != channels:
         raise TicketMismatchError(
-            f"{store} holds tickets of images of {len(manifest.view.mean)} channel(s), and {model} takes {channels}; "
+            f"{store} holds tickets of images of {manifest.view.num_channels} channel(s), and {model} takes {channels}; "
             "train another `model`"
         )
     if manifest.view.resize_px != view.resize_px:
@@ -75,9 +75,8 @@ def check_center(manifest: Manifest, store: str, purpose: str) -> None:
         TicketMismatchError
     """
     if manifest.view.kind != "center":
-        policy = (manifest.view.augment or {}).get("name")
         raise TicketMismatchError(
-            f"{store} holds {manifest.num_views} view(s) drawn by policy {policy!r}, and {purpose} the centre view's "
+            f"{store} holds {manifest.num_views} view(s) drawn by policy {manifest.view.policy_name!r}, and {purpose} the centre view's "
             "ticket; select it with: dataltt select --augment none"
         )
 

@@ -61,7 +61,7 @@ def default_mode(manifest: Manifest | None) -> ViewMode:
         return "warp"
     if manifest.view.kind == "center":
         return "static"
-    policy = POLICIES.get(str((manifest.view.augment or {}).get("name")))
+    policy = POLICIES.get(manifest.view.policy_name or "")
     return "warp" if policy is not None and policy.crop_scale is None else "replay"
 
 
@@ -77,10 +77,10 @@ def _replay(options: TrainConfig, manifest: Manifest | None) -> ViewPlan:
         )
     given = ("augment", "min_crop", "hflip", "auto_augment", "color_jitter")
     _refuse(options, given, "replay", f"the store's views were drawn by {_policy_name(manifest)!r}")
-    mode = "L" if len(manifest.view.mean) == 1 else "RGB"
     allow = options.on_other_pixels == "allow"
-    policy = replayed_policy(manifest.view, mode, options.tickets, allow_other_pixels=allow)
-    seed = (manifest.view.augment or {})["seed"]
+    policy = replayed_policy(manifest.view, options.tickets, allow_other_pixels=allow)
+    seed = manifest.view.seed
+    assert seed is not None  # the manifest's check of replayed views
     return ViewPlan(mode="replay", policy=policy, num_views=_num_views(options, manifest), seed=seed)
 
 
@@ -107,8 +107,7 @@ def _drawn_policy(options: TrainConfig, manifest: Manifest | None) -> Policy:
 
 
 def _policy_name(manifest: Manifest | None) -> str | None:
-    augment = manifest.view.augment if manifest is not None else None
-    return None if augment is None else str(augment.get("name"))
+    return None if manifest is None else manifest.view.policy_name
 
 
 def _holds(manifest: Manifest) -> str:
