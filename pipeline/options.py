@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 from typer.core import TyperCommand
@@ -75,10 +75,7 @@ def _parameter(declared: Declared) -> inspect.Parameter:
             f"{flag}/--no-{flag[2:]}" if is_flag else flag,
             help=as_flags(o.help),
             rich_help_panel=_COMMON_PANEL if o.is_common else declared.panel or _COMMON_PANEL,
-            min=None if o.parser else o.min,
-            max=None if o.parser else o.max,
-            parser=None,
-            metavar=o.metavar,
+            metavar=o.metavar or _metavar(declared),
             envvar=o.variable,
             show_envvar=False,
             show_default=_is_worth_showing(declared),
@@ -86,6 +83,17 @@ def _parameter(declared: Declared) -> inspect.Parameter:
     return inspect.Parameter(
         declared.name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, note], default=default
     )
+
+
+def _metavar(declared: Declared) -> str | None:
+    """Bounds as typer shows them. They are checked by the config, alike on the command line, in files and in Python."""
+    o = declared.option
+    low = f"x>={o.min:g}" if o.min is not None else f"x>{o.above:g}" if o.above is not None else ""
+    high = f"x<={o.max:g}" if o.max is not None else f"x<{o.below:g}" if o.below is not None else ""
+    if not low and not high:
+        return None
+    kind = "int" if int in (declared.kind, *get_args(declared.kind)) else "float"
+    return f"<{kind}> [{', '.join(part for part in (low, high) if part)}]"
 
 
 def _is_worth_showing(declared: Declared) -> bool:

@@ -266,8 +266,9 @@ _KIND_NAMES = {Path: "a path", float: "a number", int: "a whole number", str: "t
 
 
 def _check_bounds(name: str, value: float, o: Option) -> None:
+    shown = f"`{name}={value:g}`"
     if math.isnan(value):
-        raise OptionError(f"`{name}={value!r}` should be a number")
+        raise OptionError(f"{shown} should be a number")
     low = o.min is None or value >= o.min
     high = o.max is None or value <= o.max
     if low and high and (o.above is None or value > o.above) and (o.below is None or value < o.below):
@@ -275,8 +276,8 @@ def _check_bounds(name: str, value: float, o: Option) -> None:
     least = f"at least {o.min:g}" if o.min is not None else f"above {o.above:g}" if o.above is not None else ""
     most = f"at most {o.max:g}" if o.max is not None else f"below {o.below:g}" if o.below is not None else ""
     if o.min is not None and o.max is not None:
-        raise OptionError(f"`{name}={value!r}` should lie between {o.min:g} and {o.max:g}")
-    raise OptionError(f"`{name}={value!r}` should be {' and '.join(s for s in (least, most) if s)}")
+        raise OptionError(f"{shown} should lie between {o.min:g} and {o.max:g}")
+    raise OptionError(f"{shown} should be {' and '.join(s for s in (least, most) if s)}")
 
 
 def whole_numbers(value: Any) -> tuple[int, ...]:

@@ -25,8 +25,11 @@ from dataltt.artifacts_schema.tickets import unpack_mask
 from dataltt.pipeline.cli import main
 from dataltt.pipeline.demo.embedded import CLASSES, load_fashion_mnist
 from dataltt.stages.models.registry import create_vit
+from dataltt.stages.options import options_of
 from dataltt.stages.selection.config import SelectConfig
 from dataltt.stages.selection.select import select
+from dataltt.stages.training.config import TrainConfig
+from dataltt.stages.training.record import RunRecord, recorded_option
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -66,6 +69,17 @@ def encode_image(image: Image.Image, format: str = "PNG", **options: Any) -> byt
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
+
+
+def recorded(run: Path) -> dict[str, Any]:
+    """The options of training that a run resolved, by their plain names, with what else its record says."""
+    document = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    flat = {
+        d.name: recorded_option(RunRecord(**document), d.name)
+        for d in options_of(TrainConfig)
+        if d.option.on_resume != "unrecorded"
+    }
+    return {**document, **flat}
 
 
 @functools.cache
@@ -194,11 +208,11 @@ def make_store(
 _shared_stores: dict[tuple[Path, int], SmallStore] = {}
 
 
-def shared_store(factory: pytest.TempPathFactory, *, views: int = 1) -> SmallStore:
+def shared_store(factory: pytest.TempPathFactory, *, num_views: int = 1) -> SmallStore:
     """A store of 3 shards of 12 images with ranks, made once per session. Tests leave it as it is."""
-    key = (factory.getbasetemp(), views)
+    key = (factory.getbasetemp(), num_views)
     if key not in _shared_stores:
-        _shared_stores[key] = make_store(factory.mktemp(f"store-of-{views}-views"), views=views)
+        _shared_stores[key] = make_store(factory.mktemp(f"store-of-{num_views}-views"), num_views=num_views)
     return _shared_stores[key]
 
 

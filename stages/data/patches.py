@@ -29,7 +29,7 @@ class PatchChooser:
     """
 
     subset: Subset
-    views: ViewMode
+    view_mode: ViewMode
     grid: tuple[int, int]
     seed: int
     prior: Scores | None = None
@@ -44,7 +44,7 @@ class PatchChooser:
         if self.subset == "fixed-random":
             scores = self._drawn("fixed-random", key)
             # A centre view's subset belongs to the image, and is mirrored with it.
-            return mirror(scores, self.grid) if shown.flip and self.views == "static" else scores
+            return mirror(scores, self.grid) if shown.flip and self.view_mode == "static" else scores
         assert ticket is not None
         scores = self._of_ticket(key, epoch, ticket, shown)
         return -scores if self.subset == "inverse" else scores
@@ -60,9 +60,9 @@ class PatchChooser:
         return self.grid[0] * self.grid[1]
 
     def _of_ticket(self, key: str, epoch: int, ticket: Ticket, shown: DrawnView) -> Scores:
-        if self.views == "replay":
+        if self.view_mode == "replay":
             return self._stored(key, epoch, ticket, 0)  # the join read this view alone
-        if self.views == "static":
+        if self.view_mode == "static":
             # View 1, where there is one, is the ticket that the selector gave the mirrored image itself.
             number = 1 if shown.flip and len(ticket.packed) > 1 else 0
             scores = self._stored(key, epoch, ticket, number)

@@ -73,7 +73,7 @@ class StreamConfig:
     seed: int
     join: JoinConfig | None = None
     skipped_keys: frozenset[str] = frozenset()  # left out at selection, of whatever subset is streamed
-    views: ViewMode = "static"
+    view_mode: ViewMode = "static"
     augment: AugmentConfig | None = None  # of static views; None: no flip, no colours
     policy: Policy | None = None  # of replayed and warped views
     num_views: int = 1  # V: how many of the store's views are replayed, or make up the map that is warped
@@ -107,10 +107,10 @@ class SampleStream(IterableDataset[Any]):
         super().__init__()
         if config.subset in ("ticket", "inverse") and config.join is None:
             raise OptionError(f"{config.subset} patches come from a ticket store; pass `tickets`")
-        if config.views == "replay" and config.join is None:
+        if config.view_mode == "replay" and config.join is None:
             raise OptionError("replayed views come from a ticket store; pass `tickets`")
         if config.token_labels:
-            check_view_mode(config.views, config.view, has_join=config.join is not None)
+            check_view_mode(config.view_mode, config.view, has_join=config.join is not None)
         self.config, self.position = config, position
 
     def __iter__(self) -> Iterator[Batch | Failure]:
@@ -135,7 +135,7 @@ class _Worker:
         self.num_skipped = 0
         self._reported = 0
         self._shower = ViewShower(
-            config.views,
+            config.view_mode,
             config.view,
             image_px=config.image_px,
             augment=config.augment,
@@ -144,10 +144,10 @@ class _Worker:
             stored_seed=config.views_seed,
             number=self._view_number,
         )
-        warps = config.views == "warp" and config.subset in ("ticket", "inverse") and self.join is not None
+        warps = config.view_mode == "warp" and config.subset in ("ticket", "inverse") and self.join is not None
         self._chooser = PatchChooser(
             subset=config.subset,
-            views=config.views,
+            view_mode=config.view_mode,
             grid=config.grid,
             seed=config.seed,
             breaks_ties=config.mixing,
@@ -157,9 +157,9 @@ class _Worker:
     def _join_config(self, join: JoinConfig) -> JoinConfig:
         """What this epoch reads of the store."""
         join = replace(join, token_labels=self.config.token_labels)
-        if self.config.views == "replay":
+        if self.config.view_mode == "replay":
             return replace(join, geometry=True, views=range(self._view_number, self._view_number + 1))
-        if self.config.views == "warp":
+        if self.config.view_mode == "warp":
             return replace(join, geometry=True, views=range(self.config.num_views))
         return join
 
@@ -271,7 +271,7 @@ class _Worker:
             )
         image = decode_image(sample, c.mode, "mend the shard, or pass `on_bad_image='skip'`")
         epoch = self.position.epoch
-        if c.views == "warp" and ticket is not None and ticket.boxes is None:
+        if c.view_mode == "warp" and ticket is not None and ticket.boxes is None:
             # A store of one centre view: its box follows from the image's size.
             box = center_box(*image.size, resize_px=c.view.resize_px, crop_px=c.image_px)
             ticket = replace(ticket, boxes=box[None], flips=np.zeros(1, np.uint8))
@@ -280,7 +280,7 @@ class _Worker:
         pixels = to_tensor(shown.image)
         if c.random_erasing > 0:
             pixels = erase_patches(pixels, c.grid, c.view, c.random_erasing, c.seed, epoch, sample.key)
-        labels = shown_labels(ticket, c.views, shown, c.grid) if c.token_labels and ticket is not None else None
+        labels = shown_labels(ticket, c.view_mode, shown, c.grid) if c.token_labels and ticket is not None else None
         return _Processed(image=pixels, label=sample.label, scores=scores, token_labels=labels)
 
     def _full_batches(self, samples: Iterator[_Processed]) -> Iterator[Batch]:

@@ -58,8 +58,8 @@ def check_tickets(manifest: Manifest, store: str, geometry: Geometry, view: View
     channels = 1 if geometry.mode == "L" else 3
     if manifest.view.num_channels != channels:
         raise TicketMismatchError(
-            f"{store} holds tickets of images of {manifest.view.num_channels} channel(s), and {model} takes {channels}; "
-            "train another `model`"
+            f"{store} holds tickets of images of {manifest.view.num_channels} channel(s), and {model} takes "
+            f"{channels}; train another `model`"
         )
     if manifest.view.resize_px != view.resize_px:
         raise TicketMismatchError(
@@ -76,8 +76,8 @@ def check_center(manifest: Manifest, store: str, purpose: str) -> None:
     """
     if manifest.view.kind != "center":
         raise TicketMismatchError(
-            f"{store} holds {manifest.num_views} view(s) drawn by policy {manifest.view.policy_name!r}, and {purpose} the centre view's "
-            "ticket; select it with: dataltt select --augment none"
+            f"{store} holds {manifest.num_views} view(s) drawn by policy {manifest.view.policy_name!r}, and "
+            f"{purpose} the centre view's ticket; select it with: dataltt select --augment none"
         )
 
 

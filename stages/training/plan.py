@@ -250,7 +250,7 @@ def _train_stream(
         seed=c.run.seed,
         join=join,
         skipped_keys=skipped_keys,
-        views=views.mode,
+        view_mode=views.mode,
         augment=views.policy.augment if views.mode == "static" else None,
         policy=None if views.mode == "static" else views.policy,
         num_views=views.num_views,

@@ -25,7 +25,7 @@ from ...helpers import SmallStore, make_store, run_cli, run_on_two_ranks
 
 @pytest.fixture(scope="module")
 def replayed(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
-    return make_store(tmp_path_factory.mktemp("study"), augment="crop", views=4)
+    return make_store(tmp_path_factory.mktemp("study"), augment="crop", num_views=4)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def _study(replayed: SmallStore, center: SmallStore, **changes: Any) -> Study:
     ticket = Evaluation(on="ticket", tickets=center.store)
     arms = (
         Arm(name="ticket", train=base, tests=(ticket, dense), stored=("tickets", "views/boxes", "views/flips")),
-        Arm(name="dense", train=replace(base, control="dense"), tests=(dense,)),
+        Arm(name="dense", train=base.but(control="dense"), tests=(dense,)),
     )
     comparison = Comparison(name="(c) − (a)", first=("dense", "dense"), second=("ticket", "ticket"))
     return Study(name="test", arms=arms, test_shards=center.shards, comparisons=(comparison,), **changes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 from dataclasses import asdict, replace
@@ -24,7 +23,7 @@ from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.training.config import check_options
 from dataltt.stages.training.optimization import scaled_lr
 
-from ...helpers import fashion_samples, make_shards, run_cli, save_selector_weights
+from ...helpers import fashion_samples, make_shards, recorded, run_cli, save_selector_weights
 
 _BY_NAME = {row.name: row for row in PAPER_ROWS}
 
@@ -44,7 +43,7 @@ def _row_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyInputs:
         shards=shards,
         test_shards=shards,
         checkpoint=save_selector_weights(tmp_path / "weights.safetensors"),
-        views=2,
+        num_views=2,
         batch_size=4,
         workers=0,
         device="cpu",
@@ -67,7 +66,7 @@ def test_a_row_of_the_paper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert study.cost.model == "vit_fashion"
     # Every arm is shown the same stored views, and trained by the row's recipe.
     for arm in arms:
-        config = json.loads((tmp_path / "study" / "runs" / f"{arm}-0" / "config.json").read_text())
+        config = recorded(tmp_path / "study" / "runs" / f"{arm}-0")
         assert (config["views"], config["num_views"], config["opt"], config["clip_grad"]) == ("replay", 2, "sgd", 2.0)
 
 
@@ -89,7 +88,7 @@ def test_a_row_takes_its_classes_from_the_shards_or_imagenet(
     if listed is None:
         (tmp_path / "shards" / "classes.json").unlink()
     study = study_of(_row(), inputs, SilentReporter())
-    config = json.loads((inputs.out / "selector" / "config.json").read_text())
+    config = recorded(inputs.out / "selector")
     assert config["num_classes"] == (listed or 1000)
     assert study.cost is not None
     assert study.cost.num_classes == config["num_classes"]

@@ -21,11 +21,11 @@ _COUNTS = (40, 24)
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
     """A replay store of 64 images, 2 views, without ranks."""
-    return make_store(tmp_path_factory.mktemp("fidelity"), counts=_COUNTS, augment="deit", views=2, ranks=False)
+    return make_store(tmp_path_factory.mktemp("fidelity"), counts=_COUNTS, augment="deit", num_views=2, ranks=False)
 
 
 def _measure(made: SmallStore, **changes: object) -> FidelityResult:
-    defaults = {"ratio": 0.5, "views": 2, "images": 64, "workers": 0, "device": "cpu"}
+    defaults = {"ratio": 0.5, "num_views": 2, "images": 64, "workers": 0, "device": "cpu"}
     options = {"model": MODEL, "checkpoint": made.weights, **defaults, **changes}
     return fidelity(FidelityConfig.of(**options))  # type: ignore[arg-type]
 

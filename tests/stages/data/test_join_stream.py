@@ -141,7 +141,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
 
 @pytest.fixture(scope="module")
 def of_two_views(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
-    return shared_store(tmp_path_factory, views=2)
+    return shared_store(tmp_path_factory, num_views=2)
 
 
 def _check_tickets(small: SmallStore, seen: Iterable[Seen]) -> None:

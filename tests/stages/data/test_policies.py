@@ -505,7 +505,7 @@ def test_erasing_on_other_grids(grid: tuple[int, int]) -> None:
 def replayed(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
     """Three views of each of twelve images, without ranks."""
     folder = tmp_path_factory.mktemp("replayed")
-    return make_store(folder, counts=(12,), augment="deit", views=3, ranks=False)
+    return make_store(folder, counts=(12,), augment="deit", num_views=3, ranks=False)
 
 
 @pytest.fixture(scope="module")
@@ -702,8 +702,8 @@ def test_the_store_decides_which_views_are_shown(center: SmallStore, replayed: S
         _plan(whole),
         _plan(None, control="dense", shards=center.shards, model=MODEL),
     ]
-    assert [p.stream.views for p in plans] == ["static", "replay", "warp", "warp"]
-    assert [p.config.views for p in plans] == ["static", "replay", "warp", "warp"]
+    assert [p.stream.view_mode for p in plans] == ["static", "replay", "warp", "warp"]
+    assert [p.config.views.view_mode for p in plans] == ["static", "replay", "warp", "warp"]
     assert [p.stream.num_views for p in plans] == [1, 3, 1, 1]
     assert [p.stream.policy and p.stream.policy.name for p in plans] == [None, "deit", "deit", "deit"]
 
@@ -715,7 +715,7 @@ def test_single_numbers_of_a_policy_may_be_changed(whole: SmallStore) -> None:
 
 
 def test_a_store_of_larger_crops_is_replayed_as_it_is(center: SmallStore, tmp_path: Path) -> None:
-    options = {"augment": "deit", "views": 2, "min_crop": 0.4}
+    options = {"augment": "deit", "num_views": 2, "min_crop": 0.4}
     manifest = select(select_config(center.shards, center.weights, tmp_path / "store.zarr", **options))
     assert manifest is not None
     store = TicketStore.open(str(tmp_path / "store.zarr"))
@@ -729,7 +729,7 @@ def test_a_store_of_larger_crops_is_replayed_as_it_is(center: SmallStore, tmp_pa
 
 def test_two_views_of_whole_images_are_the_image_and_its_mirror_image(center: SmallStore, tmp_path: Path) -> None:
     """As --views says; two equal views would be half the work for nothing."""
-    options = {"augment": "whole", "views": 2, "ranks": True}
+    options = {"augment": "whole", "num_views": 2, "ranks": True}
     select(select_config(center.shards, center.weights, tmp_path / "store.zarr", **options))
     views = TicketStore.open(str(tmp_path / "store.zarr")).read_views(range(12))
     assert views is not None

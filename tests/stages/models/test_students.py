@@ -14,7 +14,7 @@ from dataltt.stages.models.checkpoints import find_weights, read_info
 from dataltt.stages.models.registry import create_network, create_vit, read_weights
 from safetensors.torch import save_file
 
-from ...helpers import CliResult, fashion_samples, make_shards, make_store, randomize, run_cli
+from ...helpers import CliResult, fashion_samples, make_shards, make_store, randomize, recorded, run_cli
 
 NUM_IMAGES = 8
 COMMON = ("--workers", 0, "--device", "cpu")
@@ -94,7 +94,7 @@ def test_it_trains_resumes_and_is_tested(made: Made, name: str, tmp_path: Path) 
 def test_a_zeroed_swin_is_tested_on_all_patches_too(made: Made, tmp_path: Path) -> None:
     result = _train(made, tmp_path / "run", "--model", "swin_t", "--max-steps", 1, "--control", "random")
     assert result.code == 0, result.err
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["swin_input"] == "zero"
+    assert recorded(tmp_path / "run")["swin_input"] == "zero"
     assert "98 of 196 patches (the others are set to zero, which saves no compute)" in result.err + result.out
     losses = {on: _eval(made, tmp_path / "run", on, made.half)["loss"] for on in ("dense", "ticket", "random")}
     assert len(set(losses.values())) == 3
@@ -196,7 +196,7 @@ def test_matched_tokens_lengthen_training(made: Made, tmp_path: Path) -> None:
     options = ("--model", "vit_micro", "--control", "random", "--match-tokens", "--epochs", 3)
     result = _train(made, tmp_path / "run", *options)
     assert result.code == 0, result.err
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config = recorded(tmp_path / "run")
     assert config["epochs"] == 6
     assert "3 epochs become 6, to see as many tokens as on all patches" in result.out + result.err
     assert f"step {6 * NUM_IMAGES // 2}, epoch 6" in result.out

@@ -221,7 +221,7 @@ def test_networks_without_a_map_are_refused() -> None:
 def _config(small: SmallStore, **changes: Any) -> LabelConfig:
     """A quick labelling of a small store by its own selector."""
     defaults: dict[str, Any] = {"model": MODEL, "checkpoint": small.weights, "batch_size": 5, "workers": 0}
-    return LabelConfig.of(store=small.store, device="cpu", **{**defaults, **changes})
+    return LabelConfig.of(tickets=small.store, device="cpu", **{**defaults, **changes})
 
 
 def _views(small: SmallStore, sample: Sample) -> list[Image.Image]:
@@ -266,10 +266,10 @@ def _check(small: SmallStore, weights: Path, samples: Sequence[Sample]) -> None:
 
 _STORES: list[dict[str, Any]] = [
     {},
-    {"views": 2},
-    {"augment": "crop", "views": 3, "seed": 4},
-    {"augment": "deit", "views": 2},
-    {"augment": "whole", "views": 2},
+    {"num_views": 2},
+    {"augment": "crop", "num_views": 3, "seed": 4},
+    {"augment": "deit", "num_views": 2},
+    {"augment": "whole", "num_views": 2},
 ]
 
 
@@ -323,7 +323,7 @@ def test_an_rgb_store_and_a_grey_network_do_not_go_together(tmp_path: Path) -> N
 
 
 def test_batch_size_workers_and_ranks_change_nothing(tmp_path: Path) -> None:
-    small = make_store(tmp_path, counts=(4, 3, 2), views=2)
+    small = make_store(tmp_path, counts=(4, 3, 2), num_views=2)
     label(_config(small))
     found, digests = _read(small), file_digests(small.path / "token_labels")
     label(_config(small, batch_size=3, workers=1, overwrite=True))
@@ -438,7 +438,7 @@ def test_samples_that_are_not_the_stores_rows_are_named(
 
 
 def test_reencoded_copies_are_labelled_where_allowed(tmp_path: Path) -> None:
-    small = make_store(tmp_path, counts=(4,), augment="crop", views=2)
+    small = make_store(tmp_path, counts=(4,), augment="crop", num_views=2)
     copies = [
         replace(s, image=encode(np.asarray(Image.open(io.BytesIO(s.image))), "PNG", compress_level=0))
         for s in small.samples
@@ -491,7 +491,7 @@ def test_a_store_cannot_name_commands_as_its_shards(tmp_path: Path) -> None:
 
 
 def test_views_that_are_drawn_otherwise_here_are_labelled_only_where_allowed(tmp_path: Path) -> None:
-    small = make_store(tmp_path, counts=(3,), augment="crop", views=2)
+    small = make_store(tmp_path, counts=(3,), augment="crop", num_views=2)
     edit_manifest(small.path, lambda m: m["view"]["augment"].update(pixels_xxh3="0" * 16))
     with pytest.raises(DatalttError, match="gives other pixels here"):
         label(_config(small))
@@ -502,12 +502,12 @@ def test_views_that_are_drawn_otherwise_here_are_labelled_only_where_allowed(tmp
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"checkpoint": None}, "there are no pretrained weights of vit_fashion; give --checkpoint"),
+        ({"checkpoint": None}, "there are no pretrained weights of vit_fashion; give `checkpoint`"),
         ({"checkpoint": Path("nowhere.safetensors")}, "there are no weights at nowhere.safetensors"),
         ({"model": "no_such_model"}, "`model='no_such_model'` is neither an alias"),
         ({"model": "test_vit"}, "does not hold weights of test_vit"),
         ({"num_classes": 12}, "has 10 classes; leave it out"),
-        ({"batch_size": 0}, "--batch-size 0"),
+        ({"batch_size": 0}, "`batch_size=0`"),
         ({"store": "s3://bucket/store.zarr"}, "copy the store here first"),
         ({"store": "nowhere.zarr"}, "there is no ticket store at nowhere.zarr"),
     ],
@@ -517,7 +517,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
 ) -> None:
     small = shared_store(tmp_path_factory)
     with pytest.raises(DatalttError) as caught:
-        label(replace(_config(small), **changes))
+        label(_config(small).but(**changes))
     assert words in str(caught.value)
     assert not label_parts_dir(small.path).exists()
 
@@ -526,7 +526,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
 
 
 def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
-    small = make_store(tmp_path, counts=(4, 3), views=2)
+    small = make_store(tmp_path, counts=(4, 3), num_views=2)
     options = ("--tickets", small.store, "--model", MODEL, "--checkpoint", small.weights, "--workers", 0)
     result = run_cli("label", *options, "--device", "cpu")
     assert result.code == 0, result.err
@@ -536,7 +536,7 @@ def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
     assert result.out.startswith(expected)
     again = run_cli("label", *options)
     assert again.code == 1
-    assert "has token labels of vit_fashion; pass --overwrite" in again.err
+    assert "has token labels of vit_fashion; " in again.err
     asked = run_cli("label", *options, "--overwrite", "--json")
     assert asked.code == 0, asked.err
     document = json.loads(asked.out)

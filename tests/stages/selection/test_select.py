@@ -198,7 +198,7 @@ def test_two_views_are_the_image_and_its_mirror_image(weights: Path, tmp_path: P
     samples = _wide_samples()
     two = make_shards(tmp_path / "two", (3,), samples)
     mirrored = make_shards(tmp_path / "mirrored", (3,), _mirrored(samples))
-    m = _select(two, weights, tmp_path / "two.zarr", views=2, ranks=True)
+    m = _select(two, weights, tmp_path / "two.zarr", num_views=2, ranks=True)
     _select(two, weights, tmp_path / "one.zarr")
     _select(mirrored, weights, tmp_path / "mirrored.zarr")
     assert (m.num_views, m.view.kind) == (2, "center")
@@ -219,7 +219,7 @@ def test_two_views_are_the_image_and_its_mirror_image(weights: Path, tmp_path: P
 def test_a_box_is_what_the_selector_saw(weights: Path, tmp_path: Path) -> None:
     samples = _wide_samples()
     shards = make_shards(tmp_path / "shards", (3,), samples)
-    m = _select(shards, weights, tmp_path / "s.zarr", views=2)
+    m = _select(shards, weights, tmp_path / "s.zarr", num_views=2)
     views = TicketStore.open(str(tmp_path / "s.zarr")).read_views(range(3))
     assert views is not None
     for raw, (y0, x0, height, width) in zip(iter_samples(resolve_shards(shards)[0]), views[0][:, 0], strict=True):
@@ -231,8 +231,8 @@ def test_a_box_is_what_the_selector_saw(weights: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("views", [0, 3, -1])
 def test_more_views_than_there_are(shards: str, weights: Path, tmp_path: Path, views: int) -> None:
-    with pytest.raises(OptionError, match=f"--views {views}"):
-        _select(shards, weights, tmp_path / "s.zarr", views=views)
+    with pytest.raises(OptionError, match=f"`num_views={views}`"):
+        _select(shards, weights, tmp_path / "s.zarr", num_views=views)
 
 
 # Restart
@@ -322,7 +322,7 @@ def test_a_restart_after_the_last_part(
     [
         ({"ratio": 0.6}, "num_keep, selector"),
         ({"ranks": False}, "has_ranks"),
-        ({"views": 2}, "has_views, num_views"),
+        ({"num_views": 2}, "has_views, num_views"),
         ({"on_bad_image": "skip"}, "on_bad_image"),
         ({"precision": "bf16"}, "selector"),
         ({"seed": 1}, "seed"),

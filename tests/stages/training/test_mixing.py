@@ -128,8 +128,8 @@ _configs = st.builds(
     MixingOptions,
     mixup=st.sampled_from([0.0, 0.1, 0.8, 1.0, 5.0]),
     cutmix=st.sampled_from([0.0, 0.1, 1.0, 5.0]),
-    probability=st.sampled_from([0.0, 0.5, 1.0]),
-    switch=st.sampled_from([0.0, 0.5, 1.0]),
+    mix_prob=st.sampled_from([0.0, 0.5, 1.0]),
+    mix_switch=st.sampled_from([0.0, 0.5, 1.0]),
 )
 
 
@@ -143,10 +143,10 @@ def test_a_draw_is_what_the_numbers_ask_for(config: MixingOptions, grid: tuple[i
         assert 0 <= mix.box.left <= mix.box.right <= grid[1]
         assert mix.lam == 1
         assert config.cutmix > 0
-        assert config.switch > 0 or config.mixup == 0
+        assert config.mix_switch > 0 or config.mixup == 0
     elif mix.lam < 1:
         assert config.mixup > 0
-        assert config.switch < 1 or config.cutmix == 0
+        assert config.mix_switch < 1 or config.cutmix == 0
     if not config.is_on:
         assert mix == Mix()
     assert draw_mix(config, grid, 0, step, 0) == mix
@@ -157,21 +157,21 @@ def _draws(count: int = 400, **changes: Any) -> list[Mix]:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"mixup": 0.0, "cutmix": 0.0}, {"probability": 0.0}, {"mixup": 0.0, "probability": 0.0}], ids=str
+    "changes", [{"mixup": 0.0, "cutmix": 0.0}, {"mix_prob": 0.0}, {"mixup": 0.0, "mix_prob": 0.0}], ids=str
 )
 def test_nothing_is_mixed_where_mixing_is_off(changes: dict[str, Any]) -> None:
     assert not MixingOptions(**changes).is_on
     assert set(_draws(100, **changes)) == {Mix()}
 
 
-@pytest.mark.parametrize("changes", [{"switch": 0.0}, {"cutmix": 0.0}, {"cutmix": 0.0, "switch": 1.0}], ids=str)
+@pytest.mark.parametrize("changes", [{"mix_switch": 0.0}, {"cutmix": 0.0}, {"cutmix": 0.0, "mix_switch": 1.0}], ids=str)
 def test_mixup_alone(changes: dict[str, Any]) -> None:
     mixes = _draws(**changes)
     assert {m.box for m in mixes} == {None}
     assert len({m.lam for m in mixes}) == 400
 
 
-@pytest.mark.parametrize("changes", [{"switch": 1.0}, {"mixup": 0.0}, {"mixup": 0.0, "switch": 0.0}], ids=str)
+@pytest.mark.parametrize("changes", [{"mix_switch": 1.0}, {"mixup": 0.0}, {"mixup": 0.0, "mix_switch": 0.0}], ids=str)
 def test_cutmix_alone(changes: dict[str, Any]) -> None:
     mixes = _draws(**changes)
     assert all(m.box is not None for m in mixes)
@@ -181,12 +181,12 @@ def test_cutmix_alone(changes: dict[str, Any]) -> None:
 
 def test_both_are_drawn_as_often_as_switch_says() -> None:
     assert 160 <= sum(m.box is not None for m in _draws()) <= 240
-    assert 70 <= sum(m.box is not None for m in _draws(switch=0.25)) <= 130
+    assert 70 <= sum(m.box is not None for m in _draws(mix_switch=0.25)) <= 130
 
 
 def test_batches_are_mixed_as_often_as_the_probability_says() -> None:
-    assert 70 <= sum(m != Mix() for m in _draws(probability=0.25)) <= 130
-    assert sum(m == Mix() for m in _draws(switch=0.0)) == 0
+    assert 70 <= sum(m != Mix() for m in _draws(mix_prob=0.25)) <= 130
+    assert sum(m == Mix() for m in _draws(mix_switch=0.0)) == 0
 
 
 def test_lambda_is_of_its_beta_distribution() -> None:
@@ -199,7 +199,7 @@ def test_lambda_is_of_its_beta_distribution() -> None:
 
 @pytest.mark.parametrize("names", [(1, 0, 0), (0, 1, 0), (0, 0, 1), ("0", "0")], ids=str)
 def test_other_names_give_other_draws(names: tuple[object, ...]) -> None:
-    for config in (MixingOptions(switch=0.0), MixingOptions(switch=1.0)):
+    for config in (MixingOptions(mix_switch=0.0), MixingOptions(mix_switch=1.0)):
         ours = [draw_mix(config, (64, 64), *names, i) for i in range(5)]
         assert ours == [draw_mix(config, (64, 64), *names, i) for i in range(5)]
         assert all(
@@ -432,7 +432,7 @@ def center(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
 
 @pytest.fixture(scope="module")
 def replayed(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
-    return _store(tmp_path_factory, augment="deit", views=3)
+    return _store(tmp_path_factory, augment="deit", num_views=3)
 
 
 def _stream(made: SmallStore, *, ranks: bool = False, **changes: Any) -> StreamConfig:
@@ -450,7 +450,7 @@ def _stream(made: SmallStore, *, ranks: bool = False, **changes: Any) -> StreamC
         "num_classes": 12,
         "seed": 0,
         "join": JoinConfig(store=made.store, ranks=ranks),
-        "views": "replay" if is_replay else "static",
+        "view_mode": "replay" if is_replay else "static",
         "augment": None if is_replay else AugmentConfig(),
         "policy": POLICIES["deit"] if is_replay else None,
         "num_views": made.manifest.num_views,
@@ -467,7 +467,7 @@ def _top(scores: Tensor, num_keep: int) -> list[list[int]]:
 
 
 def _spelt(store: str, changes: dict[str, Any]) -> str:
-    what = [str(changes.get(name, "")) for name in ("views", "subset")]
+    what = [str(changes.get(name, "")) for name in ("view_mode", "subset")]
     return "-".join([store, *what, "ranks" if "ranks" in changes else ""])
 
 
@@ -477,12 +477,12 @@ _STREAMS: list[tuple[str, dict[str, Any]]] = [
     ("center", {"ranks": True, "subset": "inverse"}),
     ("center", {"subset": "random"}),
     ("center", {"subset": "fixed-random"}),
-    ("center", {"ranks": True, "views": "warp", "policy": POLICIES["deit"], "augment": None}),
+    ("center", {"ranks": True, "view_mode": "warp", "policy": POLICIES["deit"], "augment": None}),
     ("replayed", {}),
     ("replayed", {"ranks": True}),
     ("replayed", {"ranks": True, "subset": "inverse"}),
     ("replayed", {"subset": "fixed-random"}),
-    ("replayed", {"ranks": True, "views": "warp"}),
+    ("replayed", {"ranks": True, "view_mode": "warp"}),
 ]
 
 
@@ -596,7 +596,7 @@ def test_a_run_without_mixing_mixes_nothing(
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
 def test_numbers_that_no_distribution_has(replayed: SmallStore, tmp_path: Path, name: str, value: float) -> None:
-    with pytest.raises(OptionError, match=f"--{name}"):
+    with pytest.raises(OptionError, match=f"`{name}="):
         _train(replayed, tmp_path / "run", **{name: value})
     assert not (tmp_path / "run").exists()
 
@@ -604,5 +604,5 @@ def test_numbers_that_no_distribution_has(replayed: SmallStore, tmp_path: Path, 
 @pytest.mark.parametrize("name", ["mix_prob", "mix_switch"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_probabilities_out_of_range(replayed: SmallStore, tmp_path: Path, name: str, value: float) -> None:
-    with pytest.raises(OptionError, match=f"--{name.replace('_', '-')} .* should lie between 0 and 1"):
+    with pytest.raises(OptionError, match=f"`{name}=.*` should (lie between 0 and 1|be a number)"):
         _train(replayed, tmp_path / "run", **{name: value})

@@ -49,6 +49,7 @@ from ...helpers import (
     file_digests,
     make_shards,
     make_store,
+    recorded,
     run_on_two_ranks,
     save_selector_weights,
     select_config,
@@ -141,7 +142,7 @@ def test_files_of_a_run(whole: Path, small: SmallStore) -> None:
     assert sorted(p.name for p in (whole / "checkpoints").iterdir()) == ["latest", "step-00000012"]
     names = sorted(p.name for p in _latest(whole).iterdir())
     assert names == ["ema.safetensors", "model.safetensors", "training.pt"]
-    config = json.loads((whole / "config.json").read_text())
+    config = recorded(whole)
     assert (config["model"], config["num_classes"], config["world_size"]) == (MODEL, 10, 1)
     assert config["tickets"] == small.store
     info = read_info(_latest(whole) / "model.safetensors")
@@ -282,7 +283,7 @@ def test_resuming_with_other_options(
     out = tmp_path / "run"
     _train(small, out, max_steps=1, **_validated(validation))
     before = file_digests(out)
-    with pytest.raises(OptionError, match=rf"--resume: .* is another run \(.*{name} was .* and is "):
+    with pytest.raises(OptionError, match=rf"is another run \(.*{name} was .* and is "):
         _train(small, out, resume=True, **{**_validated(validation), **change})
     assert file_digests(out) == before
 
@@ -292,18 +293,18 @@ def test_resuming_with_other_shards(small: SmallStore, tmp_path: Path) -> None:
     out = tmp_path / "run"
     _train(small, out, shards=shards, max_steps=2)
     make_shards(tmp_path / "shards", (18, 12), small.samples[:30], name="dealt")
-    with pytest.raises(OptionError, match="--resume: the shards held 6 steps per epoch and now hold 5"):
+    with pytest.raises(OptionError, match="the shards held 6 steps per epoch and now hold 5"):
         _train(small, out, shards=shards, resume=True)
 
 
 def test_resuming_what_is_not_there(small: SmallStore, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="--resume: there is no run"):
+    with pytest.raises(OptionError, match="there is no run"):
         _train(small, tmp_path / "run", resume=True)
 
 
 def test_an_existing_run_is_left_alone(whole: Path, small: SmallStore) -> None:
     before = file_digests(whole)
-    with pytest.raises(OutputExistsError, match="--resume"):
+    with pytest.raises(OutputExistsError, match="`resume`"):
         _train(small, whole)
     assert file_digests(whole) == before
 
@@ -341,7 +342,7 @@ def test_two_ranks_train_as_one(tmp_path: Path) -> None:
     for mine, line in zip(_metrics(out), _metrics(tmp_path / "one"), strict=True):
         assert mine["loss"] == pytest.approx(line["loss"], rel=1e-4)
         assert mine["lr"] == line["lr"]
-    assert json.loads((out / "config.json").read_text())["world_size"] == 2
+    assert recorded(out)["world_size"] == 2
 
 
 def _initial_weights() -> dict[str, Tensor]:
@@ -488,20 +489,20 @@ def _without_ranks(small: SmallStore, folder: Path) -> str:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"tickets": None}, "--control ticket needs --tickets"),
-        ({"tickets": None, "control": "random"}, "--control random needs --tickets"),
+        ({"tickets": None}, "`control='ticket'` needs `tickets`"),
+        ({"tickets": None, "control": "random"}, "`control='random'` needs `tickets`"),
         ({"tickets": None, "control": "dense"}, "which shards"),
         ({"tickets": None, "control": "dense", "shards": "TRAIN"}, "which model"),
         ({"val_shards": "VAL"}, "which patches to validate on"),
         ({"val_shards": "VAL", "control": "random"}, "which patches to validate on"),
-        ({"val_shards": "VAL", "test": "ticket"}, "--test ticket needs --val-tickets"),
-        ({"val_tickets": "STORE"}, "--val-tickets without --val-shards"),
-        ({"epochs": 0}, "--epochs 0"),
-        ({"batch_size": 0}, "--batch-size 0"),
-        ({"log_steps": 0}, "--log-steps 0"),
-        ({"clip_grad": 0.0}, "--clip-grad 0 should be above 0"),
-        ({"opt": "sgd", "momentum": 0.0}, "--momentum 0: sgd is with Nesterov momentum"),
-        ({"momentum": 1.0}, "--momentum 1.0 should lie between 0 and 0.9999"),
+        ({"val_shards": "VAL", "test": "ticket"}, "`test='ticket'` needs `val_tickets`"),
+        ({"val_tickets": "STORE"}, "`val_tickets` without `val_shards`"),
+        ({"epochs": 0}, "`epochs=0`"),
+        ({"batch_size": 0}, "`batch_size=0`"),
+        ({"log_steps": 0}, "`log_steps=0`"),
+        ({"clip_grad": 0.0}, "`clip_grad=0` should be above 0"),
+        ({"opt": "sgd", "momentum": 0.0}, "`momentum=0`: sgd is with Nesterov momentum"),
+        ({"momentum": 1.0}, "`momentum=1` should lie between 0 and 0.9999"),
         ({"batch_size": 37}, "36 samples are fewer than one batch of 37"),
         ({"auto_augment": "nonsense"}, "`auto_augment="),
         ({"device": "warp"}, "`device='warp'`"),
@@ -526,7 +527,7 @@ def test_validating_on_tickets_of_their_own_when_training_densely(
 
 
 def test_inverse_needs_ranks(small: SmallStore, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"--control inverse needs ranks, which .*plain\.zarr lacks"):
+    with pytest.raises(OptionError, match=r"`control='inverse'` needs ranks, which .*plain\.zarr lacks"):
         _train(small, tmp_path / "run", tickets=_without_ranks(small, tmp_path), control="inverse")
 
 
@@ -623,7 +624,7 @@ def test_a_label_beyond_the_classes_asked_for(small: SmallStore, tmp_path: Path)
 
 
 def test_a_loss_that_is_not_finite_is_an_error(small: SmallStore, tmp_path: Path) -> None:
-    with pytest.raises(DatalttError, match=r"the loss is not finite at step \d+ or before; lower --lr"):
+    with pytest.raises(DatalttError, match=r"the loss is not finite at step \d+ or before; lower `lr`"):
         _train(small, tmp_path / "run", lr=1e38, warmup_epochs=0)
 
 
@@ -802,14 +803,14 @@ def test_workers_test_the_same(small: SmallStore, tmp_path: Path) -> None:
 
 
 def test_random_subsets_need_a_size(small: SmallStore) -> None:
-    with pytest.raises(OptionError, match="--test random: how many patches"):
+    with pytest.raises(OptionError, match="`test='random'`: how many patches"):
         evaluate(_eval(small, small.weights, "random", tickets=None, model=MODEL))
     found = evaluate(_eval(small, small.weights, "random", tickets=None, model=MODEL, num_keep=25))
     assert found == evaluate(_eval(small, small.weights, "random", model=MODEL))
 
 
 def test_tickets_are_needed_to_test_on_them(small: SmallStore) -> None:
-    with pytest.raises(OptionError, match="--test ticket needs the tickets"):
+    with pytest.raises(OptionError, match="`test='ticket'` needs the tickets"):
         evaluate(_eval(small, small.weights, "ticket", tickets=None, model=MODEL))
 
 
@@ -822,7 +823,7 @@ def test_a_run_is_tested_on_as_many_random_patches_as_it_was_trained_on(whole: P
 def test_nothing_to_test_on(small: SmallStore, validation: Validation) -> None:
     config = _eval(small, small.weights, "ticket", model=MODEL, on_missing_ticket="skip")
     with pytest.raises(OptionError, match="there was no sample to test on"):
-        evaluate(replace(config, shards=validation.shards, recount=True))
+        evaluate(config.but(shards=validation.shards, recount=True))
 
 
 def test_skipped_samples_are_counted(small: SmallStore, tmp_path: Path) -> None:
@@ -837,9 +838,9 @@ def test_skipped_samples_are_counted(small: SmallStore, tmp_path: Path) -> None:
 def test_samples_skipped_after_the_last_batch_are_counted(small: SmallStore, tmp_path: Path) -> None:
     shards = make_shards(tmp_path, (12,), [*fashion_samples(5, first=700), *small.samples[:7]], name="first")
     config = _eval(small, small.weights, "ticket", model=MODEL, on_missing_ticket="skip")
-    assert evaluate(replace(config, shards=shards)).num_skipped == 5
+    assert evaluate(config.but(shards=shards)).num_skipped == 5
     shards = make_shards(tmp_path, (12,), [*small.samples[:7], *fashion_samples(5, first=700)], name="last")
-    assert evaluate(replace(config, shards=shards)).num_skipped == 5
+    assert evaluate(config.but(shards=shards)).num_skipped == 5
 
 
 def test_stores_of_the_same_images_are_the_same(small: SmallStore) -> None:
@@ -876,7 +877,7 @@ def test_an_interrupted_run_saves_the_step_it_was_at(
         train(config, _Interrupting(number, after=4))
     assert signal.getsignal(number) is before
     assert _latest(tmp_path / "run").name == "step-00000004"
-    train(replace(config, resume=True))
+    train(config.but(resume=True))
     ours, theirs = _weights(tmp_path / "run"), _weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -885,6 +886,6 @@ def test_an_interrupted_run_saves_the_step_it_was_at(
     ("name", "value"), [("lr", -1.0), ("smoothing", 3.0), ("hflip", 1.5), ("ema_decay", -0.1), ("drop_path", 1.0)]
 )
 def test_numbers_out_of_range(small: SmallStore, tmp_path: Path, name: str, value: float) -> None:
-    with pytest.raises(OptionError, match=f"--{name.replace('_', '-')} .* should lie between"):
+    with pytest.raises(OptionError, match=f"`{name}=.*` should (lie between|be at least)"):
         _train(small, tmp_path / "run", **{name: value})
     assert not (tmp_path / "run").exists()

@@ -39,7 +39,7 @@ from dataltt.stages.weight_lottery.run import run_lottery
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ...helpers import MODEL, fashion_samples, file_digests, make_shards, randomize, run_cli
+from ...helpers import MODEL, fashion_samples, file_digests, make_shards, randomize, recorded, run_cli
 
 _PER_BLOCK = {"attn.qkv": 3 * 64 * 64, "attn.proj": 64 * 64, "mlp.fc1": 4 * 64 * 64, "mlp.fc2": 4 * 64 * 64}
 _STEPS = 8
@@ -65,7 +65,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
 def _config(shards: Shards, out: Path, **changes: Any) -> LotteryConfig:
     """Two rounds of runs of two epochs of four steps."""
     base, _ = fashion_config(out, epochs=2)
-    recipe = replace(base, shards=shards.train, batch_size=4, lr=0.2, workers=0, device="cpu", drop_path=0.1)
+    recipe = base.but(shards=shards.train, batch_size=4, lr=0.2, workers=0, device="cpu", drop_path=0.1)
     defaults: dict[str, Any] = {"rounds": 2, "rate": 0.5, "seeds": (0,)}
     return LotteryConfig(out=out, train=recipe, test_shards=shards.test, **{**defaults, **changes})
 
@@ -185,8 +185,8 @@ def test_a_mask_of_all_weights_trains_to_the_dense_numbers(shards: Shards, tmp_p
         apply_mask(student.net, full_mask(prunable_layers(student.net, MODEL)))
         return student
 
-    train(replace(base, out=tmp_path / "dense"))
-    train(replace(base, out=tmp_path / "masked"), prepare=masked)
+    train(base.but(out=tmp_path / "dense"))
+    train(base.but(out=tmp_path / "masked"), prepare=masked)
     dense, other = (latest_checkpoint(tmp_path / name) for name in ("dense", "masked"))
     assert dense is not None
     assert other is not None
@@ -224,7 +224,7 @@ def test_each_arm_starts_from_its_weights_on_the_same_batches(
     config = _config(shards, out).train
     if rewind_step:
         dense = tmp_path / "dense"
-        train(replace(config, out=dense, max_steps=rewind_step))
+        train(config.but(out=dense, max_steps=rewind_step))
         checkpoint = latest_checkpoint(dense)
         assert checkpoint is not None
         start = load_file(checkpoint / "model.safetensors")
@@ -251,7 +251,7 @@ def test_each_arm_starts_from_its_weights_on_the_same_batches(
                 apply_mask(student.net, given[1])
             return student
 
-        train(replace(config, out=run), prepare=prepare)
+        train(config.but(out=run), prepare=prepare)
         checkpoint = latest_checkpoint(run)
         assert checkpoint is not None
         expected = merge_masks(load_file(checkpoint / "model.safetensors"))
@@ -361,28 +361,28 @@ def test_rounds_and_seeds_may_be_added_but_nothing_else_changed(shards: Shards, 
     shutil.copytree(done, out)
     config = _config(shards, out, rewind_step=3)
     whole = json.loads((out / DOCUMENT_FILE).read_text())
-    less = run_weight_lottery(replace(config, rounds=1, seeds=(1,)), SilentReporter())
+    less = run_weight_lottery(config.but(rounds=1, seeds=(1,)), SilentReporter())
     assert less is not None
     assert less["all_rounds"]["ticket_minus_fresh"]["low"] is None
     assert [row["arms"]["ticket"]["top1"] for row in less["rounds"]] == [
         {"1": whole["rounds"][0]["arms"]["ticket"]["top1"]["1"]}
     ]
-    more = run_weight_lottery(replace(config, rounds=3), SilentReporter())
+    more = run_weight_lottery(config.but(rounds=3), SilentReporter())
     assert more is not None
     assert [row["num_remaining"] for row in more["rounds"]] == [147_456, 73_728, 36_864]
     assert more["rounds"][1]["arms"]["fresh"]["top1"]["0"] == whole["rounds"][1]["arms"]["fresh"]["top1"]["0"]
     before = file_digests(out)
     for changed in (
-        replace(config, rate=0.4),
-        replace(config, scope="layer"),
-        replace(config, rewind_step=0),
-        replace(config, train=replace(config.train, lr=0.3)),
-        replace(config, train=replace(config.train, workers=1)),
+        config.but(rate=0.4),
+        config.but(scope="layer"),
+        config.but(rewind_step=0),
+        config.but(train=config.train.but(lr=0.3)),
+        config.but(train=config.train.but(workers=1)),
     ):
         with pytest.raises(OptionError, match=r"holds another weight lottery \(\w+ was .* and is .*\); give the same"):
             run_lottery(changed)
     # Left to itself, it takes the number of workers that the order of samples began with.
-    run_lottery(replace(config, train=replace(config.train, workers=None)))
+    run_lottery(config.but(train=config.train.but(workers=None)))
     assert file_digests(out) == before
 
 
@@ -412,9 +412,9 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
 ) -> None:
     out = tmp_path / "out"
     config = _config(shards, out)
-    recipe = replace(config.train, **changes.get("train", {}))
+    recipe = config.train.but(**changes.get("train", {}))
     with pytest.raises(DatalttError, match=message) as caught:
-        run_lottery(replace(config, **{**changes, "train": recipe}))
+        run_lottery(config.but(**{**changes, "train": recipe}))
     assert "\n" not in str(caught.value)
     assert not out.exists()
 
@@ -535,5 +535,5 @@ def test_the_command_takes_any_shards(shards: Shards, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     document = json.loads(done.out)
     assert (document["scope"], document["lr"], document["num_steps"], document["seeds"]) == ("layer", 5e-4, 2, [3])
-    run = json.loads((tmp_path / "out" / "seed-3" / "fresh-1" / "config.json").read_text())
+    run = recorded(tmp_path / "out" / "seed-3" / "fresh-1")
     assert (run["mixup"], run["random_erasing"], run["ema_decay"]) == (0.8, 0.25, 0.0)
