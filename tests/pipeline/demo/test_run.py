@@ -14,6 +14,8 @@ from dataltt.pipeline.demo.run import DemoResult, run_demo
 from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.training.evaluate import EvalConfig, evaluate
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoResult]:

@@ -74,6 +74,7 @@ def _run(replayed: SmallStore, center: SmallStore, out: Path, seeds: tuple[int, 
     return document
 
 
+@pytest.mark.long
 def test_a_study_skips_what_is_done_and_goes_on_with_the_rest(
     replayed: SmallStore, center: SmallStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +118,7 @@ def test_a_study_skips_what_is_done_and_goes_on_with_the_rest(
     assert trained == []
 
 
+@pytest.mark.long
 def test_an_interrupted_study_goes_on_to_the_same_report(
     replayed: SmallStore, center: SmallStore, tmp_path: Path
 ) -> None:
@@ -254,6 +256,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fashion, "_COST_BATCH", 4)
 
 
+@pytest.mark.long
 def test_the_views_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As a user runs it, but for its size."""
     _tiny(monkeypatch)
@@ -272,6 +275,7 @@ def test_the_views_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch, 
     assert "replay-2" in again.out
 
 
+@pytest.mark.long
 def test_the_fashion_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The paper's comparison as a user runs it, but for its size, and the page that it ends with."""
     _tiny(monkeypatch)
@@ -298,6 +302,7 @@ def test_the_fashion_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch
     assert "(a) − (b)" in result.out
 
 
+@pytest.mark.two_ranks
 def test_a_study_on_two_ranks(tmp_path: Path) -> None:
     script = tmp_path / "tiny.py"
     script.write_text(
@@ -335,6 +340,7 @@ def _row_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyInputs:
     )
 
 
+@pytest.mark.long
 def test_a_row_of_the_paper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Its stages and arms, for a student and a selector that are small enough: fitted, selected with views, trained."""
     inputs = _row_inputs(tmp_path, monkeypatch)
@@ -416,6 +422,7 @@ def _gmacs(name: str, patch_input: PatchInput | None, num_keep: int) -> tuple[fl
 _NUMBER = r"(\d*\.\d+|\d+)"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("recipe", paper.RECIPES, ids=lambda r: r.__name__)
 def test_a_row_says_what_it_costs(recipe: catalog.Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """The figures of its docstring are those that the counter gives for its student."""
