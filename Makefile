@@ -6,8 +6,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find artifacts_schema stages pipeline -type f -not -path '*/__pycache__/*')
-# Two processes, each with whole runs of tests, so that a file's fixtures are seldom made twice; the idle one takes over.
-PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
+# Each process takes whole runs of tests, so that a file's fixtures are seldom made twice; an idle one takes from the others.
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=worksteal
 
 .PHONY: demo check test test-all lint clean
 
