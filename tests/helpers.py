@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 import torch
 from dataltt.artifacts_schema import Manifest, TicketStore
 from dataltt.artifacts_schema.tickets import unpack_mask
@@ -39,9 +38,6 @@ SHARED = REPOSITORY.parent / "shared"
 MODEL = "vit_fashion"
 GRID = (7, 7)
 NUM_PATCHES = 49
-
-# The models are tiny: more threads would wait for each other, and one gives the same rounding everywhere.
-torch.set_num_threads(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,17 +199,6 @@ def make_store(
     manifest = select(select_config(shards, weights, out, **{"ranks": True, **changes}))
     assert manifest is not None
     return SmallStore(folder=folder, shards=shards, weights=weights, path=out, samples=tuple(given), manifest=manifest)
-
-
-_shared_stores: dict[tuple[Path, int], SmallStore] = {}
-
-
-def shared_store(factory: pytest.TempPathFactory, *, num_views: int = 1) -> SmallStore:
-    """A store of 3 shards of 12 images with ranks, made once per session. Tests leave it as it is."""
-    key = (factory.getbasetemp(), num_views)
-    if key not in _shared_stores:
-        _shared_stores[key] = make_store(factory.mktemp(f"store-of-{num_views}-views"), num_views=num_views)
-    return _shared_stores[key]
 
 
 def file_digests(root: Path) -> dict[str, str]:

@@ -182,8 +182,8 @@ def test_no_image_at_all_is_nothing_to_store(tmp_path: Path) -> None:
     assert not (tmp_path / "s.zarr").exists()
 
 
-def test_the_same_parts_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+@pytest.mark.usefixtures("fixed_time")
+def test_the_same_parts_give_the_same_bytes(tmp_path: Path) -> None:
     one, two = (make_store(tmp_path / name, num_views=2) for name in ("one", "two"))
     assert one.manifest.created == "2023-11-14T22:13:20+00:00"
     assert digests_of(one.path) == digests_of(two.path)

@@ -15,6 +15,8 @@ from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.training.config import EvalConfig
 from dataltt.stages.training.evaluate import evaluate
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoResult]:

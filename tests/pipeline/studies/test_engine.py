@@ -56,6 +56,7 @@ def _run(replayed: SmallStore, center: SmallStore, out: Path, seeds: tuple[int, 
     return document
 
 
+@pytest.mark.long
 def test_a_study_skips_what_is_done_and_goes_on_with_the_rest(
     replayed: SmallStore, center: SmallStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_study_skips_what_is_done_and_goes_on_with_the_rest(
     assert trained == []
 
 
+@pytest.mark.long
 def test_an_interrupted_study_goes_on_to_the_same_report(
     replayed: SmallStore, center: SmallStore, tmp_path: Path
 ) -> None:
@@ -236,6 +238,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fashion, "_COST_BATCH", 4)
 
 
+@pytest.mark.long
 def test_the_views_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As a user runs it, but for its size."""
     _tiny(monkeypatch)
@@ -254,6 +257,7 @@ def test_the_views_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch, 
     assert "replay-2" in again.out
 
 
+@pytest.mark.long
 def test_the_fashion_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The paper's comparison as a user runs it, but for its size, and the page that it ends with."""
     _tiny(monkeypatch)
@@ -280,6 +284,7 @@ def test_the_fashion_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch
     assert "(a) − (b)" in result.out
 
 
+@pytest.mark.two_ranks
 def test_a_study_on_two_ranks(tmp_path: Path) -> None:
     script = tmp_path / "tiny.py"
     script.write_text(

@@ -41,6 +41,7 @@ def test_iou_of_sets() -> None:
     assert _iou(a, b).tolist() == [1.0, 1 / 7, 0.0]
 
 
+@pytest.mark.long
 def test_every_way_to_train_has_its_row(everything: FidelityResult) -> None:
     assert [row.name for row in everything.rows] == [
         "static",
@@ -63,6 +64,7 @@ def test_every_way_to_train_has_its_row(everything: FidelityResult) -> None:
     assert all(0 <= row.percentile_5 <= row.mean <= 1 and row.num_images == 64 for row in everything.rows)
 
 
+@pytest.mark.long
 def test_replayed_tickets_are_the_selectors_own(everything: FidelityResult) -> None:
     rows = {row.name: row.mean for row in everything.rows}
     assert rows["replay"] == 1
@@ -71,6 +73,7 @@ def test_replayed_tickets_are_the_selectors_own(everything: FidelityResult) -> N
     assert rows["random subset"] == pytest.approx(0.34, abs=0.04)
 
 
+@pytest.mark.long
 def test_the_centre_ticket_under_crops_against_the_stores(
     made: SmallStore, everything: FidelityResult, tmp_path: Path
 ) -> None:

@@ -42,7 +42,6 @@ from ...helpers import (
     fashion_samples,
     make_shards,
     make_store,
-    shared_store,
 )
 
 _FLIPS = AugmentConfig(hflip=0.5, auto_augment="none")
@@ -135,13 +134,8 @@ def _check_same(found: Sequence[Batch], expected: Sequence[Batch]) -> None:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
-    return shared_store(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
 def of_two_views(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
-    return shared_store(tmp_path_factory, num_views=2)
+    return make_store(tmp_path_factory.mktemp("two-views"), num_views=2)
 
 
 def _check_tickets(small: SmallStore, seen: Iterable[Seen]) -> None:

@@ -83,6 +83,7 @@ def _make_tree(root: Path, files: dict[str, bytes]) -> Path:
     return root
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None)
 @given(sources=st.lists(_sources, min_size=1, max_size=8), max_count=st.integers(1, 5), seed=st.integers(0, 3))
 @example(sources=[("a.b", ("c.d",), "e.f", ".jpeg"), ("a", (), "日本 x", ".png")], max_count=1, seed=0)

@@ -46,6 +46,8 @@ from ...helpers import (
 )
 from ...schema_helpers import edit_manifest
 
+pytestmark = pytest.mark.usefixtures("own_folder")
+
 _VIEW = View(kind="center", resize_px=28, crop_share=1.0, interpolation="bicubic", mean=[0.2860], std=[0.3530])
 _RGB_VIEW = replace(_VIEW, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
 _STORE = "some/store.zarr"
@@ -516,14 +518,6 @@ def center(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
     return make_store(tmp_path_factory.mktemp("whole"), counts=(12,), augment="whole")
-
-
-@pytest.fixture(autouse=True)
-def _plain_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("DATALTT_SHARDS", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.chdir(tmp_path)
 
 
 def _check_sentence(result: CliResult, *parts: str) -> None:

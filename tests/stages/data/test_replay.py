@@ -62,13 +62,10 @@ from ...helpers import (
 )
 from ...reference_cascade import reference_order
 
+pytestmark = pytest.mark.usefixtures("fixed_time")
+
 _NUM_VIEWS = 3
 _DEIT = POLICIES["deit"]
-
-
-@pytest.fixture(autouse=True)
-def _fixed_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -464,6 +461,7 @@ def _weights(run: Path, name: str) -> dict[str, Tensor]:
     return load_file(checkpoint / f"{name}.safetensors")
 
 
+@pytest.mark.long
 def test_a_run_is_given_what_the_selector_saw_and_resumes_within_an_epoch(
     selected: Selected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -511,6 +509,7 @@ def _losses(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.two_ranks
 def test_two_ranks_train_on_replayed_views_as_one(tmp_path: Path) -> None:
     """As many samples as a global batch, so that each step's loss is of all images, whoever has seen them."""
     made = make_store(tmp_path / "store", counts=(7, 1, 4), augment="deit", num_views=2)

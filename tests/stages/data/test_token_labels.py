@@ -182,6 +182,7 @@ class _CrashError(Exception):
     pass
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_crash_anywhere_leaves_a_valid_store(made: Made, monkeypatch: pytest.MonkeyPatch, overwrite: bool) -> None:
     """Every call that changes the disk fails in turn; the same commit then finishes."""

@@ -71,6 +71,7 @@ STUDENTS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(STUDENTS))
 def test_it_trains_resumes_and_is_tested(made: Made, name: str, tmp_path: Path) -> None:
     of, options = STUDENTS[name]
@@ -91,6 +92,7 @@ def test_it_trains_resumes_and_is_tested(made: Made, name: str, tmp_path: Path) 
     assert _eval(made, tmp_path / "whole", "random", store)["loss"] != tested["loss"]
 
 
+@pytest.mark.long
 def test_a_zeroed_swin_is_tested_on_all_patches_too(made: Made, tmp_path: Path) -> None:
     result = _train(made, tmp_path / "run", "--model", "swin_t", "--max-steps", 1, "--control", "random")
     assert result.code == 0, result.err
@@ -100,6 +102,7 @@ def test_a_zeroed_swin_is_tested_on_all_patches_too(made: Made, tmp_path: Path) 
     assert len(set(losses.values())) == 3
 
 
+@pytest.mark.long
 def test_a_packed_swin_is_not_tested_on_all_patches(made: Made, tmp_path: Path) -> None:
     options = ("--model", "swin_t", "--swin-input", "small-dense", "--max-steps", 1)
     result = _train(made, tmp_path / "run", *options, store=made.square)
@@ -145,6 +148,7 @@ def test_own_patches_are_those_of_the_students_attention(made: Made, tmp_path: P
     assert own["loss"] != pytest.approx(_eval(made, tmp_path / "run", "ticket", made.half)["loss"], abs=1e-6)
 
 
+@pytest.mark.long
 def test_lvvit_learns_the_token_labels_of_the_store(made: Made, tmp_path: Path) -> None:
     """Labels change the loss, of dense students too, and must be of as many classes."""
     store = tmp_path / "labelled.zarr"

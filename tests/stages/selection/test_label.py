@@ -54,7 +54,6 @@ from ...helpers import (
     run_cli,
     run_on_two_ranks,
     save_selector_weights,
-    shared_store,
 )
 from ...schema_helpers import edit_manifest
 
@@ -322,6 +321,7 @@ def test_an_rgb_store_and_a_grey_network_do_not_go_together(tmp_path: Path) -> N
         label(_config(small))
 
 
+@pytest.mark.two_ranks
 def test_batch_size_workers_and_ranks_change_nothing(tmp_path: Path) -> None:
     small = make_store(tmp_path, counts=(4, 3, 2), num_views=2)
     label(_config(small))
@@ -513,9 +513,8 @@ def test_views_that_are_drawn_otherwise_here_are_labelled_only_where_allowed(tmp
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_written(
-    tmp_path_factory: pytest.TempPathFactory, changes: dict[str, Any], words: str
+    small: SmallStore, changes: dict[str, Any], words: str
 ) -> None:
-    small = shared_store(tmp_path_factory)
     with pytest.raises(DatalttError) as caught:
         label(_config(small).but(**changes))
     assert words in str(caught.value)

@@ -52,10 +52,7 @@ from ...helpers import (
 )
 from ...reference_cascade import reference_order
 
-
-@pytest.fixture(autouse=True)
-def _fixed_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+pytestmark = pytest.mark.usefixtures("fixed_time")
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +143,7 @@ def test_batches_of_other_sizes_give_the_same_tickets(
     assert _masks(tmp_path / "batches.zarr") == _masks(expected)
 
 
+@pytest.mark.two_ranks
 def test_two_ranks_give_the_same_bytes(expected: Path, shards: str, weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "ranks.zarr"
     options = ("--ratio", 0.5, "--ranks", "--batch-size", 5, "--workers", 0, "--device", "cpu", "--json")

@@ -44,6 +44,8 @@ from ...helpers import (
 )
 from ...reference_cascade import reference_order_and_logits
 
+pytestmark = pytest.mark.usefixtures("own_folder")
+
 _BLOCKS = (1, 3, 4)
 _VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -420,6 +422,7 @@ def test_the_schedule_and_the_share_matter(given: Given, whole: Path, tmp_path: 
         assert _losses(out) != _losses(whole)[:5]
 
 
+@pytest.mark.two_ranks
 def test_two_ranks_fit_as_one(tmp_path: Path) -> None:
     """As many samples as a global batch, so that one step sees what the two half steps see."""
     shards = make_shards(tmp_path / "shards", (7, 1, 4), fashion_samples(12))
@@ -444,16 +447,6 @@ def test_two_ranks_fit_as_one(tmp_path: Path) -> None:
 
 
 # From the command line to tickets
-
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A folder without dataltt.toml, wide lines, no colours."""
-    monkeypatch.delenv("DATALTT_SHARDS", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
 
 
 def _fit_cli(given: Given, out: Path, *options: object, model: str = MODEL, keep: bool = True) -> CliResult:

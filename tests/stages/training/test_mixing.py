@@ -509,6 +509,7 @@ def test_scores_of_a_stream_are_those_of_its_tickets(
             assert torch.equal(mixed.keep_indices, theirs.keep_indices)
 
 
+@pytest.mark.long
 def test_without_ranks_scores_are_the_ticket_and_ties_drawn_by_epoch(replayed: SmallStore) -> None:
     def scores(epoch: int, **changes: Any) -> dict[int, list[float]]:
         batches = _run(_stream(replayed, mixing=True, num_views=1, **changes), epoch)
@@ -563,6 +564,7 @@ def _kept(mixed: Iterable[Mixed]) -> Counter[int | None]:
     return Counter(None if m.keep_indices is None else m.keep_indices.shape[1] for m in mixed)
 
 
+@pytest.mark.long
 def test_every_control_is_mixed_alike(replayed: SmallStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By seed and step; what differs is which patches are kept, and so the labels' weights under CutMix."""
     seen = _spied(monkeypatch)

@@ -53,7 +53,6 @@ from ...helpers import (
     run_on_two_ranks,
     save_selector_weights,
     select_config,
-    shared_store,
 )
 from ...schema_helpers import edit_manifest
 from ...schema_helpers import make_store as make_synthetic_store
@@ -68,11 +67,6 @@ class Validation:
 
     shards: str
     store: str
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
-    return shared_store(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +176,7 @@ def test_the_averaged_weights_are_an_average(whole: Path, small: SmallStore) -> 
     assert not any(torch.equal(last[n], averaged[n]) for n in last if n.endswith("weight"))
 
 
+@pytest.mark.long
 def test_a_run_learns(small: SmallStore, tmp_path: Path) -> None:
     """The training images by heart; else the gradient, the labels or the tickets are wrong."""
     plain = {"drop_path": 0.0, "random_erasing": 0.0, "auto_augment": "none", "hflip": 0.0, "smoothing": 0.0}
@@ -312,6 +307,7 @@ def test_an_existing_run_is_left_alone(whole: Path, small: SmallStore) -> None:
 # Ranks
 
 
+@pytest.mark.two_ranks
 def test_two_ranks_train_as_one(tmp_path: Path) -> None:
     """Unequal shards and as many samples as a global batch, so that one step sees what the two half steps see."""
     small = make_store(tmp_path / "store", counts=(7, 1, 4))
@@ -351,6 +347,7 @@ def _initial_weights() -> dict[str, Tensor]:
         return create_vit(MODEL, num_classes=10, drop_path_rate=0.0).state_dict()
 
 
+@pytest.mark.two_ranks
 def test_ranks_take_equal_steps_on_unequal_shards(validation: Validation, tmp_path: Path) -> None:
     small = make_store(tmp_path / "store", counts=(3, 0, 21, 1, 6))
     out = tmp_path / "run"
@@ -432,6 +429,7 @@ def test_dense_needs_no_store(small: SmallStore, tmp_path: Path) -> None:
     assert info.num_keep == NUM_PATCHES
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "protocol"),
     [

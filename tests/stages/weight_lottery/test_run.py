@@ -195,6 +195,7 @@ def test_a_mask_of_all_weights_trains_to_the_dense_numbers(shards: Shards, tmp_p
     assert all(torch.equal(found[n], expected[n]) for n in expected)
 
 
+@pytest.mark.long
 def test_pruned_weights_are_zero_and_masks_nested(done: Path) -> None:
     everything = full_mask(_layers())
     mask_1, mask_2 = (read_mask(done / "seed-0" / f"mask-{r}.safetensors", everything) for r in (1, 2))
@@ -212,6 +213,7 @@ def test_pruned_weights_are_zero_and_masks_nested(done: Path) -> None:
         assert all(torch.equal(mask[n], expected[n]) for n in mask)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rewind_step", [0, 3])
 def test_each_arm_starts_from_its_weights_on_the_same_batches(
     shards: Shards, done: Path, tmp_path: Path, rewind_step: int
@@ -261,6 +263,7 @@ def test_each_arm_starts_from_its_weights_on_the_same_batches(
         assert all(torch.equal(t, expected[n]) for n, t in _weights(out, name).items()), name
 
 
+@pytest.mark.long
 def test_the_document_says_what_the_runs_came_to(done: Path) -> None:
     document = json.loads((done / DOCUMENT_FILE).read_text())
     assert (document["num_prunable"], document["num_steps"], document["num_images"]) == (294_912, _STEPS, 16)
@@ -293,6 +296,7 @@ def test_the_document_says_what_the_runs_came_to(done: Path) -> None:
     assert (done / "lottery.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_a_pruned_run_is_tested_like_any_other(shards: Shards, done: Path) -> None:
     run = done / "seed-1" / "ticket-2"
     options = ("--shards", shards.test, "--test", "dense", "--workers", 0, "--device", "cpu", "--json")
@@ -317,6 +321,7 @@ class _InterruptingReporter(SilentReporter):
             raise KeyboardInterrupt
 
 
+@pytest.mark.long
 def test_it_comes_to_the_same_however_often_it_is_interrupted(shards: Shards, done: Path, tmp_path: Path) -> None:
     config = _config(shards, tmp_path / "out", rewind_step=3, seeds=(0, 1))
     shutil.copytree(done / "seed-1", config.out / "seed-1")
@@ -334,6 +339,7 @@ def test_it_comes_to_the_same_however_often_it_is_interrupted(shards: Shards, do
     assert digests == expected
 
 
+@pytest.mark.long
 def test_what_is_lost_is_made_again_and_what_is_done_is_not(shards: Shards, done: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(done, out)
@@ -356,6 +362,7 @@ def test_what_is_lost_is_made_again_and_what_is_done_is_not(shards: Shards, done
     assert file_digests(out)["seed-0/rewind.safetensors"] == file_digests(done)["seed-0/rewind.safetensors"]
 
 
+@pytest.mark.long
 def test_rounds_and_seeds_may_be_added_but_nothing_else_changed(shards: Shards, done: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(done, out)
@@ -468,6 +475,7 @@ def test_the_conclusion_is_the_intervals() -> None:
     assert below.startswith("The ticket does worse than the same mask")
 
 
+@pytest.mark.long
 def test_the_figure_shows_every_arm_over_remaining_weights(done: Path) -> None:
     document = json.loads((done / DOCUMENT_FILE).read_text())
     axes = lottery_figure(document).axes[0]
@@ -489,6 +497,7 @@ def test_the_figure_shows_every_arm_over_remaining_weights(done: Path) -> None:
     assert "one seed" in lottery_figure(document).axes[0].get_title()
 
 
+@pytest.mark.long
 def test_the_command_runs_on_embedded_images(tmp_path: Path) -> None:
     out = tmp_path / "out"
     pack_fashion(out / "shards", "test", 30, SilentReporter())  # what is packed is not packed again
