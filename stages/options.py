@@ -34,10 +34,10 @@ class Option:
     """What a field of a group means.
 
     Attributes:
-        help: a sentence for --help.
+        help: a sentence for the command line's help.
         min, max: bounds, included; `above`, `below`: bounds, excluded.
         parser: makes the value of its text on the command line or in a file.
-        metavar: what stands for the value in --help.
+        metavar: what stands for the value in that help.
         is_common: shown first in the command's help.
         is_argument: given by position on the command line.
         variable: an environment variable that gives it where the command line does not.
@@ -77,7 +77,7 @@ class Group:
     """Base of groups and configs: checked when made, made and changed by the plain names of their options."""
 
     __slots__ = ()
-    panel: ClassVar[str] = ""  # title in --help; that of the group around it if empty
+    panel: ClassVar[str] = ""  # title in the command line's help; that of the group around it if empty
 
     def __post_init__(self) -> None:
         kind_of_group: Any = type(self)
@@ -403,11 +403,10 @@ class CascadeOptions(Group):
     ] = None
 
     @property
-    def as_flags(self) -> str:
-        """What to type for the same on the command line."""
-        dial = [f"--{name.replace('_', '-')} {value:g}" for name, value in self._dials() if value is not None]
-        blocks = [] if self.drop_blocks is None else ["--drop-blocks " + ",".join(map(str, self.drop_blocks))]
-        return " ".join([*dial, *blocks])
+    def spelled(self) -> str:
+        """Those that are given, spelt as messages spell options."""
+        given = [*self._dials(), ("drop_blocks", self.drop_blocks)]
+        return " ".join(f"`{name}={value!r}`" for name, value in given if value is not None)
 
     @property
     def as_word(self) -> str:

@@ -6,6 +6,7 @@ import shlex
 
 from ...stages.training.config import FitSelectorConfig
 from ..ends import end_run
+from ..messages import as_flags
 from ..options import takes
 from ..progress import reporting
 
@@ -25,5 +26,5 @@ def fit_selector(config: FitSelectorConfig, as_json: bool) -> None:
 
     with reporting() as reporter:
         result = run(config, reporter)
-    share = f"{config.cascade.as_flags} --shards {shlex.quote(config.shards or '')}"
+    share = f"{as_flags(config.cascade.spelled)} --shards {shlex.quote(config.shards or '')}"
     end_run(result, as_json, f"dataltt select --model {config.model} --checkpoint {shlex.quote(result.run)} {share}")

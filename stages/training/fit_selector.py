@@ -47,7 +47,7 @@ class FittedSelector:
 
 
 def fit_selector(config: FitSelectorConfig, reporter: Reporter | None = None) -> TrainResult:
-    """Fits a selector; under torchrun, this process's share of it. Its weights are for `select --checkpoint OUT`.
+    """Fits a selector; under torchrun, this process's share of it. Its weights are for `select`, as `checkpoint`.
 
     Raises:
         DatalttError: anything that the user can mend.

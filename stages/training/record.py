@@ -3,7 +3,7 @@
 OUT/config.json holds
   dataltt     the version that began the run
   command     whose run it is
-  options     as they were given, in their groups: `--config OUT/config.json` gives them again
+  options     as they were given, in their groups: a configuration file that gives them again
   resolved    the options of training with every default filled in
   world_size  processes
   changes     what was changed when the run went on, and at which step

@@ -64,7 +64,7 @@ def test_a_study_skips_what_is_done_and_goes_on_with_the_rest(
     train = engine.train
 
     def counted(config: TrainConfig, reporter: Any) -> Any:
-        trained.append(f"{config.out.name}{' resumed' if config.resume else ''}")
+        trained.append(f"{config.run.out.name}{' resumed' if (config.run.out / 'config.json').exists() else ''}")
         return train(config, reporter)
 
     monkeypatch.setattr(engine, "train", counted)

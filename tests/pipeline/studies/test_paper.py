@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ def _row_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyInputs:
     )
 
 
+@pytest.mark.long
 def test_a_row_of_the_paper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Its stages and arms, for a student and a selector that are small enough: fitted, selected with views, trained."""
     inputs = _row_inputs(tmp_path, monkeypatch)
@@ -67,7 +68,12 @@ def test_a_row_of_the_paper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     # Every arm is shown the same stored views, and trained by the row's recipe.
     for arm in arms:
         config = recorded(tmp_path / "study" / "runs" / f"{arm}-0")
-        assert (config["views"], config["num_views"], config["opt"], config["clip_grad"]) == ("replay", 2, "sgd", 2.0)
+        assert (config["view_mode"], config["num_views"], config["opt"], config["clip_grad"]) == (
+            "replay",
+            2,
+            "sgd",
+            2.0,
+        )
 
 
 def test_a_row_needs_its_selector_no_more_once_it_has_selected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -75,7 +81,7 @@ def test_a_row_needs_its_selector_no_more_once_it_has_selected(monkeypatch: pyte
     row = _row()
     study = study_of(row, inputs, SilentReporter())
     shutil.rmtree(inputs.out / "selector")
-    assert study_of(row, replace(inputs, batch_size=2), SilentReporter()).arms[0].name == study.arms[0].name
+    assert study_of(row, inputs.but(batch_size=2), SilentReporter()).arms[0].name == study.arms[0].name
     assert not (inputs.out / "selector").exists()
 
 
@@ -337,9 +343,9 @@ def test_families_are_trained_by_the_recipe_that_the_docs_name(family: str, opti
     assert rows
     tickets = Tickets(label="r", train="train.zarr", test="test.zarr")
     inputs = StudyInputs.of(out=Path(), seeds=(0,), shards="train.tar", test_shards="test.tar")
-    plain = asdict(train_config(_row(student="deit_s"), tickets, inputs))
+    plain = train_config(_row(student="deit_s"), tickets, inputs).flat()
     for row in rows:
-        found = asdict(train_config(row, tickets, inputs))
+        found = train_config(row, tickets, inputs).flat()
         changed = {k: v for k, v in found.items() if v != plain[k] and k not in ("model", "swin_input", "warmup_lr")}
         if family == "Swin":
             assert changed.pop("drop_path") == {"swin_t": 0.2, "swin_s": 0.3, "swin_b": 0.5}[row.student]

@@ -117,9 +117,9 @@ def test_from_the_command_line(made: SmallStore, tmp_path: Path) -> None:
     ("options", "sentence"),
     [
         (("--images", 5), "--images 5 should be at least 32"),
-        ((), "which images? pass --shards"),
+        ((), "which images? give --shards"),
         (("--shards", "nowhere-*.tar"), "nowhere"),
-        (("--shards", "{shards}", "--augment", "nonsense"), "--augment 'nonsense' is not a policy"),
+        (("--shards", "{shards}", "--augment", "nonsense"), "--augment nonsense is not a policy"),
         (("--shards", "{shards}", "--ratio", 2), "--ratio 2.0 lies outside"),
         (("--shards", "{shards}", "--png", "nowhere/a.png"), "there is no folder nowhere"),
     ],

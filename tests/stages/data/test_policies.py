@@ -541,33 +541,37 @@ def _spelt(*words: object) -> str:
 
 _REPLAYED = "3 views of policy 'deit'"
 _BAD_OPTIONS: list[tuple[str, tuple[object, ...], tuple[str, ...]]] = [
-    ("center", ("--views", "replay"), ("1 view (centre)", "dataltt select --augment deit")),
-    ("center", ("--views", "static", "--num-views", 1), ("--num-views has no effect with --views static",)),
-    ("center", ("--views", "static", "--min-crop", 0.5), ("--min-crop has no effect with --views static",)),
-    ("center", ("--views", "warp", "--num-views", 2), ("--num-views 2", "1 view (centre)", "--views 2")),
+    ("center", ("--view-mode", "replay"), ("1 view (centre)", "dataltt select --augment deit")),
+    ("center", ("--view-mode", "static", "--num-views", 1), ("--num-views has no effect with --view-mode static",)),
+    ("center", ("--view-mode", "static", "--min-crop", 0.5), ("--min-crop has no effect with --view-mode static",)),
+    ("center", ("--view-mode", "warp", "--num-views", 2), ("--num-views 2", "1 view (centre)", "--num-views 2")),
     ("center", ("--augment", "deit9"), ("--augment deit9 is not a policy", "it has deit, deit3, crop, whole")),
     (
         "center",
-        ("--views", "warp", "--augment", "none"),
+        ("--view-mode", "warp", "--augment", "none"),
         ("--augment none is not a policy", "it has deit, deit3, crop, whole"),
     ),
-    ("center", ("--views", "warp", "--min-crop", 3), ("--min-crop 3.0 lies outside (0, 1]",)),
-    ("replayed", ("--num-views", 9), (_REPLAYED, "dataltt select --augment deit --views 9")),
+    ("center", ("--view-mode", "warp", "--min-crop", 3), ("--min-crop 3 should be above 0 and at most 1",)),
+    ("replayed", ("--num-views", 9), (_REPLAYED, "dataltt select --augment deit --num-views 9")),
     (
         "replayed",
-        ("--views", "warp"),
+        ("--view-mode", "warp"),
         (_REPLAYED, "without them; select again with: dataltt select --augment deit --ranks"),
     ),
-    ("replayed", ("--views", "static"), (_REPLAYED, "--views replay", "dataltt select --augment none")),
+    ("replayed", ("--view-mode", "static"), (_REPLAYED, "--view-mode replay", "dataltt select --augment none")),
     ("replayed", ("--control", "inverse"), ("--control inverse needs ranks", "--ranks")),
-    ("replayed", ("--views", "replay", "--hflip", 0.5), ("--hflip has no effect with --views replay", "'deit'")),
-    ("replayed", ("--hflip", 0), ("--hflip has no effect with --views replay", "'deit'")),
-    ("replayed", ("--augment", "deit"), ("--augment has no effect with --views replay", "'deit'")),
-    ("replayed", ("--min-crop", 0.5), ("--min-crop has no effect with --views replay", "'deit'")),
-    ("replayed", ("--auto-augment", "none"), ("--auto-augment has no effect with --views replay", "'deit'")),
-    ("replayed", ("--color-jitter", 0.3), ("--color-jitter has no effect with --views replay", "'deit'")),
+    (
+        "replayed",
+        ("--view-mode", "replay", "--hflip", 0.5),
+        ("--hflip has no effect with --view-mode replay", "'deit'"),
+    ),
+    ("replayed", ("--hflip", 0), ("--hflip has no effect with --view-mode replay", "'deit'")),
+    ("replayed", ("--augment", "deit"), ("--augment has no effect with --view-mode replay", "'deit'")),
+    ("replayed", ("--min-crop", 0.5), ("--min-crop has no effect with --view-mode replay", "'deit'")),
+    ("replayed", ("--auto-augment", "none"), ("--auto-augment has no effect with --view-mode replay", "'deit'")),
+    ("replayed", ("--color-jitter", 0.3), ("--color-jitter has no effect with --view-mode replay", "'deit'")),
     ("replayed", ("--model", "deit_t"), ("7×7 patches of 4 px (28 px)", "14×14 patches of 16 px (224 px)", "select")),
-    ("whole", ("--views", "static"), ("1 view of policy 'whole'", "dataltt select --augment none")),
+    ("whole", ("--view-mode", "static"), ("1 view of policy 'whole'", "dataltt select --augment none")),
 ]
 
 
@@ -584,10 +588,10 @@ def test_options_that_do_not_fit_the_store(
 
 def test_views_to_replay_without_a_store(center: SmallStore, tmp_path: Path) -> None:
     result = run_cli(
-        *("train", "--control", "dense", "--shards", center.shards, "--model", MODEL, "--views", "replay"),
+        *("train", "--control", "dense", "--shards", center.shards, "--model", MODEL, "--view-mode", "replay"),
         *("--out", tmp_path / "run", "--device", "cpu"),
     )
-    _check_sentence(result, "--views replay", "--tickets", "--views warp")
+    _check_sentence(result, "--view-mode replay", "--tickets", "--view-mode warp")
 
 
 def test_validation_on_a_store_of_drawn_views(center: SmallStore, replayed: SmallStore, tmp_path: Path) -> None:
@@ -602,13 +606,13 @@ def test_validation_on_a_store_of_drawn_views(center: SmallStore, replayed: Smal
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("--augment", "deit9"), ("--augment 'deit9'", "it has none, deit, deit3, crop, whole")),
-        (("--views", 3), ("--views 3: without random crops an image has 2 views", "--augment deit")),
-        (("--augment", "whole", "--views", 3), ("--views 3: without random crops", "--augment deit")),
-        (("--augment", "deit", "--views", 0), ("--views 0 should lie between 1 and 4096",)),
-        (("--augment", "deit", "--views", 4097), ("--views 4097 should lie between 1 and 4096",)),
+        (("--augment", "deit9"), ("--augment deit9", "it has none, deit, deit3, crop, whole")),
+        (("--num-views", 3), ("--num-views 3: without random crops an image has 2 views", "--augment deit")),
+        (("--augment", "whole", "--num-views", 3), ("--num-views 3: without random crops", "--augment deit")),
+        (("--augment", "deit", "--num-views", 0), ("--num-views 0 should lie between 1 and 4096",)),
+        (("--augment", "deit", "--num-views", 4097), ("--num-views 4097 should lie between 1 and 4096",)),
         (("--min-crop", 0.5), ("--min-crop 0.5 needs random crops, e.g. --augment deit",)),
-        (("--augment", "deit", "--min-crop", 1.5), ("--min-crop 1.5 lies outside (0, 1]",)),
+        (("--augment", "deit", "--min-crop", 1.5), ("--min-crop 1.5 should be above 0 and at most 1",)),
         (("--augment", "whole", "--min-crop", 0.5), ("--augment whole shows whole images",)),
     ],
     ids=str,
@@ -722,7 +726,7 @@ def test_a_store_of_larger_crops_is_replayed_as_it_is(center: SmallStore, tmp_pa
 
 
 def test_two_views_of_whole_images_are_the_image_and_its_mirror_image(center: SmallStore, tmp_path: Path) -> None:
-    """As --views says; two equal views would be half the work for nothing."""
+    """As --num-views says; two equal views would be half the work for nothing."""
     options = {"augment": "whole", "num_views": 2, "ranks": True}
     select(select_config(center.shards, center.weights, tmp_path / "store.zarr", **options))
     views = TicketStore.open(str(tmp_path / "store.zarr")).read_views(range(12))

@@ -519,7 +519,19 @@ def test_two_ranks_train_on_replayed_views_as_one(tmp_path: Path) -> None:
     out = tmp_path / "two"
     result = run_on_two_ranks(
         tmp_path,
-        *("train", "--tickets", made.store, "--views", "replay", "--out", out, "--batch-size", 6, "--ema-decay", 0.9),
+        *(
+            "train",
+            "--tickets",
+            made.store,
+            "--view-mode",
+            "replay",
+            "--out",
+            out,
+            "--batch-size",
+            6,
+            "--ema-decay",
+            0.9,
+        ),
         *("--workers", 0, "--device", "cpu", "--log-steps", 1, "--json"),
         *(f"--{name.replace('_', '-')}={value}" for name, value in options.items()),
     )

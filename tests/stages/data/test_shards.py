@@ -16,7 +16,7 @@ from dataltt.stages.data.shards import (
     Shard,
     absolute_spec,
     count_samples,
-    default_shards_spec,
+    given_shards,
     is_url,
     iter_samples,
     resolve_shards,
@@ -113,37 +113,14 @@ def test_absolute_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert absolute_spec("hf://datasets/x/{0..2}.tar") == "hf://datasets/x/{0..2}.tar"
 
 
-# Defaults
+# None given
 
 
-def test_the_variable_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "dataltt.toml").write_text('[data]\nshards = "of-file.tar"\n')
-    monkeypatch.delenv("DATALTT_SHARDS", raising=False)
-    assert default_shards_spec() == "of-file.tar"
-    monkeypatch.setenv("DATALTT_SHARDS", "of-variable.tar")
-    assert default_shards_spec() == "of-variable.tar"
-    monkeypatch.setenv("DATALTT_SHARDS", "")
-    assert default_shards_spec() == "of-file.tar"
-
-
-@pytest.mark.parametrize("content", [None, "", "[data]\n", '[other]\nshards = "x.tar"\n', "[data]\nshards = 3\n"])
-def test_no_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DATALTT_SHARDS", raising=False)
-    if content is not None:
-        (tmp_path / "dataltt.toml").write_text(content)
+@pytest.mark.parametrize("spec", [None, ""])
+def test_no_shards_given(spec: str | None) -> None:
     with pytest.raises(OptionError, match="which shards"):
-        default_shards_spec()
-
-
-@pytest.mark.parametrize("content", [b"[data\n", b"shards = [", b"data = 3\n", b'[data]\nshards = "caf\xe9.tar"\n'])
-def test_bad_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DATALTT_SHARDS", raising=False)
-    (tmp_path / "dataltt.toml").write_bytes(content)
-    with pytest.raises(OptionError, match=r"dataltt\.toml is not valid TOML"):
-        default_shards_spec()
+        given_shards(spec)
+    assert given_shards("a.tar") == "a.tar"
 
 
 # Reading

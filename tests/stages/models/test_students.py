@@ -231,7 +231,7 @@ def test_a_run_is_resumed_by_the_command_that_began_it(made: Made, tmp_path: Pat
     assert "was fitted with --ratio 0.5" in noted.out + noted.err
     result = run_cli("train", "--control", "dense", "--resume", *options, *of_run)
     assert result.code == 1
-    assert "purpose was 'fit-selector' and is 'train'" in result.err
+    assert "is the record of dataltt fit-selector, not of train" in result.err
 
 
 REFUSED = {
@@ -281,4 +281,4 @@ def test_matching_tokens_needs_a_store(made: Made, tmp_path: Path) -> None:
         *("--out", tmp_path / "run", *COMMON),
     )
     assert result.code == 1
-    assert "--match-tokens needs --tickets STORE" in result.err
+    assert "--match-tokens needs --tickets" in result.err

@@ -381,7 +381,7 @@ def test_parts_of_another_store_are_not_gone_on_with(tmp_path: Path) -> None:
     small = make_store(tmp_path, counts=(4,))
     plan = label_parts_dir(small.path)
     plan.mkdir()
-    (plan / "plan.json").write_text(json.dumps({"store": "another"}))
+    (plan / "plan.json").write_text(json.dumps({"tickets": "another"}))
     (plan / "part-000000.parquet").write_bytes(b"")
     with pytest.raises(DatalttError, match="holds parts of another labelling"):
         label(_config(small))
@@ -508,8 +508,8 @@ def test_views_that_are_drawn_otherwise_here_are_labelled_only_where_allowed(tmp
         ({"model": "test_vit"}, "does not hold weights of test_vit"),
         ({"num_classes": 12}, "has 10 classes; leave it out"),
         ({"batch_size": 0}, "`batch_size=0`"),
-        ({"store": "s3://bucket/store.zarr"}, "copy the store here first"),
-        ({"store": "nowhere.zarr"}, "there is no ticket store at nowhere.zarr"),
+        ({"tickets": "s3://bucket/store.zarr"}, "copy the store here first"),
+        ({"tickets": "nowhere.zarr"}, "there is no ticket store at nowhere.zarr"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_written(

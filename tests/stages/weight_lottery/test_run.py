@@ -22,7 +22,7 @@ from dataltt.stages.runtime.randomness import isolated_rng
 from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.training.config import TrainConfig
 from dataltt.stages.training.train import train
-from dataltt.stages.weight_lottery.config import LotteryConfig
+from dataltt.stages.weight_lottery.config import LotteryConfig, PruningOptions
 from dataltt.stages.weight_lottery.masks import (
     apply_mask,
     full_mask,
@@ -66,8 +66,16 @@ def _config(shards: Shards, out: Path, **changes: Any) -> LotteryConfig:
     """Two rounds of runs of two epochs of four steps."""
     base, _ = fashion_config(out, epochs=2)
     recipe = base.but(shards=shards.train, batch_size=4, lr=0.2, workers=0, device="cpu", drop_path=0.1)
-    defaults: dict[str, Any] = {"rounds": 2, "rate": 0.5, "seeds": (0,)}
-    return LotteryConfig(out=out, train=recipe, test_shards=shards.test, **{**defaults, **changes})
+    plain = LotteryConfig(
+        out=out, train=recipe, test_shards=shards.test, pruning=PruningOptions(rounds=2, rate=0.5), seeds=(0,)
+    )
+    return _changed(plain, **changes)
+
+
+def _changed(config: LotteryConfig, **changes: Any) -> LotteryConfig:
+    """The lottery with other numbers of pruning, or other parts."""
+    pruning = {name: changes.pop(name) for name in list(changes) if name in PruningOptions().flat()}
+    return replace(config, pruning=config.pruning.but(**pruning), **changes)
 
 
 @pytest.fixture(scope="module")
@@ -368,28 +376,28 @@ def test_rounds_and_seeds_may_be_added_but_nothing_else_changed(shards: Shards, 
     shutil.copytree(done, out)
     config = _config(shards, out, rewind_step=3)
     whole = json.loads((out / DOCUMENT_FILE).read_text())
-    less = run_weight_lottery(config.but(rounds=1, seeds=(1,)), SilentReporter())
+    less = run_weight_lottery(_changed(config, rounds=1, seeds=(1,)), SilentReporter())
     assert less is not None
     assert less["all_rounds"]["ticket_minus_fresh"]["low"] is None
     assert [row["arms"]["ticket"]["top1"] for row in less["rounds"]] == [
         {"1": whole["rounds"][0]["arms"]["ticket"]["top1"]["1"]}
     ]
-    more = run_weight_lottery(config.but(rounds=3), SilentReporter())
+    more = run_weight_lottery(_changed(config, rounds=3), SilentReporter())
     assert more is not None
     assert [row["num_remaining"] for row in more["rounds"]] == [147_456, 73_728, 36_864]
     assert more["rounds"][1]["arms"]["fresh"]["top1"]["0"] == whole["rounds"][1]["arms"]["fresh"]["top1"]["0"]
     before = file_digests(out)
     for changed in (
-        config.but(rate=0.4),
-        config.but(scope="layer"),
-        config.but(rewind_step=0),
-        config.but(train=config.train.but(lr=0.3)),
-        config.but(train=config.train.but(workers=1)),
+        _changed(config, rate=0.4),
+        _changed(config, scope="layer"),
+        _changed(config, rewind_step=0),
+        _changed(config, train=config.train.but(lr=0.3)),
+        _changed(config, train=config.train.but(workers=1)),
     ):
         with pytest.raises(OptionError, match=r"holds another weight lottery \(\w+ was .* and is .*\); give the same"):
             run_lottery(changed)
     # Left to itself, it takes the number of workers that the order of samples began with.
-    run_lottery(config.but(train=config.train.but(workers=None)))
+    run_lottery(_changed(config, train=config.train.but(workers=None)))
     assert file_digests(out) == before
 
 
@@ -399,13 +407,13 @@ def test_rounds_and_seeds_may_be_added_but_nothing_else_changed(shards: Shards, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rate": 0.0}, "--rate 0 should lie between 0 and 1"),
-        ({"rate": 1.0}, "--rate 1 should lie between 0 and 1"),
-        ({"rounds": 0}, "--rounds 0 should be at least 1"),
-        ({"rewind_step": -1}, "--rewind-step -1 should be 0"),
-        ({"rewind_step": _STEPS}, "--rewind-step 8 should be less than the 8 steps"),
-        ({"seeds": ()}, "--seeds '' should be"),
-        ({"seeds": (1, 1)}, "--seeds '1,1' should be"),
+        ({"rate": 0.0}, "`rate=0` should be above 0 and below 1"),
+        ({"rate": 1.0}, "`rate=1` should be above 0 and below 1"),
+        ({"rounds": 0}, "`rounds=0` should be at least 1"),
+        ({"rewind_step": -1}, "`rewind_step=-1` should be at least 0"),
+        ({"rewind_step": _STEPS}, "`rewind_step=8` should be less than the 8 steps"),
+        ({"seeds": ()}, "`seeds=''` should be"),
+        ({"seeds": (1, 1)}, "`seeds='1,1'` should be"),
         ({"rate": 1e-9}, "there remain 294912, and every round should prune some"),
         ({"rate": 0.99, "rounds": 4}, "there remain 0, and every round should"),
         ({"test_shards": "nowhere/*.tar"}, "nowhere"),
@@ -421,7 +429,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
     config = _config(shards, out)
     recipe = config.train.but(**changes.get("train", {}))
     with pytest.raises(DatalttError, match=message) as caught:
-        run_lottery(config.but(**{**changes, "train": recipe}))
+        run_lottery(_changed(config, **{**changes, "train": recipe}))
     assert "\n" not in str(caught.value)
     assert not out.exists()
 
@@ -433,7 +441,7 @@ def test_networks_without_linear_layers_in_blocks_are_refused() -> None:
 
 def test_a_folder_with_something_else_in_it_is_refused(shards: Shards, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(OutputExistsError, match="exists and holds no weight lottery; choose another --out"):
+    with pytest.raises(OutputExistsError, match="exists and holds no weight lottery; choose another `out`"):
         run_weight_lottery(_config(shards, tmp_path), SilentReporter(), num_fashion=50)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -445,11 +453,11 @@ def test_recipes_are_the_demos_and_deits(tmp_path: Path) -> None:
     base, test_shards = fashion_config(tmp_path)
     assert test_shards == str(tmp_path / "shards" / "test-*.tar")
     train_shards = str(tmp_path / "shards" / "train-*.tar")
-    assert base == replace(demo_recipe(4), out=tmp_path, shards=train_shards, model="vit_fashion", control="dense")
+    assert base == demo_recipe(4).but(out=tmp_path, shards=train_shards, model="vit_fashion", control="dense")
     assert deit_config(tmp_path, "s", "deit_t") == TrainConfig.of(
         out=tmp_path, shards="s", model="deit_t", control="dense", ema_decay=0.0
     )
-    assert deit_config(tmp_path, "s", "lvvit_t").token_labels == "image"
+    assert deit_config(tmp_path, "s", "lvvit_t").student.token_labels == "image"
 
 
 def _document(differences: Mapping[str, Any], num_seeds: int) -> dict[str, Any]:
@@ -518,8 +526,8 @@ def test_the_command_runs_on_embedded_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--rate", "1.5"), "--rate 1.5 should lie between 0 and 1"),
-        (("--seeds", "a"), "--seeds 'a' should be whole numbers"),
+        (("--rate", "1.5"), "--rate 1.5 should be above 0 and below 1"),
+        (("--seeds", "a"), "--seeds a should be whole numbers"),
         (("--shards", "a.tar"), "--shards needs --test-shards"),
         (("--shards", "a.tar", "--test-shards", "b.tar"), "and --model, e.g. deit_t"),
         (("--test-shards", "b.tar"), "--test-shards without --shards"),
