@@ -1,10 +1,10 @@
-# make demo | make test | make check | make clean: each sets up .venv by itself.
+# make demo | make test | make check | make docs | make clean: each sets up .venv by itself.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find artifacts_schema stages pipeline -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test lint check clean
+.PHONY: demo test lint check docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/dataltt demo --overwrite
@@ -17,9 +17,14 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p dataltt.artifacts_schema -p dataltt.stages -p dataltt.pipeline
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/mdformat --check *.md docs
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info dataltt-demo
+	rm -rf $(VENV) build dist site *.egg-info dataltt-demo
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -34,5 +39,10 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml $(SOURCES)
 
 $(VENV)/.dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet '.[dev]'
+	rm -rf build
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet '.[docs]'
 	rm -rf build
 	touch $@

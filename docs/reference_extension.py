@@ -18,16 +18,17 @@ class Reference(griffe.Extension):
 
     def on_attribute_instance(self, *, attr: griffe.Attribute, **kwargs: Any) -> None:
         """`name: Annotated[type, Option(help="…")]` is shown as an attribute of that type with that docstring."""
-        annotation = attr.annotation
-        if not isinstance(annotation, griffe.ExprSubscript) or annotation.canonical_name != "Annotated":
-            return
-        if not isinstance(annotation.slice, griffe.ExprTuple):
-            return
-        kind, *extras = annotation.slice.elements
-        attr.annotation = kind
-        texts = [help_text for extra in extras if (help_text := _help_of(extra))]
-        if texts and attr.docstring is None:
-            attr.docstring = griffe.Docstring(texts[0], lineno=attr.lineno, parent=attr)
+        _explain(attr, attr.annotation)
+
+    def on_attribute(self, *, attr: griffe.Attribute, loader: griffe.GriffeLoader, **kwargs: Any) -> None:
+        """The same where the annotation is the name of such a type: `seed: Seed`."""
+        if isinstance(attr.annotation, griffe.ExprName):
+            try:
+                named = loader.modules_collection[attr.annotation.canonical_path]
+            except KeyError:  # of Python, or of another package
+                return
+            if isinstance(named, griffe.Attribute):
+                _explain(attr, named.value)
 
     def on_object(self, *, obj: griffe.Object, loader: griffe.GriffeLoader, **kwargs: Any) -> None:
         """Gives each name of a bare list of errors a line of its own, with what the error itself says."""
@@ -36,14 +37,28 @@ class Reference(griffe.Extension):
             obj.docstring.value = _NAMES.sub(lambda found: _one_a_line(found, errors), obj.docstring.value)
 
 
+def _explain(attr: griffe.Attribute, annotation: str | griffe.Expr | None) -> None:
+    if not isinstance(annotation, griffe.ExprSubscript) or annotation.canonical_name != "Annotated":
+        return
+    if not isinstance(annotation.slice, griffe.ExprTuple):
+        return
+    kind, *extras = annotation.slice.elements
+    attr.annotation = kind
+    texts = [help_text for extra in extras if (help_text := _help_of(extra))]
+    if texts and attr.docstring is None:
+        attr.docstring = griffe.Docstring(texts[0], lineno=attr.lineno, parent=attr)
+
+
 def _help_of(expression: str | griffe.Expr) -> str | None:
     """The help of an `Option(…)`, None of anything else."""
     if not isinstance(expression, griffe.ExprCall) or expression.canonical_path.rsplit(".", 1)[-1] != "Option":
         return None
     for argument in expression.arguments:
         if isinstance(argument, griffe.ExprKeyword) and argument.name == "help":
-            value: str = ast.literal_eval(str(argument.value))
-            return value
+            try:
+                return str(ast.literal_eval(str(argument.value)))
+            except ValueError:  # an f-string: shown without
+                return None
     return None
 
 

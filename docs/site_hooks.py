@@ -1,4 +1,4 @@
-"""Pages of the site that stand at the top of the tree: CONTRIBUTING.md and CHANGELOG.md, with links as docs/ sees them."""
+"""Pages of the site that stand at the top of the tree, CONTRIBUTING.md and CHANGELOG.md, with links as docs/ has them."""
 
 from __future__ import annotations
 
