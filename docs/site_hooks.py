@@ -1,4 +1,4 @@
-"""Pages of the site that stand at the top of the tree, CONTRIBUTING.md and CHANGELOG.md, with links as docs/ has them."""
+"""Pages of the site that stand at the top of the tree: CONTRIBUTING.md and CHANGELOG.md, linked as docs/ sees them."""
 
 from __future__ import annotations
 
