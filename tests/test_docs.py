@@ -1,4 +1,4 @@
-"""The docs say what is true of the tree: the map of the files, links, pages of the site."""
+"""The docs say what is true of the tree: the map of the files, links, pages of the site, options of commands."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
+from dataltt.pipeline.cli import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -58,3 +60,28 @@ def test_links_between_files_lead_somewhere(page: Path) -> None:
 def test_every_page_is_in_the_navigation_of_the_site() -> None:
     nav = re.findall(r"(?m)^  - [^:\n]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     assert sorted(nav) == sorted([*(p.name for p in (ROOT / "docs").glob("*.md")), *_AT_THE_TOP])
+
+
+def _commands_in(text: str) -> list[tuple[str, list[str]]]:
+    """(command, flags) of each `dataltt COMMAND … --flag …` in code, whether inline or a line of a block."""
+    blocks = re.findall(r"(?ms)^ *```[^\n]*\n(.*?)^ *```", text)
+    lines = [line for block in blocks for line in re.sub(r"\\\n\s*", "", block).splitlines()]
+    inline = re.findall(r"`([^`\n]+)`", re.sub(r"(?ms)^ *```.*?^ *```", "", text))
+    found = []
+    for code in [*lines, *inline]:
+        after_comment = code.split("#")[0]
+        if match := re.search(r"(?:^|dataltt )(" + "|".join(_COMMANDS) + r")\b(.*)", after_comment):
+            found.append((match[1], re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", match[2])))
+    return found
+
+
+_COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "CHANGELOG.md"], ids=lambda p: p.name)
+def test_commands_on_the_page_take_the_options_they_are_given(page: Path) -> None:
+    unknown = []
+    for name, flags in _commands_in(page.read_text(encoding="utf-8")):
+        known = {flag for parameter in _COMMANDS[name].params for flag in parameter.opts}
+        unknown += [f"{name} {flag}" for flag in flags if flag not in {*known, "--help"}]
+    assert unknown == []
