@@ -1,10 +1,10 @@
-# make demo | make test | make check | make docs | make clean: each sets up .venv by itself.
+# make demo | make test | make check | make clean: each sets up .venv by itself.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find artifacts_schema stages pipeline -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test lint check docs clean
+.PHONY: demo test lint check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/dataltt demo --overwrite
@@ -19,9 +19,6 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/mdformat --check *.md docs
-
-docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info dataltt-demo
@@ -41,6 +38,11 @@ $(VENV)/.dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet '.[dev]'
 	rm -rf build
 	touch $@
+
+# The docs as one site, site/index.html.
+.PHONY: docs
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/.docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet '.[docs]'
