@@ -23,6 +23,16 @@ lint: $(VENV)/.dev
 clean:
 	rm -rf $(VENV) build dist site *.egg-info dataltt-demo
 
+# The docs as one site, site/index.html.
+.PHONY: docs
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet '.[docs]'
+	rm -rf build
+	touch $@
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -36,15 +46,5 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml $(SOURCES)
 
 $(VENV)/.dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet '.[dev]'
-	rm -rf build
-	touch $@
-
-# The docs as one site, site/index.html.
-.PHONY: docs
-docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-
-$(VENV)/.docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet '.[docs]'
 	rm -rf build
 	touch $@
