@@ -85,3 +85,12 @@ def test_commands_on_the_page_take_the_options_they_are_given(page: Path) -> Non
         known = {flag for parameter in _COMMANDS[name].params for flag in parameter.opts}
         unknown += [f"{name} {flag}" for flag in flags if flag not in {*known, "--help"}]
     assert unknown == []
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "CHANGELOG.md"], ids=lambda p: p.name)
+def test_files_named_on_the_page_are_there(page: Path) -> None:
+    named = re.findall(
+        r"`((?:artifacts_schema|stages|pipeline|tests|docs)/[\w./-]*)`", page.read_text(encoding="utf-8")
+    )
+    there = [ROOT / name for name in named if "NAME" not in name]
+    assert [str(p) for p in there if not p.exists() and not p.with_name(f"{p.name}.py").exists()] == []
