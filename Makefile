@@ -1,16 +1,28 @@
-# make demo | make test | make check | make clean: each sets up .venv by itself.
+# make demo | check | test | test-all | lint | clean: each sets up .venv by itself.
+#   check     while you work, under 2 minutes: lint, types, architecture, tests but those marked long, two_ranks or slow
+#   test      what CI runs, under 8 minutes: the same lint, all tests but those marked slow, with coverage
+#   test-all  everything; a test whose tool (a browser, an S3 server, a framework) is absent is skipped and says so
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find artifacts_schema stages pipeline -type f -not -path '*/__pycache__/*')
+# Each process takes whole runs of tests, so that a file's fixtures are seldom made twice; an idle one takes from the others.
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=worksteal
 
-.PHONY: demo test lint check clean
+.PHONY: demo check test test-all lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/dataltt demo --overwrite
 
+check: lint
+	$(PYTEST) -m 'not long and not two_ranks and not slow' --durations=10 --durations-min=1
+
 test: lint
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(PYTEST) -m 'not slow' --cov --cov-report=term
+
+test-all: lint
+	$(PYTEST) --cov --cov-report=term
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -37,14 +49,15 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The package is installed as its users get it: built as a wheel, not linked to this tree.
+# pip builds a folder anew whenever it is asked to install one, so that what is installed is what stands here.
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml $(SOURCES)
 	rm -rf build
 	$(BIN)/python -m pip install --quiet .
-	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps .
 	rm -rf build
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.installed
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml $(SOURCES)
+	rm -rf build
 	$(BIN)/python -m pip install --quiet '.[dev]'
 	rm -rf build
-	touch $@
+	touch $(VENV)/.installed $@

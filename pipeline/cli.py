@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import typer
 
@@ -22,8 +24,29 @@ from .commands import (
     verify,
     weight_lottery,
 )
+from .messages import as_flags
+from .options import ConfiguredCommand
 
 _INTERRUPTED = 130  # what a shell calls a program that SIGINT ended
+
+# By what a user wants. A command that is not there yet takes its place here.
+COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
+    "Try it": {"demo": demo.demo},
+    "Make tickets": {
+        "pack": pack.pack,
+        "fit-selector": fit_selector.fit_selector,
+        "select": select.select,
+        "label": label.label,
+    },
+    "Train and test": {"train": train.train, "eval": eval_.eval_},
+    "Look and check": {"inspect": inspect.inspect, "verify": verify.verify},
+    "Measure": {
+        "fidelity": fidelity.fidelity,
+        "study": study.study,
+        "weight-lottery": weight_lottery.weight_lottery,
+        "bench": bench.bench,
+    },
+}
 
 app = typer.Typer(
     name="dataltt",
@@ -35,19 +58,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("pack")(pack.pack)
-app.command("fit-selector")(fit_selector.fit_selector)
-app.command("select")(select.select)
-app.command("label")(label.label)
-app.command("train")(train.train)
-app.command("eval")(eval_.eval_)
-app.command("inspect")(inspect.inspect)
-app.command("verify")(verify.verify)
-app.command("demo")(demo.demo)
-app.command("fidelity")(fidelity.fidelity)
-app.command("study")(study.study)
-app.command("weight-lottery")(weight_lottery.weight_lottery)
-app.command("bench")(bench.bench)
+for _panel, _commands in COMMANDS.items():
+    for _name, _command in _commands.items():
+        app.command(_name, cls=ConfiguredCommand, rich_help_panel=_panel)(_command)
 
 
 def _version(value: bool) -> None:
@@ -80,10 +93,9 @@ def main() -> None:
             typer.secho(text, fg=typer.colors.YELLOW, err=True)
         raise
     except Exception as error:
-        # Imported here: the error tree's package brings Zarr and Arrow along, which --help does not need.
-        from ..artifacts_schema import DatalttError
+        from ..artifacts_schema.errors import DatalttError
 
         if not isinstance(error, DatalttError | PermissionError):
             raise
-        typer.secho(f"dataltt: {error}", fg=typer.colors.RED, err=True)
+        typer.secho(f"dataltt: {as_flags(str(error))}", fg=typer.colors.RED, err=True)
         sys.exit(1)

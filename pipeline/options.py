@@ -1,115 +1,202 @@
-"""Choices and options that several commands share, as typer wants them."""
+"""Configs as typer commands: an option per field, panels per group, configuration files, --print-config and --json.
+
+Where a value comes from, the later over the earlier: defaults, ./dataltt.toml, `--config FILE`, the record of a run
+that goes on, the environment, the command line.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
-from enum import StrEnum
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
+from typer.core import TyperCommand
+
+from ..artifacts_schema.errors import OptionError
+from ..stages.options import Declared, Group, jsonable, options_of
+from .messages import as_flags
+from .settings import Setting, file_settings, project_settings, record_settings
+
+C = TypeVar("C", bound=Group)
+
+_COMMON_PANEL = "Options"
+_OUTPUT_PANEL = "Configuration and output"
+# Of one call, so a run that goes on does not take them from its record.
+_NOT_TAKEN_OVER = frozenset({"max_steps"})
 
 
-class Precision(StrEnum):
-    """Arithmetic of the forward pass."""
+def takes(config: type[C]) -> Callable[[Callable[[C, bool], None]], Callable[..., None]]:
+    """Makes `run(config, as_json)` a typer command that takes the config's options."""
+    declared = options_of(config)
 
-    fp32 = "fp32"
-    bf16 = "bf16"
+    def decorate(run: Callable[[C, bool], None]) -> Callable[..., None]:
+        def command(ctx: typer.Context, **given: Any) -> None:
+            as_json, print_config = given.pop("json"), given.pop("print_config")
+            del given["config"]
+            asked = config.of(**given)
+            if print_config:
+                typer.echo(_as_toml(ctx, asked, declared), nl=False)
+                return
+            run(asked, as_json)
 
+        parameters = [_parameter(d) for d in sorted(declared, key=_place)]
+        context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        command.__signature__ = inspect.Signature([context, *parameters, *_COMMON_PARAMETERS])  # type: ignore[attr-defined]
+        command.__doc__ = run.__doc__
+        command.__name__ = run.__name__
+        command.takes_config = config  # type: ignore[attr-defined]
+        return command
 
-class Optimizer(StrEnum):
-    """AdamW, or SGD with Nesterov momentum."""
-
-    adamw = "adamw"
-    sgd = "sgd"
-
-
-class Control(StrEnum):
-    """Which patches a student is trained on."""
-
-    ticket = "ticket"
-    random = "random"
-    fixed_random = "fixed-random"
-    inverse = "inverse"
-    dense = "dense"
-
-
-class EvalOn(StrEnum):
-    """Which patches a student is tested on; `own`: those that its own attention chooses."""
-
-    ticket = "ticket"
-    random = "random"
-    dense = "dense"
-    own = "own"
+    return decorate
 
 
-class SwinInput(StrEnum):
-    """How patches reach a Swin: the others set to zero, or the kept ones packed into a smaller image."""
-
-    zero = "zero"
-    small_dense = "small-dense"
+def _place(declared: Declared) -> tuple[bool, bool]:
+    """What is usually given comes first."""
+    return not declared.option.is_argument, not declared.option.is_common
 
 
-class TokenLabels(StrEnum):
-    """What an LV-ViT's tokens learn: label maps in the store, or the image's label."""
-
-    store = "store"
-    image = "image"
-
-
-class Views(StrEnum):
-    """Which views of an image a student is shown."""
-
-    replay = "replay"
-    warp = "warp"
-    static = "static"
-
-
-class OnOtherPixels(StrEnum):
-    """What to do with replayed views that this installation draws otherwise."""
-
-    error = "error"
-    allow = "allow"
-
-
-class OnBadImage(StrEnum):
-    """What to do with an image that cannot be decoded."""
-
-    error = "error"
-    skip = "skip"
+def _parameter(declared: Declared) -> inspect.Parameter:
+    o, kind = declared.option, declared.kind
+    default: Any = inspect.Parameter.empty if declared.is_required else declared.default
+    if o.parser is not None:
+        default = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        kind = str if default is not None else str | None
+    note: Any
+    if o.is_argument:
+        note = typer.Argument(help=as_flags(o.help))
+    else:
+        flag = f"--{declared.name.replace('_', '-')}"
+        is_flag = kind is bool
+        note = typer.Option(
+            f"{flag}/--no-{flag[2:]}" if is_flag else flag,
+            help=as_flags(o.help),
+            rich_help_panel=_COMMON_PANEL if o.is_common else declared.panel or _COMMON_PANEL,
+            metavar=o.metavar or _metavar(declared),
+            envvar=o.variable,
+            show_envvar=False,
+            show_default=_is_worth_showing(declared),
+        )
+    return inspect.Parameter(
+        declared.name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, note], default=default
+    )
 
 
-class OnMissingTicket(StrEnum):
-    """What to do with a sample that has no ticket."""
-
-    error = "error"
-    skip = "skip"
-
-
-class OnChangedImage(StrEnum):
-    """What to do with an image whose bytes are not those that its ticket was made from."""
-
-    error = "error"
-    allow = "allow"
+def _metavar(declared: Declared) -> str | None:
+    """Bounds as typer shows them. They are checked by the config, alike on the command line, in files and in Python."""
+    o = declared.option
+    low = f"x>={o.min:g}" if o.min is not None else f"x>{o.above:g}" if o.above is not None else ""
+    high = f"x<={o.max:g}" if o.max is not None else f"x<{o.below:g}" if o.below is not None else ""
+    if not low and not high:
+        return None
+    kind = "int" if int in (declared.kind, *get_args(declared.kind)) else "float"
+    return f"<{kind}> [{', '.join(part for part in (low, high) if part)}]"
 
 
-Workers = Annotated[
-    int | None, typer.Option(min=0, help="Loader processes; default: this process's share of the cores, at most 8.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
-BadImage = Annotated[OnBadImage, typer.Option(help="An image that cannot be decoded: stop, or count and leave it out.")]
-MissingTicket = Annotated[
-    OnMissingTicket, typer.Option(help="A sample without a ticket: stop, or count and leave it out.")
-]
-ChangedImage = Annotated[
-    OnChangedImage,
-    typer.Option(help="An image with other bytes than its ticket was made from: stop, or allow re-encoded copies."),
-]
-Recount = Annotated[
-    bool, typer.Option("--recount", help="Count the samples of each shard instead of trusting the store.")
-]
+def _is_worth_showing(declared: Declared) -> bool:
+    return declared.default is not None and declared.default is not MISSING and declared.default is not False
 
 
-def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    typer.echo(json.dumps(value, indent=1, default=str))
+def _common(name: str, kind: Any, default: Any, flag: str, help: str) -> inspect.Parameter:
+    note = typer.Option(flag, help=help, rich_help_panel=_OUTPUT_PANEL, show_default=False)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, note], default=default)
+
+
+_COMMON_PARAMETERS = (
+    _common("config", Path | None, None, "--config", "Options from a TOML file, or from a run's config.json."),
+    _common("print_config", bool, False, "--print-config", "Print all options and where they come from, and stop."),
+    _common("json", bool, False, "--json", "Print the result as JSON on standard output."),
+)
+
+
+class ConfiguredCommand(TyperCommand):
+    """A command whose defaults come from configuration files."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Leaves out --no-X of flags that are off anyway, which a file's `true` alone calls for."""
+        negations = {p: p.secondary_opts for p in self.params if p.secondary_opts and p.default is False}
+        for parameter in negations:
+            parameter.secondary_opts = []
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            for parameter, flags in negations.items():
+                parameter.secondary_opts = flags
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the files that the arguments name, then parses the arguments over them."""
+        config: type[Group] = self.callback.takes_config  # type: ignore[union-attr]
+        if not ctx.resilient_parsing and not {"--help", "-h"} & set(args):
+            settings = _settings_of(self, ctx, config, args)
+            ctx.default_map = {name: _as_default(setting.value) for name, setting in settings.items()}
+            ctx.meta["settings"] = settings
+        rest: list[str] = super().parse_args(ctx, args)
+        for name, default in list(ctx.params.items()):
+            ctx.params[name] = _parsed(config, name, default)
+        return rest
+
+
+def _settings_of(command: Any, ctx: Any, config: type[Group], args: list[str]) -> dict[str, Setting]:
+    typed, _, _ = command.make_parser(ctx).parse_args(args=list(args))
+    commands = list(ctx.parent.command.commands) if ctx.parent is not None else [command.name]
+    settings = project_settings(command.name, config, commands)
+    explicit = file_settings(Path(typed["config"]), command.name, config) if typed.get("config") else {}
+    settings |= explicit
+    known = {d.name: d.default for d in options_of(config)} | {k: s.value for k, s in settings.items()} | typed
+    if known.get("resume") or known.get("auto_resume"):
+        out = known["out"] or config.default_out(known)  # type: ignore[attr-defined]
+        settings |= _recorded(Path(out), command.name, config) | explicit
+    return settings
+
+
+def _recorded(out: Path, command: str, config: type[Group]) -> dict[str, Setting]:
+    """The options of the run that goes on, if there is one."""
+    path = out / "config.json"
+    found = record_settings(path, command, config) if path.exists() else {}
+    return {name: setting for name, setting in found.items() if name not in _NOT_TAKEN_OVER}
+
+
+def _as_default(value: Any) -> Any:
+    """A checked value as typer takes it for a default."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else jsonable(value)
+
+
+def _parsed(config: type[Group], name: str, value: Any) -> Any:
+    for d in options_of(config):
+        if d.name == name and d.option.parser is not None and isinstance(value, str):
+            try:
+                return d.option.parser(value)
+            except ValueError:
+                raise OptionError(f"`{name}={value!r}` should be whole numbers such as 3,6,9") from None
+    return value
+
+
+def _as_toml(ctx: Any, config: Group, declared: tuple[Declared, ...]) -> str:
+    """All options as TOML, each with where it comes from; what has no value is a comment."""
+    values, settings = config.flat(), ctx.meta.get("settings", {})
+    lines: list[str] = []
+    table: tuple[str, ...] = ()
+    for d in sorted(declared, key=lambda d: bool(d.groups)):  # TOML has tables last
+        if d.groups != table:
+            table = d.groups
+            lines += ["", f"[{'.'.join(table)}]"] if table else [""]
+        source = _source(ctx, d, settings)
+        note = f"  # {source}" if source else ""
+        value = values[d.name]
+        lines.append(f"# {d.name} =" if value is None else f"{d.name} = {_toml_value(value)}{note}")
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _source(ctx: Any, declared: Declared, settings: Mapping[str, Setting]) -> str:
+    source = ctx.get_parameter_source(declared.name)
+    name = "" if source is None else source.name
+    if name == "DEFAULT_MAP":
+        return settings[declared.name].source
+    return {"COMMANDLINE": "command line", "ENVIRONMENT": f"${declared.option.variable}"}.get(name, "")
+
+
+def _toml_value(value: Any) -> str:
+    return json.dumps(jsonable(value), ensure_ascii=False)

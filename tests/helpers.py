@@ -18,14 +18,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 import torch
 from dataltt.artifacts_schema import Manifest, TicketStore
 from dataltt.artifacts_schema.tickets import unpack_mask
 from dataltt.pipeline.cli import main
 from dataltt.pipeline.demo.embedded import CLASSES, load_fashion_mnist
 from dataltt.stages.models.registry import create_vit
-from dataltt.stages.selection.select import SelectConfig, select
+from dataltt.stages.options import options_of
+from dataltt.stages.selection.config import SelectConfig
+from dataltt.stages.selection.select import select
+from dataltt.stages.training.config import TrainConfig
+from dataltt.stages.training.record import RunRecord, recorded_option
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -35,9 +38,6 @@ SHARED = REPOSITORY.parent / "shared"
 MODEL = "vit_fashion"
 GRID = (7, 7)
 NUM_PATCHES = 49
-
-# The models are tiny: more threads would wait for each other, and one gives the same rounding everywhere.
-torch.set_num_threads(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +65,17 @@ def encode_image(image: Image.Image, format: str = "PNG", **options: Any) -> byt
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
+
+
+def recorded(run: Path) -> dict[str, Any]:
+    """The options of training that a run resolved, by their plain names, with what else its record says."""
+    document = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    flat = {
+        d.name: recorded_option(RunRecord(**document), d.name)
+        for d in options_of(TrainConfig)
+        if d.option.on_resume != "unrecorded"
+    }
+    return {**document, **flat}
 
 
 @functools.cache
@@ -169,7 +180,7 @@ def select_config(shards: str, weights: Path, out: Path, **changes: Any) -> Sele
     defaults: dict[str, Any] = {"ratio": 0.5, "batch_size": 5, "workers": 0, "device": "cpu"}
     if "keep_rate" in changes:
         del defaults["ratio"]
-    return SelectConfig(model=MODEL, shards=shards, checkpoint=weights, out=out, **{**defaults, **changes})
+    return SelectConfig.of(model=MODEL, shards=shards, checkpoint=weights, out=out, **{**defaults, **changes})
 
 
 def make_store(
@@ -188,17 +199,6 @@ def make_store(
     manifest = select(select_config(shards, weights, out, **{"ranks": True, **changes}))
     assert manifest is not None
     return SmallStore(folder=folder, shards=shards, weights=weights, path=out, samples=tuple(given), manifest=manifest)
-
-
-_shared_stores: dict[tuple[Path, int], SmallStore] = {}
-
-
-def shared_store(factory: pytest.TempPathFactory, *, views: int = 1) -> SmallStore:
-    """A store of 3 shards of 12 images with ranks, made once per session. Tests leave it as it is."""
-    key = (factory.getbasetemp(), views)
-    if key not in _shared_stores:
-        _shared_stores[key] = make_store(factory.mktemp(f"store-of-{views}-views"), views=views)
-    return _shared_stores[key]
 
 
 def file_digests(root: Path) -> dict[str, str]:

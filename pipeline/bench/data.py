@@ -61,8 +61,8 @@ def bench_join(*, repeats: int, num_images: int = NUM_IMAGES, reporter: Reporter
         write_store(root / "center.zarr", rows)
         write_store(root / "views.zarr", rows, _NUM_VIEWS)
         center = _dense_stream(shards)
-        fresh = replace(center, views="warp", policy=POLICIES["deit"])
-        replayed = replace(fresh, views="replay", num_views=_NUM_VIEWS)
+        fresh = replace(center, view_mode="warp", policy=POLICIES["deit"])
+        replayed = replace(fresh, view_mode="replay", num_views=_NUM_VIEWS)
         return [
             _compared("join: samples/s with tickets over the same stream without", center, center, root / "center.zarr",
                       repeats, num_images, reporter),

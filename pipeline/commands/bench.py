@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
-from ..options import Device, Json, Precision, print_json
+from ...stages.options import Group, Option, Precision
+from ..ends import print_json
+from ..options import takes
 from ..progress import reporting
 
 if TYPE_CHECKING:
@@ -18,27 +18,25 @@ STORE_SIZES = (20_000, 2_000_000)
 REPLAY_VIEWS, REPLAY_GOAL = 10, 42.0
 
 
-class What(StrEnum):
-    """What to measure."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchConfig(Group):
+    """Options of `dataltt bench`."""
 
-    select = "select"
-    train = "train"
-    join = "join"  # type: ignore[assignment]
-    store = "store"
+    what: Annotated[
+        Literal["select", "train", "join", "store"], Option(help="select, train, join or store.", is_argument=True)
+    ]
+    model: Annotated[str, Option(help="Student of train: deit_s, lvvit_s, swin_t (packed into a smaller image), …")] = (
+        "deit_s"
+    )
+    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    precision: Annotated[Precision, Option(help="Of select and train.")] = "fp32"
+    batch_size: Annotated[int | None, Option(help="Default: 64 for select, 32 for train.", min=1)] = None
+    repeats: Annotated[int, Option(help="Rounds; each times both sides.", min=1)] = 7
+    rows: Annotated[int, Option(help="Rows of the large store.", min=STORE_SIZES[0])] = STORE_SIZES[1]
 
 
-def bench(
-    what: Annotated[What, typer.Argument(help="select, train, join or store.")],
-    model: Annotated[
-        str, typer.Option(help="Student of train: deit_s, lvvit_s, swin_t (packed into a smaller image), …")
-    ] = "deit_s",
-    device: Device = "auto",
-    precision: Annotated[Precision, typer.Option(help="Of select and train.")] = Precision.fp32,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Default: 64 for select, 32 for train.")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds; each times both sides.")] = 7,
-    rows: Annotated[int, typer.Option(min=20_000, help="Rows of the large store.")] = STORE_SIZES[1],
-    as_json: Json = False,
-) -> None:
+@takes(BenchConfig)
+def bench(config: BenchConfig, as_json: bool) -> None:
     """Measure dataltt against what it should be no slower than, both timed in turn within one run.
 
     select: over a plain forward. train: over the FLOPs saved. join: with tickets over without. store: bytes per image,
@@ -46,10 +44,8 @@ def bench(
 
     Example: dataltt bench select --json
     """
-    from dataclasses import asdict
-
     with reporting() as reporter:
-        found = _run(what, model, device, precision.value, batch_size, repeats, rows, reporter)
+        found = _run(config, reporter)
     if as_json:
         print_json([asdict(row) for row in found])
         return
@@ -66,28 +62,24 @@ def bench(
         console.print(f"{row.name.split(':')[0]}: {details}", style="dim", highlight=False)
 
 
-def _run(
-    what: What,
-    model: str,
-    device: str,
-    precision: str,
-    batch_size: int | None,
-    repeats: int,
-    rows: int,
-    reporter: Reporter,
-) -> list[BenchRow]:
-    if what is What.store:
-        return _store_rows(rows, reporter)
-    if what is What.join:
+def _run(config: BenchConfig, reporter: Reporter) -> list[BenchRow]:
+    if config.what == "store":
+        return _store_rows(config.rows, reporter)
+    if config.what == "join":
         from ..bench.data import bench_join
 
-        return bench_join(repeats=repeats, reporter=reporter)
+        return bench_join(repeats=config.repeats, reporter=reporter)
     from ..bench.compute import bench_select, bench_train
 
-    options: dict[str, Any] = {"device": device, "precision": precision, "repeats": repeats, "reporter": reporter}
-    if what is What.select:
-        return bench_select(batch_size=batch_size or 64, **options)
-    return bench_train(model=model, batch_size=batch_size or 32, **options)
+    options: dict[str, Any] = {
+        "device": config.device,
+        "precision": config.precision,
+        "repeats": config.repeats,
+        "reporter": reporter,
+    }
+    if config.what == "select":
+        return bench_select(batch_size=config.batch_size or 64, **options)
+    return bench_train(model=config.model, batch_size=config.batch_size or 32, **options)
 
 
 def _store_rows(rows: int, reporter: Reporter) -> list[BenchRow]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from ..options import Json, print_json
+from ...stages.options import Group, Option, Overwrite, Seed
+from ..ends import print_json
+from ..options import takes
 from ..progress import reporting
 
 
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("dataltt-demo"),
-    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in that folder.")] = False,
-    as_json: Json = False,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoConfig(Group):
+    """Options of `dataltt demo`."""
+
+    out: Annotated[Path, Option(help="Folder for everything the demo makes.")] = Path("dataltt-demo")
+    seed: Seed = 0
+    overwrite: Overwrite = False
+
+
+@takes(DemoConfig)
+def demo(config: DemoConfig, as_json: bool) -> None:
     """Both stages on embedded real images (Fashion-MNIST), in a few minutes on two cores.
 
     Trains a small ViT on all patches (c), selects tickets with it, trains one on the tickets (a) and one on random
@@ -24,12 +30,10 @@ def demo(
 
     Example: dataltt demo --out dataltt-demo
     """
-    from dataclasses import asdict
-
     from ..demo.run import run_demo
 
     with reporting() as reporter:
-        result = run_demo(out, seed=seed, overwrite=overwrite, reporter=reporter)
+        result = run_demo(config.out, seed=config.seed, overwrite=config.overwrite, reporter=reporter)
     if as_json:
         print_json(asdict(result))
         return

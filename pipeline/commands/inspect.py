@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..options import Json, print_json
+from ...stages.options import Group, Option
+from ..ends import print_json
+from ..options import takes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,13 +19,18 @@ if TYPE_CHECKING:
     from ...artifacts_schema import Manifest
 
 
-def inspect(
-    store: Annotated[str, typer.Argument(help="A ticket store: a folder or an fsspec URL.")],
-    shards: Annotated[str | None, typer.Option(help="Draw sample tickets over the images of these shards.")] = None,
-    png: Annotated[Path | None, typer.Option(help="Write the heat map, and the samples, as a picture.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="How many samples to draw.")] = 12,
-    as_json: Json = False,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectConfig(Group):
+    """Options of `dataltt inspect`."""
+
+    store: Annotated[str, Option(help="A ticket store: a folder or an fsspec URL.", is_argument=True)]
+    shards: Annotated[str | None, Option(help="Draw sample tickets over the images of these shards.")] = None
+    png: Annotated[Path | None, Option(help="Write the heat map, and the samples, as a picture.")] = None
+    samples: Annotated[int, Option(help="How many samples to draw.", min=1)] = 12
+
+
+@takes(InspectConfig)
+def inspect(config: InspectConfig, as_json: bool) -> None:
     """Show a ticket store: its manifest, bytes per image, and which positions of the grid it keeps.
 
     Example: dataltt inspect store.zarr --png tickets.png --shards 'imagenet/train-*.tar'
@@ -30,6 +38,7 @@ def inspect(
     from ...artifacts_schema import OptionError, TicketStore
     from ...artifacts_schema.summary import kept_share
 
+    store, shards, png = config.store, config.shards, config.png
     if shards is not None and png is None:
         raise OptionError("--shards draws tickets over images, which needs a picture to draw in; pass --png FILE")
     opened = TicketStore.open(store)
@@ -37,7 +46,7 @@ def inspect(
     stored = opened.num_stored_bytes()
     num_images = opened.manifest.num_images
     if png is not None:
-        _draw(store, shards, png, samples, share)
+        _draw(store, shards, png, config.samples, share)
     if as_json:
         document: dict[str, Any] = {
             "store": store,
@@ -103,7 +112,7 @@ def _view(m: Manifest) -> str:
     if m.view.kind == "center":
         return f"center: resized to {m.view.resize_px} px ({m.view.interpolation}), cut to {m.image_px} px"
     augment = m.view.augment or {}
-    drawn = f"policy {augment.get('name')!r}, version {augment.get('version')}, seed {augment.get('seed')}"
+    drawn = f"policy {m.view.policy_name!r}, version {augment.get('version')}, seed {m.view.seed}"
     return f"replay: drawn by {drawn}, resized to {m.image_px} px ({m.view.interpolation})"
 
 

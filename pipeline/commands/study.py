@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..options import Device, Json, Precision, Workers, print_json
+from ...stages.options import Group, Option
+from ..ends import print_json
+from ..options import takes
 from ..progress import reporting
+from ..studies.inputs import StudyInputs
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def study(
-    name: Annotated[str, typer.Argument(help="fashion (needs nothing else), photos, …; `list` for all.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the study. Default: studies/NAME.")] = None,
-    shards: Annotated[str | None, typer.Option(help="Training shards, in quotes.")] = None,
-    test_shards: Annotated[str | None, typer.Option(help="Test shards, in quotes.")] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="The selector's weights to start from. Default: timm's pretrained ones.")
-    ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds, e.g. 0,1,2.")] = "0,1,2",
-    views: Annotated[int | None, typer.Option(min=1, help="Views per image (paper recipes). Default: 16.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Per process. Default: the recipe's.")] = None,
-    precision: Annotated[Precision, typer.Option(help="Of paper recipes.")] = Precision.fp32,
-    workers: Workers = None,
-    device: Device = "auto",
-    describe: Annotated[
-        bool, typer.Option("--describe", help="Print what the recipe does, costs and expects, and stop.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyConfig(Group):
+    """Options of `dataltt study`."""
+
+    name: Annotated[str, Option(help="fashion (needs nothing else), photos, …; `list` for all.", is_argument=True)]
+    inputs: StudyInputs = StudyInputs()
+    describe: Annotated[bool, Option(help="Print what the study does, costs and expects, and stop.")] = False
+
+
+@takes(StudyConfig)
+def study(config: StudyConfig, as_json: bool) -> None:
     """Run a whole comparison: every arm with every seed, and one report at the end.
 
     Done runs are skipped and interrupted ones go on, so the same command can be given again, or be shared out: give
@@ -43,43 +38,27 @@ def study(
 
     Example: dataltt study fashion
     """
-    from ..studies.catalog import RECIPES, recipe_named
-    from ..studies.catalog import describe as describe_recipe
+    from ..studies.catalog import STUDIES, study_named
+    from ..studies.catalog import describe as describe_study
 
-    if name == "list":
-        for known, each in RECIPES.items():
-            typer.echo(f"{known:32} {describe_recipe(each).splitlines()[0]}")
+    if config.name == "list":
+        for known, each in STUDIES.items():
+            typer.echo(f"{known:32} {describe_study(each).splitlines()[0]}")
         return
-    recipe = recipe_named(name)
-    if describe:
-        typer.echo(describe_recipe(recipe))
+    maker = study_named(config.name)
+    if config.describe:
+        typer.echo(describe_study(maker))
         return
-    from ...artifacts_schema import OptionError
     from ...stages.runtime.distributed import is_main_process, process_group
     from ..reports.study_report import write_study_report
-    from ..studies.engine import StudyInputs, run_study
+    from ..studies.engine import run_study
 
-    try:
-        numbers = tuple(int(s) for s in seeds.split(","))
-    except ValueError:
-        raise OptionError(f"--seeds {seeds!r} should be whole numbers such as 0,1,2") from None
-    inputs = StudyInputs(
-        out=out or Path("studies") / name.replace("-", "_"),
-        seeds=numbers,
-        shards=shards,
-        test_shards=test_shards,
-        checkpoint=checkpoint,
-        views=views,
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
-        precision=precision.value,
-    )
-    with reporting() as reporter, process_group(device):
-        document = run_study(recipe(inputs, reporter), inputs, reporter)
+    inputs = config.inputs.of_study(config.name)
+    with reporting() as reporter, process_group(inputs.runtime.device):
+        document = run_study(maker(inputs, reporter), inputs, reporter)
     if not is_main_process():
         return
-    report = write_study_report(inputs.out)
+    report = write_study_report(inputs.folder)
     if as_json:
         print_json(document)
         return

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
 
-from ..options import Json, print_json
+from ...stages.options import Group, Option
+from ..ends import print_json
+from ..options import takes
 from ..progress import reporting
 
 
-def verify(
-    store: Annotated[str, typer.Argument(help="A ticket store: a folder or an fsspec URL.")],
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyConfig(Group):
+    """Options of `dataltt verify`."""
+
+    store: Annotated[str, Option(help="A ticket store: a folder or an fsspec URL.", is_argument=True)]
     shards: Annotated[
-        str | None, typer.Option(help="Check also that these shards hold the images that the tickets are of.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
+        str | None, Option(help="Check also that these shards hold the images that the tickets are of.")
+    ] = None
+
+
+@takes(VerifyConfig)
+def verify(config: VerifyConfig, as_json: bool) -> None:
     """Check everything that can be checked about a ticket store; exit 0 only if all of it holds.
 
     Example: dataltt verify store.zarr --shards 'imagenet/train-*.tar'
     """
-    from dataclasses import asdict
-
+    store, shards = config.store, config.shards
     from ...artifacts_schema.verify import verify_store
     from ...stages.selection.verify_shards import verify_shards
 

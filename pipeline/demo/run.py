@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from PIL import Image
@@ -19,10 +19,12 @@ from PIL import Image
 from ...artifacts_schema import OutputExistsError, read_manifest
 from ...stages.data.packing import EncodedSample, write_shards
 from ...stages.models.checkpoints import last_weights
+from ...stages.options import EvalProtocol
 from ...stages.runtime.reporting import Reporter
-from ...stages.selection.select import SelectConfig, select
-from ...stages.training.config import TrainConfig
-from ...stages.training.evaluate import EvalConfig, EvalProtocol, Metrics, evaluate
+from ...stages.selection.config import SelectConfig
+from ...stages.selection.select import select
+from ...stages.training.config import EvalConfig, TrainConfig
+from ...stages.training.evaluate import Metrics, evaluate
 from ...stages.training.optimization import BASE_BATCH_SIZE
 from ...stages.training.train import train
 from ..reports.demo_report import DemoResult, DemoRow, write_report
@@ -68,13 +70,13 @@ def run_demo(
     reporter.message(f"\nselecting: the dense model keeps {ratio:.0%} of the patches of every image")
     for each, each_shards in ((store, shards), (test_store, test_shards)):
         weights = last_weights(out / "runs" / "dense")
-        config = SelectConfig(model=MODEL, checkpoint=weights, shards=each_shards, out=each, ratio=ratio, ranks=True)
+        config = SelectConfig.of(model=MODEL, checkpoint=weights, shards=each_shards, out=each, ratio=ratio, ranks=True)
         select(config, reporter)
-    pruned = replace(base, tickets=str(store), val_tickets=str(test_store))
+    pruned = base.but(tickets=str(store), val_tickets=str(test_store))
     reporter.message("\n(a) ticket: the kept patches alone")
-    train(replace(pruned, out=out / "runs" / "ticket", control="ticket"), reporter)
+    train(pruned.but(out=out / "runs" / "ticket", control="ticket"), reporter)
     reporter.message("\n(b) random: as many patches, drawn anew for every image and step")
-    train(replace(pruned, out=out / "runs" / "random", control="random"), reporter)
+    train(pruned.but(out=out / "runs" / "random", control="random"), reporter)
     runs = {"(a)": "ticket", "(b)": "random", "(c)": "dense"}
     manifest = read_manifest(str(store))
     rows = list(_test_all(out, test_shards, str(test_store), seed, reporter))
@@ -96,7 +98,7 @@ def run_demo(
 
 def demo_recipe(epochs: int) -> TrainConfig:
     """How students of the embedded images are trained: DeiT's optimiser, no augmentation, centre views."""
-    return TrainConfig(
+    return TrainConfig.of(
         out=Path(),
         epochs=epochs,
         batch_size=BATCH_SIZE,
@@ -104,7 +106,7 @@ def demo_recipe(epochs: int) -> TrainConfig:
         warmup_epochs=epochs / 5,
         smoothing=0.0,
         drop_path=0.0,
-        views="static",
+        view_mode="static",
         hflip=0.0,
         auto_augment="none",
         random_erasing=0.0,
@@ -118,8 +120,7 @@ def demo_recipe(epochs: int) -> TrainConfig:
 
 def _dense_config(out: Path, shards: str, test_shards: str, epochs: int, seed: int) -> TrainConfig:
     """The run (c); the others differ from it in what they train on alone."""
-    return replace(
-        demo_recipe(epochs),
+    return demo_recipe(epochs).but(
         out=out / "runs" / "dense",
         shards=shards,
         val_shards=test_shards,
@@ -168,7 +169,7 @@ def _test_all(out: Path, shards: str, store: str, seed: int, reporter: Reporter)
     ]
     for label, trained_on, tested_on in plan:
         metrics: Metrics = evaluate(
-            EvalConfig(
+            EvalConfig.of(
                 checkpoint=last_weights(out / "runs" / trained_on),
                 shards=shards,
                 tickets=store,

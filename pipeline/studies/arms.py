@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ...stages.training.config import TrainConfig
 from ...stages.training.evaluate import EvalProtocol
@@ -42,7 +42,7 @@ def paper_arms(
     on_tickets = tuple(Evaluation(on="ticket", tickets=t.test, name=f"ticket {t.label}") for t in tickets)
     dense = Arm(
         name=f"{prefix}dense",
-        train=replace(base, control="dense", val_shards=test_shards, test="dense"),
+        train=base.but(control="dense", val_shards=test_shards, test="dense"),
         tests=(Evaluation(on="dense"), *(on_tickets if dense_on_tickets else ())),
     )
     return (dense, *(arm for t in tickets for arm in _of_ratio(base, t, test_shards, controls, tests, prefix)))
@@ -56,14 +56,14 @@ def _of_ratio(
     tests: Sequence[EvalProtocol],
     prefix: str,
 ) -> list[Arm]:
-    common = replace(base, tickets=tickets.train, val_tickets=tickets.test, val_shards=test_shards, test=tests[0])
+    common = base.but(tickets=tickets.train, val_tickets=tickets.test, val_shards=test_shards, test=tests[0])
     tested = tuple(Evaluation(on=on, tickets=tickets.test) for on in tests)
     trained = {
-        "ticket": replace(common, control="ticket"),
-        "random": replace(common, control="random"),
-        "fixed-random": replace(common, control="fixed-random"),
-        "inverse": replace(common, control="inverse"),
-        "random-matched": replace(common, control="random", match_tokens=True),
+        "ticket": common.but(control="ticket"),
+        "random": common.but(control="random"),
+        "fixed-random": common.but(control="fixed-random"),
+        "inverse": common.but(control="inverse"),
+        "random-matched": common.but(control="random", match_tokens=True),
     }
     return [
         Arm(

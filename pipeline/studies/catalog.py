@@ -1,47 +1,63 @@
-"""The studies by name. A recipe is a plain function; its docstring is what `dataltt study NAME --describe` prints."""
+"""The studies by name. A study is a plain function that sets it up; its docstring is what `--describe` prints.
+
+The paper's rows are a table instead (paper_rows.py), and their descriptions are made from it.
+"""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from ...artifacts_schema import OptionError
 from ...stages.runtime.reporting import Reporter
-from . import paper
 from .compare_views import views_fashion, views_photos
-from .engine import Study, StudyInputs
+from .engine import Study
 from .fashion import fashion
+from .inputs import StudyInputs
+from .paper_describe import describe_row
+from .paper_rows import PAPER_ROWS, PaperRow
+from .paper_study import study_of
 from .photos import photos
 
-Recipe = Callable[[StudyInputs, Reporter], Study]
+StudyMaker = Callable[[StudyInputs, Reporter], Study]
 
-RECIPES: Mapping[str, Recipe] = {
+
+@dataclass(frozen=True, slots=True)
+class PaperStudy:
+    """Sets up the study of a row of the paper."""
+
+    row: PaperRow
+
+    def __call__(self, inputs: StudyInputs, reporter: Reporter) -> Study:
+        return study_of(self.row, inputs, reporter)
+
+
+STUDIES: Mapping[str, StudyMaker] = {
     "fashion": fashion,
     "photos": photos,
     "views-fashion": views_fashion,
     "views-photos": views_photos,
-    **{recipe.__name__: recipe for recipe in paper.RECIPES},
+    **{row.name: PaperStudy(row) for row in PAPER_ROWS},
 }
 
 
-def recipe_named(name: str) -> Recipe:
-    """A recipe by name; dashes and underscores are alike.
+def study_named(name: str) -> StudyMaker:
+    """Finds a study by name; dashes and underscores are alike.
 
     Raises:
         OptionError: there is none.
     """
     wanted = name.replace("-", "_")
-    for known, recipe in RECIPES.items():
+    for known, study in STUDIES.items():
         if known.replace("-", "_") == wanted:
-            return recipe
-    near = difflib.get_close_matches(name, RECIPES, n=1)
+            return study
+    near = difflib.get_close_matches(name, STUDIES, n=1)
     hint = f"did you mean {near[0]}?" if near else "all of them: dataltt study list"
     raise OptionError(f"there is no study {name!r}; {hint}")
 
 
-def describe(recipe: Recipe) -> str:
-    """A recipe's docstring, and what the paper's rows have in common after one of theirs."""
-    own = inspect.getdoc(recipe) or ""
-    common = inspect.getdoc(paper) or ""
-    return f"{own}\n\n{common}" if recipe in paper.RECIPES else own
+def describe(study: StudyMaker) -> str:
+    """Says what a study runs, costs and expects."""
+    return describe_row(study.row) if isinstance(study, PaperStudy) else inspect.getdoc(study) or ""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ...stages.runtime.reporting import Reporter
-from ...stages.selection.select import SelectConfig
+from ...stages.selection.config import SelectConfig
 from ...stages.training.config import TrainConfig
 from ...stages.training.optimization import BASE_BATCH_SIZE
 from ..demo.run import MODEL
-from .engine import Arm, Evaluation, Study, StudyInputs, finish_run, make_store
+from .engine import Arm, Evaluation, Study, finish_run, make_store
 from .fashion import pack_fashion_shards
+from .inputs import StudyInputs
 
 RATIO = 0.5
-RECIPE, MIN_CROP = "crop", 0.5  # crops of at least half the area, mirrored, no colours: short runs learn with it
+POLICY, MIN_CROP = "crop", 0.5  # crops of at least half the area, mirrored, no colours: short runs learn with it
 EPOCHS = 24
 PHOTO_EPOCHS = 16
 NUM_VIEWS = (1, 4, 16)
@@ -32,12 +31,14 @@ def views_fashion(inputs: StudyInputs, reporter: Reporter) -> Study:
     Cost: 22 runs of 24 epochs.
     To expect: docs/views.md.
     """
-    out = inputs.out
+    out = inputs.folder
     shards, test_shards = pack_fashion_shards(inputs, {"train": NUM_FASHION, "test": None}, reporter)
     base = _base(inputs, shards, MODEL, EPOCHS, BATCH_SIZE, PEAK_LR)
-    plain = replace(base, hflip=0.0, auto_augment="none", random_erasing=0.0, mixup=0.0, cutmix=0.0)
-    selector = finish_run(replace(plain, control="dense", views="static", out=out / "selector"), reporter)
-    select = SelectConfig(model=MODEL, checkpoint=selector, shards=shards, out=out, ratio=RATIO, workers=inputs.workers)
+    plain = base.but(hflip=0.0, auto_augment="none", random_erasing=0.0, mixup=0.0, cutmix=0.0)
+    selector = finish_run(plain.but(control="dense", view_mode="static", out=out / "selector"), reporter)
+    select = SelectConfig.of(
+        model=MODEL, checkpoint=selector, shards=shards, out=out, ratio=RATIO, workers=inputs.runtime.workers
+    )
     return _compare(inputs, base, select, test_shards, reporter, "views-fashion")
 
 
@@ -54,21 +55,21 @@ def views_photos(inputs: StudyInputs, reporter: Reporter) -> Study:
     assert inputs.shards is not None
     assert inputs.test_shards is not None
     base = _base(inputs, inputs.shards, "vit_micro", PHOTO_EPOCHS, PHOTO_BATCH_SIZE, PHOTO_PEAK_LR)
-    select = SelectConfig(
+    select = SelectConfig.of(
         model="deit_t",
         checkpoint=inputs.checkpoint,
         shards=inputs.shards,
-        out=inputs.out,
+        out=inputs.folder,
         ratio=RATIO,
-        workers=inputs.workers,
+        workers=inputs.runtime.workers,
     )
     return _compare(inputs, base, select, inputs.test_shards, reporter, "views-photos")
 
 
 def _base(inputs: StudyInputs, shards: str, model: str, epochs: int, batch_size: int, peak_lr: float) -> TrainConfig:
     """What all arms share: DeiT's optimiser and schedule, shortened, with a learning rate for small batches."""
-    return TrainConfig(
-        out=inputs.out,
+    return TrainConfig.of(
+        out=inputs.folder,
         shards=shards,
         model=model,
         epochs=epochs,
@@ -81,8 +82,8 @@ def _base(inputs: StudyInputs, shards: str, model: str, epochs: int, batch_size:
         cutmix=0.0,
         ema_decay=0.0,
         shuffle_buffer=10_000,
-        workers=inputs.workers,
-        device=inputs.device,
+        workers=inputs.runtime.workers,
+        device=inputs.runtime.device,
     )
 
 
@@ -90,27 +91,27 @@ def _compare(
     inputs: StudyInputs, base: TrainConfig, select: SelectConfig, test_shards: str, reporter: Reporter, name: str
 ) -> Study:
     """Selects what the arms need, and lists them."""
-    out = inputs.out
+    out = inputs.folder
     stores = {
-        "center": replace(select, out=out / "center.zarr"),
-        "whole": replace(select, out=out / "whole.zarr", augment="whole", ranks=True),
-        "views": replace(select, out=out / "views.zarr", augment=RECIPE, min_crop=MIN_CROP, views=max(NUM_VIEWS)),
-        "test": replace(select, out=out / "test.zarr", shards=test_shards),
+        "center": select.but(out=out / "center.zarr"),
+        "whole": select.but(out=out / "whole.zarr", augment="whole", ranks=True),
+        "views": select.but(out=out / "views.zarr", augment=POLICY, min_crop=MIN_CROP, num_views=max(NUM_VIEWS)),
+        "test": select.but(out=out / "test.zarr", shards=test_shards),
     }
     made = {key: make_store(config, reporter) for key, config in stores.items()}
-    fresh = replace(base, views="warp", augment=RECIPE, min_crop=MIN_CROP)
-    replay = replace(base, tickets=made["views"], views="replay")
-    static = replace(base, tickets=made["center"], views="static", augment=RECIPE)
+    fresh = base.but(view_mode="warp", augment=POLICY, min_crop=MIN_CROP)
+    replay = base.but(tickets=made["views"], view_mode="replay")
+    static = base.but(tickets=made["center"], view_mode="static", augment=POLICY)
     tickets = (Evaluation(on="ticket", tickets=made["test"]),)
     arms = (
-        Arm(name="dense", train=replace(fresh, control="dense"), tests=(Evaluation(on="dense"),)),
+        Arm(name="dense", train=fresh.but(control="dense"), tests=(Evaluation(on="dense"),)),
         *(
-            Arm(name=f"replay-{n}", train=replace(replay, num_views=n), tests=tickets, stored=_VIEW_ARRAYS)
+            Arm(name=f"replay-{n}", train=replay.but(num_views=n), tests=tickets, stored=_VIEW_ARRAYS)
             for n in NUM_VIEWS
         ),
-        Arm(name="warp", train=replace(fresh, tickets=made["whole"]), tests=tickets, stored=("ranks",)),
+        Arm(name="warp", train=fresh.but(tickets=made["whole"]), tests=tickets, stored=("ranks",)),
         Arm(name="static", train=static, tests=tickets, stored=("tickets",)),
-        Arm(name="random", train=replace(fresh, tickets=made["center"], control="random"), tests=tickets),
+        Arm(name="random", train=fresh.but(tickets=made["center"], control="random"), tests=tickets),
     )
-    note = {"epochs": base.epochs, "ratio": RATIO, "recipe": RECIPE, "min_crop": MIN_CROP}
+    note = {"epochs": base.recipe.epochs, "ratio": RATIO, "policy": POLICY, "min_crop": MIN_CROP}
     return Study(name=name, arms=arms, test_shards=test_shards, note=note)

@@ -8,57 +8,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from ...artifacts_schema import OptionError, TicketStore, read_manifest
+from ...artifacts_schema import TicketStore, read_manifest
 from ...artifacts_schema.files import write_atomically
 from ...stages.analysis.statistics import Paired, paired, spread
-from ...stages.data.shards import resolve_shards
 from ...stages.models.checkpoints import last_weights
+from ...stages.options import EvalProtocol
 from ...stages.runtime.distributed import is_main_process, process_group
 from ...stages.runtime.reporting import Reporter
-from ...stages.selection.label import LabelConfig, label
-from ...stages.selection.select import SelectConfig, select
-from ...stages.training.config import TrainConfig
-from ...stages.training.evaluate import EvalConfig, EvalProtocol, Metrics, evaluate
-from ...stages.training.run_log import CONFIG_FILE
+from ...stages.selection.config import LabelConfig, SelectConfig
+from ...stages.selection.label import label
+from ...stages.selection.select import select
+from ...stages.training.config import EvalConfig, TrainConfig
+from ...stages.training.evaluate import Metrics, evaluate
+from ...stages.training.plan import out_of
 from ...stages.training.train import train
 from ..reports.study_report import STUDY_FILE
 from .cost import CostPlan, measured_cost
+from .inputs import StudyInputs
 
 _RESULT_FILE = "result.json"
 _DONE_FILE = "done"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StudyInputs:
-    """What a recipe is given: where to work, on what, and how often."""
-
-    out: Path
-    seeds: tuple[int, ...]
-    shards: str | None = None
-    test_shards: str | None = None
-    checkpoint: Path | None = None
-    views: int | None = None  # None: the recipe's, here and below
-    batch_size: int | None = None
-    workers: int | None = None
-    device: str = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
-
-    def needs(self, study: str, *names: str) -> None:
-        """Refuses to begin without these, or with shards that are not there.
-
-        Raises:
-            OptionError, ShardError
-        """
-        missing = [f"--{n.replace('_', '-')}" for n in names if getattr(self, n) is None]
-        if missing:
-            raise OptionError(f"the study {study} needs {', '.join(missing)}; see dataltt study {study} --describe")
-        for spec in (self.shards, self.test_shards):
-            if spec is not None:
-                resolve_shards(spec)  # refused now rather than after hours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +74,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """A whole comparison, as a recipe sets it up."""
+    """A whole comparison, set up and ready to run."""
 
     name: str
     arms: tuple[Arm, ...]
@@ -112,7 +85,7 @@ class Study:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ResultRow:
     """One arm under one test. Top-1 in per cent by seed, their mean and standard deviation."""
 
     arm: str
@@ -165,8 +138,8 @@ def make_once(make: Callable[[], object], path: Path, device: str) -> None:
 
 def make_store(config: SelectConfig, reporter: Reporter) -> str:
     """Selects into a store, if it is not there yet."""
-    with process_group(config.device) as process:
-        if not exists(config.out, config.device):
+    with process_group(config.runtime.device) as process:
+        if not exists(config.out, config.runtime.device):
             reporter.message(f"selecting {config.out.name}")
             select(config, reporter)
             process.barrier()  # rank 0 has written it
@@ -176,8 +149,8 @@ def make_store(config: SelectConfig, reporter: Reporter) -> str:
 
 def label_store(config: LabelConfig, reporter: Reporter) -> None:
     """Adds token labels to a store that has none."""
-    with process_group(config.device) as process:
-        missing = read_manifest(config.store).token_labels is None
+    with process_group(config.runtime.device) as process:
+        missing = read_manifest(config.tickets).token_labels is None
         process.barrier()
         if missing:
             label(config, reporter)
@@ -186,11 +159,12 @@ def label_store(config: LabelConfig, reporter: Reporter) -> None:
 
 def finish_run(config: TrainConfig, reporter: Reporter) -> Path:
     """Trains a run to its end, from where it stands, once; returns its last weights."""
-    done = config.out / _DONE_FILE
-    if not exists(done, config.device):
-        train(replace(config, resume=exists(config.out / CONFIG_FILE, config.device)), reporter)
-        make_once(done.touch, done, config.device)
-    return last_weights(config.out)
+    out = out_of(config)
+    done = out / _DONE_FILE
+    if not exists(done, config.runtime.device):
+        train(config.but(auto_resume=True), reporter)
+        make_once(done.touch, done, config.runtime.device)
+    return last_weights(out)
 
 
 def run_study(study: Study, inputs: StudyInputs, reporter: Reporter) -> dict[str, Any]:
@@ -215,7 +189,7 @@ def run_study(study: Study, inputs: StudyInputs, reporter: Reporter) -> dict[str
         for test in arm.tests
     ]
     differences = list(_differences(study.comparisons, rows))
-    cost = None if study.cost is None else measured_cost(study.cost, inputs.out / "cost.json", reporter)
+    cost = None if study.cost is None else measured_cost(study.cost, inputs.folder / "cost.json", reporter)
     document = {
         "study": study.name,
         **study.note,
@@ -225,16 +199,16 @@ def run_study(study: Study, inputs: StudyInputs, reporter: Reporter) -> dict[str
         "cost": cost,
     }
     if is_main_process():
-        write_atomically(inputs.out / STUDY_FILE, (json.dumps(document, indent=1) + "\n").encode())
+        write_atomically(inputs.folder / STUDY_FILE, (json.dumps(document, indent=1) + "\n").encode())
     # As a program would read it: with seeds as text.
     found: dict[str, Any] = json.loads(json.dumps(document))
     return found
 
 
-def _row(arm: Arm, test: Evaluation, metrics: Mapping[int, Metrics], num_steps: int) -> Row:
+def _row(arm: Arm, test: Evaluation, metrics: Mapping[int, Metrics], num_steps: int) -> ResultRow:
     top1 = {seed: m.top1 for seed, m in metrics.items()}
     mean, sd = spread(top1)
-    return Row(
+    return ResultRow(
         arm=arm.name,
         group=arm.group,
         trained_on=arm.train.control,
@@ -248,7 +222,7 @@ def _row(arm: Arm, test: Evaluation, metrics: Mapping[int, Metrics], num_steps: 
     )
 
 
-def _differences(comparisons: Sequence[Comparison], rows: Sequence[Row]) -> list[Difference]:
+def _differences(comparisons: Sequence[Comparison], rows: Sequence[ResultRow]) -> list[Difference]:
     found = {(r.arm, r.tested_on): r.top1 for r in rows}
     return [
         Difference(
@@ -264,7 +238,7 @@ def _differences(comparisons: Sequence[Comparison], rows: Sequence[Row]) -> list
 
 def _run(study: Study, arm: Arm, seed: int, inputs: StudyInputs, reporter: Reporter) -> tuple[dict[str, Metrics], int]:
     """Trains and tests one run, or reads what an earlier call made of it; tests that are new are made up for."""
-    out = inputs.out / "runs" / f"{arm.name}-{seed}"
+    out = inputs.folder / "runs" / f"{arm.name}-{seed}"
     path = out / _RESULT_FILE
     document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"step": None, "tests": {}}
     found = {label: Metrics(**m) for label, m in document["tests"].items()}
@@ -275,27 +249,27 @@ def _run(study: Study, arm: Arm, seed: int, inputs: StudyInputs, reporter: Repor
         return found, document["step"]
     step = document["step"]
     if step is None:
-        config = replace(arm.train, out=out, seed=seed, resume=exists(out / CONFIG_FILE, inputs.device))
+        config = arm.train.but(out=out, seed=seed, auto_resume=True)
         step = train(config, reporter).step
     for test in missing:
         found[test.label] = _test(study, arm, test, last_weights(out), inputs, reporter)
     if is_main_process():
         document = {"step": step, "tests": {label: asdict(m) for label, m in found.items()}}
         write_atomically(path, (json.dumps(document) + "\n").encode())
-    with process_group(inputs.device) as process:
+    with process_group(inputs.runtime.device) as process:
         process.barrier()
     return found, step
 
 
 def _test(study: Study, arm: Arm, test: Evaluation, weights: Path, inputs: StudyInputs, reporter: Reporter) -> Metrics:
-    config = EvalConfig(
+    config = EvalConfig.of(
         checkpoint=weights,
         shards=study.test_shards,
         tickets=test.tickets,
         test=test.on,
-        workers=arm.train.workers,
-        device=inputs.device,
-        precision=arm.train.precision,
+        workers=arm.train.runtime.workers,
+        device=inputs.runtime.device,
+        precision=arm.train.runtime.precision,
     )
     metrics = evaluate(config, reporter)
     reporter.message(f"tested on {test.label}: top-1 {metrics.top1:.2f}")

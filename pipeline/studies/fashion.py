@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 
 from ...stages.runtime.reporting import Reporter
-from ...stages.selection.select import SelectConfig
+from ...stages.selection.config import SelectConfig
 from ..demo.run import BATCH_SIZE, EPOCHS, MODEL, demo_recipe, pack_fashion
 from .arms import Tickets, claims, paper_arms
 from .cost import CostPlan
-from .engine import Study, StudyInputs, finish_run, make_once, make_store
+from .engine import Study, finish_run, make_once, make_store
+from .inputs import StudyInputs
 
 RATIOS = (0.7, 0.5, 0.3)
 NUM_TRAIN: int | None = None  # all 10,000
@@ -30,23 +30,23 @@ def fashion(inputs: StudyInputs, reporter: Reporter) -> Study:
     To expect: (a) some points below (c), and the further above (b) the fewer patches are kept; see docs/results.md.
     """
     shards, test_shards = pack_fashion_shards(inputs, {"train": NUM_TRAIN, "test": NUM_TEST}, reporter)
-    base = replace(
-        demo_recipe(EPOCHS), shards=shards, workers=inputs.workers, device=inputs.device, model=MODEL, out=inputs.out
+    base = demo_recipe(EPOCHS).but(
+        shards=shards, workers=inputs.runtime.workers, device=inputs.runtime.device, model=MODEL, out=inputs.folder
     )
-    selector = finish_run(replace(base, control="dense", out=inputs.out / "selector", seed=_SELECTOR_SEED), reporter)
+    selector = finish_run(base.but(control="dense", out=inputs.folder / "selector", seed=_SELECTOR_SEED), reporter)
     tickets = []
     for ratio in RATIOS:
         stores = []
         for split, of in (("train", shards), ("test", test_shards)):
-            config = SelectConfig(
+            config = SelectConfig.of(
                 model=MODEL,
                 checkpoint=selector,
                 shards=of,
-                out=inputs.out / f"{split}-{ratio}.zarr",
+                out=inputs.folder / f"{split}-{ratio}.zarr",
                 ratio=ratio,
                 ranks=True,
-                workers=inputs.workers,
-                device=inputs.device,
+                workers=inputs.runtime.workers,
+                device=inputs.runtime.device,
             )
             stores.append(make_store(config, reporter))
         tickets.append(Tickets(label=str(ratio), train=stores[0], test=stores[1]))
@@ -61,7 +61,7 @@ def fashion(inputs: StudyInputs, reporter: Reporter) -> Study:
             stores=tuple(t.train for t in tickets),
             batch_size=_COST_BATCH,
             num_classes=10,
-            device=inputs.device,
+            device=inputs.runtime.device,
         ),
         note={"model": MODEL, "epochs": EPOCHS, "batch_size": BATCH_SIZE, "num_train": NUM_TRAIN or 10_000},
     )
@@ -72,8 +72,8 @@ _SELECTOR_SEED = 1_000_003  # no seed of a study
 
 def pack_fashion_shards(inputs: StudyInputs, counts: Mapping[str, int | None], reporter: Reporter) -> tuple[str, str]:
     """Packs the first embedded images of each split, once; returns the globs of the training and test shards."""
-    folder = inputs.out / "shards"
+    folder = inputs.folder / "shards"
     for split, count in counts.items():
         pack = partial(pack_fashion, folder, split, count, reporter)
-        make_once(pack, folder / f"{split}-000000.tar", inputs.device)
+        make_once(pack, folder / f"{split}-000000.tar", inputs.runtime.device)
     return str(folder / "train-*.tar"), str(folder / "test-*.tar")

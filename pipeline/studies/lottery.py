@@ -1,4 +1,4 @@
-"""The weight lottery as a recipe: embedded images if need be, the runs, lottery.json and lottery.png.
+"""Runs the weight lottery as a study: embedded images if need be, the runs, lottery.json and lottery.png.
 
 Claim 1 of Shen et al. 2023: weight-level winning tickets are hard to find in ViTs. The pruned network with its original
 weights would have to do better than the same mask with fresh ones.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def run_weight_lottery(
         DatalttError: anything that the user can mend.
     """
     check_lottery(config)
-    with process_group(config.train.device) as process:
+    with process_group(config.train.runtime.device) as process:
         if num_fashion is not None:
             if process.is_main:
                 _pack(config.out / "shards", num_fashion, reporter)
@@ -76,12 +76,12 @@ def fashion_config(out: Path, *, epochs: int | None = None) -> tuple[TrainConfig
     """The demo's dense recipe on embedded images in out/shards, and the shards to test on."""
     shards, test_shards = (str(out / "shards" / f"{split}-*.tar") for split in ("train", "test"))
     base = demo_recipe(EPOCHS if epochs is None else epochs)
-    return replace(base, out=out, shards=shards, model=MODEL, control="dense"), test_shards
+    return base.but(out=out, shards=shards, model=MODEL, control="dense"), test_shards
 
 
 def deit_config(out: Path, shards: str, model: str) -> TrainConfig:
     """DeiT's recipe on all patches of any shards, as `dataltt train --control dense` has it, without the average."""
-    return TrainConfig(
+    return TrainConfig.of(
         out=out,
         shards=shards,
         model=model,
@@ -116,11 +116,11 @@ def document_of(config: LotteryConfig, result: LotteryResult) -> dict[str, Any]:
         return {"top1": top1[name, number], "mean": mean, "sd": sd, "loss": loss[name, number]}
 
     def average(name: str) -> dict[int, float]:
-        rounds = range(1, config.rounds + 1)
-        return {s: sum(top1[name, r][s] for r in rounds) / config.rounds for s in config.seeds}
+        rounds = range(1, config.pruning.rounds + 1)
+        return {s: sum(top1[name, r][s] for r in rounds) / config.pruning.rounds for s in config.seeds}
 
     rounds = []
-    for number in range(1, config.rounds + 1):
+    for number in range(1, config.pruning.rounds + 1):
         differences = {k: paired(top1["ticket", number], top1[other, number]) for k, other in DIFFERENCES.items()}
         rounds.append(
             {
@@ -133,17 +133,17 @@ def document_of(config: LotteryConfig, result: LotteryResult) -> dict[str, Any]:
         )
     averages = {name: average(name) for name in PRUNED_ARMS}
     return {
-        "model": result.train.model,
-        "epochs": result.train.epochs,
-        "batch_size": result.train.batch_size,
-        "lr": result.train.lr,
+        "model": result.train.student.model,
+        "epochs": result.train.recipe.epochs,
+        "batch_size": result.train.recipe.batch_size,
+        "lr": result.train.recipe.lr,
         "num_steps": result.num_steps,
         "num_images": result.num_images,
         "num_prunable": result.num_remaining[0],
-        "num_rounds": config.rounds,
-        "rate": config.rate,
-        "scope": config.scope,
-        "rewind_step": config.rewind_step,
+        "num_rounds": config.pruning.rounds,
+        "rate": config.pruning.rate,
+        "scope": config.pruning.scope,
+        "rewind_step": config.pruning.rewind_step,
         "seeds": list(config.seeds),
         "dense": arm("dense", 0),
         "rounds": rounds,

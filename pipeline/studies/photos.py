@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from ...artifacts_schema import read_manifest
 from ...stages.models.checkpoints import find_weights
 from ...stages.runtime.reporting import Reporter
-from ...stages.selection.label import LabelConfig
-from ...stages.selection.select import SelectConfig
-from ...stages.training.config import TrainConfig
-from ...stages.training.fit_selector import FitSelectorConfig, fit_selector
+from ...stages.selection.config import LabelConfig, SelectConfig
+from ...stages.training.config import FitSelectorConfig, TrainConfig
+from ...stages.training.fit_selector import fit_selector
 from ...stages.training.optimization import BASE_BATCH_SIZE
-from ...stages.training.run_log import CONFIG_FILE
 from .arms import Tickets, claims, paper_arms
 from .cost import CostPlan
-from .engine import Arm, Evaluation, Study, StudyInputs, exists, label_store, make_store
+from .engine import Arm, Evaluation, Study, label_store, make_store
+from .inputs import StudyInputs
 
 RATIO, SWIN_RATIO = 0.5, 0.51  # 98 of 196 patches; 100 of them, the nearest square, for small-dense Swin
 MODEL, EPOCHS, BATCH_SIZE, PEAK_LR = "vit_micro", 12, 20, 2e-3
@@ -43,13 +41,13 @@ def photos(inputs: StudyInputs, reporter: Reporter) -> Study:
     inputs.needs("photos", "shards", "test_shards", "checkpoint")
     assert inputs.shards is not None
     assert inputs.test_shards is not None
-    select = SelectConfig(
+    select = SelectConfig.of(
         model="deit_t",
         checkpoint=inputs.checkpoint,
         shards=inputs.shards,
-        out=inputs.out,
-        workers=inputs.workers,
-        device=inputs.device,
+        out=inputs.folder,
+        workers=inputs.runtime.workers,
+        device=inputs.runtime.device,
     )
     stores = {ratio: _stores(select, ratio, inputs.test_shards, reporter) for ratio in (RATIO, SWIN_RATIO)}
     base = _recipe(inputs)
@@ -62,24 +60,28 @@ def photos(inputs: StudyInputs, reporter: Reporter) -> Study:
         comparisons=claims([t.label for t in tickets], CONTROLS),
         test_shards=inputs.test_shards,
         cost=CostPlan(
-            model=MODEL, stores=(stores[RATIO].train,), batch_size=_COST_BATCH, num_classes=10, device=inputs.device
+            model=MODEL,
+            stores=(stores[RATIO].train,),
+            batch_size=_COST_BATCH,
+            num_classes=10,
+            device=inputs.runtime.device,
         ),
         note={"model": MODEL, "epochs": EPOCHS, "batch_size": BATCH_SIZE},
     )
 
 
 def _stores(select: SelectConfig, ratio: float, test_shards: str, reporter: Reporter) -> Tickets:
-    of = replace(select, ratio=ratio, ranks=True)
-    train = make_store(replace(of, out=select.out / f"train-{ratio}.zarr"), reporter)
-    test = make_store(replace(of, out=select.out / f"test-{ratio}.zarr", shards=test_shards), reporter)
+    of = select.but(ratio=ratio, ranks=True)
+    train = make_store(of.but(out=select.out / f"train-{ratio}.zarr"), reporter)
+    test = make_store(of.but(out=select.out / f"test-{ratio}.zarr", shards=test_shards), reporter)
     return Tickets(label=str(ratio), train=train, test=test)
 
 
 def _recipe(inputs: StudyInputs) -> TrainConfig:
     """Centre views, mirrored, without colours: short runs learn with it."""
     batch_size = inputs.batch_size or BATCH_SIZE
-    return TrainConfig(
-        out=inputs.out,
+    return TrainConfig.of(
+        out=inputs.folder,
         shards=inputs.shards,
         model=MODEL,
         epochs=EPOCHS,
@@ -87,7 +89,7 @@ def _recipe(inputs: StudyInputs) -> TrainConfig:
         lr=PEAK_LR * BASE_BATCH_SIZE / batch_size,
         warmup_epochs=EPOCHS / 8,
         drop_path=0.0,
-        views="static",
+        view_mode="static",
         augment="crop",
         random_erasing=0.0,
         mixup=0.0,
@@ -95,20 +97,19 @@ def _recipe(inputs: StudyInputs) -> TrainConfig:
         ema_decay=0.0,
         shuffle_buffer=10_000,
         log_steps=20,
-        workers=inputs.workers,
-        device=inputs.device,
+        workers=inputs.runtime.workers,
+        device=inputs.runtime.device,
     )
 
 
 def _large_arms(base: TrainConfig, stores: dict[float, Tickets], inputs: StudyInputs) -> list[Arm]:
     """Swin-T on packed tickets, and LV-ViT-T with token labels and MixToken."""
     first = inputs.seeds[:1]
-    few = replace(
-        base,
+    few = base.but(
         epochs=LARGE_EPOCHS,
         max_steps=LARGE_STEPS,
         warmup_epochs=LARGE_EPOCHS / 8,
-        lr=LARGE_PEAK_LR * BASE_BATCH_SIZE / base.batch_size,
+        lr=LARGE_PEAK_LR * BASE_BATCH_SIZE / base.recipe.batch_size,
         test="ticket",
         val_shards=inputs.test_shards,
     )
@@ -118,7 +119,7 @@ def _large_arms(base: TrainConfig, stores: dict[float, Tickets], inputs: StudyIn
         ("lvvit_t", "lvvit_t", RATIO, {"cutmix": 1.0}),
     ):
         store = stores[ratio]
-        train = replace(few, model=model, tickets=store.train, val_tickets=store.test, **changes)
+        train = few.but(model=model, tickets=store.train, val_tickets=store.test, **changes)
         tests = (Evaluation(on="ticket", tickets=store.test), Evaluation(on="random", tickets=store.test))
         found.append(Arm(name=f"{name}-ticket-{ratio}", train=train, tests=tests, seeds=first, group=store.label))
     return found
@@ -129,9 +130,9 @@ def _label_tickets(store: str, inputs: StudyInputs, reporter: Reporter) -> None:
     assert inputs.shards is not None
     if read_manifest(store).token_labels is not None:
         return
-    out = inputs.out / "labeller"
+    out = inputs.folder / "labeller"
     batch_size = inputs.batch_size or BATCH_SIZE
-    config = FitSelectorConfig(
+    config = FitSelectorConfig.of(
         model="deit_t",
         checkpoint=inputs.checkpoint,
         shards=inputs.shards,
@@ -140,19 +141,19 @@ def _label_tickets(store: str, inputs: StudyInputs, reporter: Reporter) -> None:
         epochs=FIT_EPOCHS,
         batch_size=batch_size,
         lr=FIT_PEAK_LR * BASE_BATCH_SIZE / batch_size,
-        workers=inputs.workers,
-        device=inputs.device,
-        resume=exists(out / CONFIG_FILE, inputs.device),
+        workers=inputs.runtime.workers,
+        device=inputs.runtime.device,
+        auto_resume=True,
     )
     fit_selector(config, reporter)
     label_store(
-        LabelConfig(
+        LabelConfig.of(
             model="deit_t",
             checkpoint=Path(find_weights(out)),
             store=store,
             shards=inputs.shards,
-            workers=inputs.workers,
-            device=inputs.device,
+            workers=inputs.runtime.workers,
+            device=inputs.runtime.device,
         ),
         reporter,
     )

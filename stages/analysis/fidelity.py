@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,37 +27,20 @@ from ..data.packing import EncodedSample, write_shards
 from ..data.policies import policy_of
 from ..data.shards import RawSample, iter_samples, resolve_shards
 from ..data.student_stream import SampleStream, StreamConfig, StreamPosition
-from ..data.view_modes import ViewMode
 from ..models.registry import load_vit, weights_sha256
 from ..models.selector import TicketSelector
+from ..options import ViewMode
 from ..runtime.distributed import Process, process_group
+from ..runtime.precision import autocast
 from ..runtime.reporting import Reporter, SilentReporter
-from ..selection.select import SelectConfig, select
-from ..training.config import TrainConfig
-from ..training.mixing import Mix, MixConfig, draw_mix, mix_batch
+from ..selection.config import DrawnViewOptions, SelectConfig
+from ..selection.select import select
+from ..training.config import MixingOptions, TrainConfig
+from ..training.mixing import Mix, draw_mix, mix_batch
 from ..training.plan import plan_run
+from .config import BATCH_SIZE, FidelityConfig
 
-BATCH_SIZE = 32
 _ERASING = 0.25  # as `train` erases by default
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FidelityConfig:
-    """What `dataltt fidelity` is asked to do; the command line's options, by their names."""
-
-    model: str
-    checkpoint: Path | None = None
-    shards: str | None = None
-    tickets: str | None = None  # None: tickets are selected for a sample of the shards
-    ratio: float | None = None
-    keep_rate: float | None = None
-    augment: str = "deit"
-    min_crop: float | None = None
-    views: int = 8
-    images: int = 192
-    seed: int = 0
-    workers: int | None = None
-    device: str = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +69,14 @@ def fidelity(config: FidelityConfig, reporter: Reporter | None = None) -> Fideli
     Raises:
         DatalttError: anything that the user can mend.
     """
-    if config.images < BATCH_SIZE:
-        raise OptionError(f"--images {config.images} should be at least {BATCH_SIZE}")
+    if config.cascade.ratio is None and config.cascade.keep_rate is None:
+        config = config.but(ratio=0.5)
     policy_of(config.augment, min_crop=config.min_crop)  # refuses what there is not, before anything is selected
     reporter = reporter or SilentReporter()
-    with process_group(config.device) as process, tempfile.TemporaryDirectory(prefix="dataltt-fidelity-") as folder:
+    with (
+        process_group(config.runtime.device) as process,
+        tempfile.TemporaryDirectory(prefix="dataltt-fidelity-") as folder,
+    ):
         if process.world_size > 1:
             raise OptionError("fidelity runs in one process; leave torchrun out")
         stores = [config.tickets] if config.tickets else _make_stores(config, Path(folder), reporter)
@@ -102,14 +89,14 @@ def fidelity(config: FidelityConfig, reporter: Reporter | None = None) -> Fideli
         rows=rows,
         num_keep=manifest.num_keep,
         num_patches=manifest.num_patches,
-        augment=str((manifest.view.augment or {}).get("name", "none")),
+        augment=manifest.view.policy_name or "none",
     )
 
 
 def _make_stores(config: FidelityConfig, folder: Path, reporter: Reporter) -> list[str]:
     """Tickets of a sample of the shards: for the centre view, the whole image, and drawn views; with ranks."""
     if config.shards is None:
-        raise OptionError("which images? pass --shards, or --tickets of a store whose shards are here")
+        raise OptionError("which images? give `shards`, or `tickets` of a store whose shards are here")
     samples = itertools.chain.from_iterable(iter_samples(s) for s in resolve_shards(config.shards))
     sample = list(itertools.islice(samples, config.images))
     if len(sample) < BATCH_SIZE:
@@ -119,20 +106,21 @@ def _make_stores(config: FidelityConfig, folder: Path, reporter: Reporter) -> li
         model=config.model,
         checkpoint=config.checkpoint,
         shards=str(folder / "shards" / "sample-*.tar"),
-        out=folder,
-        ratio=config.ratio,
-        keep_rate=config.keep_rate,
+        cascade=config.cascade,
         ranks=True,
-        seed=config.seed,
-        workers=config.workers,
-        device=config.device,
+        views=DrawnViewOptions(seed=config.seed),
+        runtime=config.runtime,
     )
-    drawn = {"augment": config.augment, "min_crop": config.min_crop, "views": config.views}
-    kinds = {"center": {"augment": "none", "views": 1}, "whole": {"augment": "whole", "views": 1}, "drawn": drawn}
+    drawn = {"augment": config.augment, "min_crop": config.min_crop, "num_views": config.num_views}
+    kinds: dict[str, dict[str, Any]] = {
+        "center": {"augment": "none", "num_views": 1},
+        "whole": {"augment": "whole", "num_views": 1},
+        "drawn": drawn,
+    }
     stores = []
     for name, changes in kinds.items():
         reporter.message(f"selecting for {name} views")
-        each = replace(base, out=folder / f"{name}.zarr", **changes)  # type: ignore[arg-type]
+        each = base.but(out=folder / f"{name}.zarr", **changes)
         select(each, reporter)
         stores.append(str(each.out))
     return stores
@@ -155,12 +143,12 @@ class _Meter:
         if found != manifest.selector.weights_sha256:
             raise TicketMismatchError(
                 f"{config.tickets} was selected with other weights (SHA-256 {manifest.selector.weights_sha256[:12]}…) "
-                f"than these ({found[:12]}…); give those with --model {manifest.selector.model} and --checkpoint"
+                f"than these ({found[:12]}…); give those with `model={manifest.selector.model!r}` and `checkpoint`"
             )
         s = manifest.selector
         self.selector = TicketSelector(vit, s.drop_blocks, s.keep_counts).to(process.device)
         self.config, self.process, self.reporter = config, process, reporter
-        self.num_workers = num_workers_for(config.workers)
+        self.num_workers = num_workers_for(config.runtime.workers)
 
     def rows(self, store: str) -> Iterator[FidelityRow]:
         """Every way to train on a store."""
@@ -170,7 +158,7 @@ class _Meter:
             if m.has_ranks:
                 yield self._row("warp, centre view", self._warped(store, 1))
             return
-        if (m.view.augment or {}).get("name") == "whole":
+        if m.view.policy_name == "whole":
             if m.has_ranks:
                 yield self._row("warp, whole image", self._warped(store, 1))
             return
@@ -185,9 +173,9 @@ class _Meter:
 
     def _mixed_rows(self, replayed: StreamConfig, *, has_ranks: bool) -> Iterator[FidelityRow]:
         assert replayed.join is not None
-        kinds: list[tuple[str, Mix | MixConfig]] = [
-            ("cutmix", MixConfig(mixup=0.0)),
-            ("mixup", MixConfig(cutmix=0.0)),
+        kinds: list[tuple[str, Mix | MixingOptions]] = [
+            ("cutmix", MixingOptions(mixup=0.0)),
+            ("mixup", MixingOptions(cutmix=0.0)),
             ("mixup at λ = 0.5", Mix(lam=0.5)),
         ]
         for with_ranks in (True, False) if has_ranks else (False,):
@@ -198,13 +186,13 @@ class _Meter:
 
     def _stream(self, store: str, views: ViewMode, num_views: int | None = None) -> StreamConfig:
         """What `train` would stream, without erasing and mixing."""
-        train = TrainConfig(
-            out=Path("unused"),
+        train = TrainConfig.of(
+            out="unused",
             tickets=store,
             shards=self.config.shards if self.config.tickets else None,
             model=self.config.model,
             num_classes=1,
-            views=views,
+            view_mode=views,
             num_views=num_views,
             augment=None if views == "replay" else self.config.augment,
             min_crop=self.config.min_crop if views == "warp" else None,
@@ -212,7 +200,7 @@ class _Meter:
             mixup=0.0,
             cutmix=0.0,
             batch_size=BATCH_SIZE,
-            workers=self.config.workers,
+            workers=self.config.runtime.workers,
             seed=self.config.seed,
         )
         # Labels play no part: any class will do.
@@ -221,7 +209,7 @@ class _Meter:
     def _warped(self, store: str, num_views: int) -> StreamConfig:
         return self._stream(store, "warp", num_views)
 
-    def _row(self, name: str, stream: StreamConfig, mix: Mix | MixConfig | None = None) -> FidelityRow:
+    def _row(self, name: str, stream: StreamConfig, mix: Mix | MixingOptions | None = None) -> FidelityRow:
         ious: list[npt.NDArray[np.float64]] = []
         num_batches = self.config.images // BATCH_SIZE
         self.reporter.start(name, num_batches * BATCH_SIZE, "images")
@@ -230,12 +218,14 @@ class _Meter:
             images = normalize(batch.images.to(self.process.device), stream.view)
             keep = batch.keep_indices
             if mix is not None:
-                drawn = draw_mix(mix, stream.grid, stream.seed, step) if isinstance(mix, MixConfig) else mix
+                drawn = draw_mix(mix, stream.grid, stream.seed, step) if isinstance(mix, MixingOptions) else mix
                 scores = batch.scores.to(images.device)
                 mixed = mix_batch(images, scores, drawn, grid=stream.grid, num_keep=stream.num_keep)
                 images, keep = mixed.images, mixed.keep_indices
             assert keep is not None
-            ious.append(_iou(keep.cpu(), self.selector(images)[:, : stream.num_keep].cpu()))
+            with autocast(images.device, self.config.runtime.precision):
+                online = self.selector(images)[:, : stream.num_keep]
+            ious.append(_iou(keep.cpu(), online.cpu()))
             self.reporter.advance(len(images))
         self.reporter.finish()
         return _summary(name, np.concatenate(ious))

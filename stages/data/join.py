@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ from ...artifacts_schema.lookup import KeyLookup
 from ...artifacts_schema.store import ALL_VIEWS, Rows
 from ...artifacts_schema.tickets import Packed, Ranks
 from ...artifacts_schema.token_labels import no_token_labels
+from ..options import ErrorOrAllow, ErrorOrSkip
 from .shards import RawSample, Shard
 
 # Samples that are looked up together: few reads of the store against little memory for their images.
@@ -37,8 +37,8 @@ class JoinConfig:
     geometry: bool = False  # boxes and flips too
     token_labels: bool = False
     views: range | None = None  # None: all views
-    on_missing_ticket: Literal["error", "skip"] = "error"
-    on_changed_image: Literal["error", "allow"] = "error"
+    on_missing_ticket: ErrorOrSkip = "error"
+    on_changed_image: ErrorOrAllow = "error"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +137,7 @@ class TicketJoin:
             raise TicketMismatchError(
                 f"{sample.shard}: the image of sample {sample.key!r} is not the one that its ticket in "
                 f"{self._config.store} was made from; select tickets for these shards, or pass "
-                "--on-changed-image allow if they are a re-encoded copy"
+                "`on_changed_image='allow'` if they are a re-encoded copy"
             )
         return Ticket(
             packed=part.packed[i],

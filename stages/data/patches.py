@@ -6,19 +6,16 @@ Letters: V views, P patches of the grid, K kept patches.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ...artifacts_schema.geometry import Scores, warp_scores
 from ...artifacts_schema.tickets import mirror, unpack_mask
+from ..options import Subset, ViewMode
 from ..runtime.randomness import generator_of
 from .drawing import DrawnView
 from .join import Ticket
-from .view_modes import ViewMode
-
-Subset = Literal["ticket", "random", "fixed-random", "inverse", "dense"]
 
 # Where a store has no ranks, kept patches score 1, dropped ones 0, and ties are broken by a draw smaller than this.
 _TIE = 1e-3
@@ -32,7 +29,7 @@ class PatchChooser:
     """
 
     subset: Subset
-    views: ViewMode
+    view_mode: ViewMode
     grid: tuple[int, int]
     seed: int
     prior: Scores | None = None
@@ -47,7 +44,7 @@ class PatchChooser:
         if self.subset == "fixed-random":
             scores = self._drawn("fixed-random", key)
             # A centre view's subset belongs to the image, and is mirrored with it.
-            return mirror(scores, self.grid) if shown.flip and self.views == "static" else scores
+            return mirror(scores, self.grid) if shown.flip and self.view_mode == "static" else scores
         assert ticket is not None
         scores = self._of_ticket(key, epoch, ticket, shown)
         return -scores if self.subset == "inverse" else scores
@@ -63,9 +60,9 @@ class PatchChooser:
         return self.grid[0] * self.grid[1]
 
     def _of_ticket(self, key: str, epoch: int, ticket: Ticket, shown: DrawnView) -> Scores:
-        if self.views == "replay":
+        if self.view_mode == "replay":
             return self._stored(key, epoch, ticket, 0)  # the join read this view alone
-        if self.views == "static":
+        if self.view_mode == "static":
             # View 1, where there is one, is the ticket that the selector gave the mirrored image itself.
             number = 1 if shown.flip and len(ticket.packed) > 1 else 0
             scores = self._stored(key, epoch, ticket, number)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ...artifacts_schema import BadImageError, DatalttError, SkippedSample
+from ..options import ErrorOrSkip
 from .drawing import ViewDrawer
 from .images import decode_image, to_tensor
 from .loader import Failure
@@ -48,7 +49,7 @@ class ShardBatches(IterableDataset[Any]):
         *,
         mode: str,
         batch_size: int,
-        on_bad_image: Literal["error", "skip"],
+        on_bad_image: ErrorOrSkip,
     ) -> None:
         super().__init__()
         self.shards, self.views, self.mode, self.on_bad_image = shards, views, mode, on_bad_image
@@ -71,7 +72,7 @@ class ShardBatches(IterableDataset[Any]):
                 yield batch
                 batch = _empty(index)
             try:
-                image = decode_image(sample, self.mode, "mend the shard, or pass --on-bad-image skip")
+                image = decode_image(sample, self.mode, "mend the shard, or pass `on_bad_image='skip'`")
             except BadImageError as error:
                 if self.on_bad_image == "error":
                     raise

@@ -12,7 +12,7 @@ import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,17 +23,18 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ...artifacts_schema import BadImageError, DatalttError, LabelMaps, OptionError, SampleError, ShardError, View
 from ...artifacts_schema.geometry import Scores, center_box
 from ...artifacts_schema.summary import position_prior
+from ..options import ErrorOrSkip, Subset, ViewMode
 from ..runtime.randomness import generator_of, seed_of
 from .augment import AugmentConfig, erase_patches
 from .images import decode_image, to_tensor
 from .join import JoinConfig, Ticket, TicketJoin
 from .loader import Failure
-from .patches import PatchChooser, Subset, kept_of
+from .patches import PatchChooser, kept_of
 from .policies import Policy
 from .shards import RawSample, iter_samples
 from .spans import CountedShard, eval_run, num_train_steps, spans_of, train_run, worker_steps
 from .token_labels import TokenLabels, check_view_mode, collate_labels, shown_labels
-from .view_modes import ViewMode, ViewShower
+from .view_modes import ViewShower
 
 
 class Batch(NamedTuple):
@@ -47,8 +48,13 @@ class Batch(NamedTuple):
     token_labels: TokenLabels | None = None
 
 
-# An image uint8 [channels, H, W], its label, the scores of its patches float32 [P], and its token labels [P, k].
-_Processed = tuple[Tensor, int, Scores | None, LabelMaps | None]
+class _Processed(NamedTuple):
+    """A sample as it goes into a batch."""
+
+    image: Tensor  # uint8 [channels, H, W]
+    label: int
+    scores: Scores | None  # float32 [P], None for all patches
+    token_labels: LabelMaps | None  # [P, k]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +73,7 @@ class StreamConfig:
     seed: int
     join: JoinConfig | None = None
     skipped_keys: frozenset[str] = frozenset()  # left out at selection, of whatever subset is streamed
-    views: ViewMode = "static"
+    view_mode: ViewMode = "static"
     augment: AugmentConfig | None = None  # of static views; None: no flip, no colours
     policy: Policy | None = None  # of replayed and warped views
     num_views: int = 1  # V: how many of the store's views are replayed, or make up the map that is warped
@@ -75,7 +81,7 @@ class StreamConfig:
     random_erasing: float = 0.0
     mixing: bool = False  # give scores instead of kept patches
     token_labels: bool = False  # give the store's
-    on_bad_image: Literal["error", "skip"] = "error"
+    on_bad_image: ErrorOrSkip = "error"
     shuffle_buffer: int = 2000
     training: bool = True
 
@@ -100,11 +106,11 @@ class SampleStream(IterableDataset[Any]):
     def __init__(self, config: StreamConfig, position: StreamPosition) -> None:
         super().__init__()
         if config.subset in ("ticket", "inverse") and config.join is None:
-            raise OptionError(f"{config.subset} patches come from a ticket store; pass --tickets")
-        if config.views == "replay" and config.join is None:
-            raise OptionError("replayed views come from a ticket store; pass --tickets")
+            raise OptionError(f"{config.subset} patches come from a ticket store; pass `tickets`")
+        if config.view_mode == "replay" and config.join is None:
+            raise OptionError("replayed views come from a ticket store; pass `tickets`")
         if config.token_labels:
-            check_view_mode(config.views, config.view, has_join=config.join is not None)
+            check_view_mode(config.view_mode, config.view, has_join=config.join is not None)
         self.config, self.position = config, position
 
     def __iter__(self) -> Iterator[Batch | Failure]:
@@ -129,7 +135,7 @@ class _Worker:
         self.num_skipped = 0
         self._reported = 0
         self._shower = ViewShower(
-            config.views,
+            config.view_mode,
             config.view,
             image_px=config.image_px,
             augment=config.augment,
@@ -138,10 +144,10 @@ class _Worker:
             stored_seed=config.views_seed,
             number=self._view_number,
         )
-        warps = config.views == "warp" and config.subset in ("ticket", "inverse") and self.join is not None
+        warps = config.view_mode == "warp" and config.subset in ("ticket", "inverse") and self.join is not None
         self._chooser = PatchChooser(
             subset=config.subset,
-            views=config.views,
+            view_mode=config.view_mode,
             grid=config.grid,
             seed=config.seed,
             breaks_ties=config.mixing,
@@ -151,9 +157,9 @@ class _Worker:
     def _join_config(self, join: JoinConfig) -> JoinConfig:
         """What this epoch reads of the store."""
         join = replace(join, token_labels=self.config.token_labels)
-        if self.config.views == "replay":
+        if self.config.view_mode == "replay":
             return replace(join, geometry=True, views=range(self._view_number, self._view_number + 1))
-        if self.config.views == "warp":
+        if self.config.view_mode == "warp":
             return replace(join, geometry=True, views=range(self.config.num_views))
         return join
 
@@ -261,11 +267,11 @@ class _Worker:
         if sample.label >= c.num_classes:
             raise SampleError(
                 f"{sample.shard}: sample {sample.key!r} is of class {sample.label}, and the model has {c.num_classes} "
-                "classes; use shards of the model's classes, or train with a larger --num-classes"
+                "classes; use shards of the model's classes, or train with a larger `num_classes`"
             )
-        image = decode_image(sample, c.mode, "mend the shard, or pass --on-bad-image skip")
+        image = decode_image(sample, c.mode, "mend the shard, or pass `on_bad_image='skip'`")
         epoch = self.position.epoch
-        if c.views == "warp" and ticket is not None and ticket.boxes is None:
+        if c.view_mode == "warp" and ticket is not None and ticket.boxes is None:
             # A store of one centre view: its box follows from the image's size.
             box = center_box(*image.size, resize_px=c.view.resize_px, crop_px=c.image_px)
             ticket = replace(ticket, boxes=box[None], flips=np.zeros(1, np.uint8))
@@ -274,8 +280,8 @@ class _Worker:
         pixels = to_tensor(shown.image)
         if c.random_erasing > 0:
             pixels = erase_patches(pixels, c.grid, c.view, c.random_erasing, c.seed, epoch, sample.key)
-        labels = shown_labels(ticket, c.views, shown, c.grid) if c.token_labels and ticket is not None else None
-        return pixels, sample.label, scores, labels
+        labels = shown_labels(ticket, c.view_mode, shown, c.grid) if c.token_labels and ticket is not None else None
+        return _Processed(image=pixels, label=sample.label, scores=scores, token_labels=labels)
 
     def _full_batches(self, samples: Iterator[_Processed]) -> Iterator[Batch]:
         """Each batch as soon as it is full."""
@@ -297,15 +303,16 @@ class _Worker:
 
     def _collate(self, batch: list[_Processed]) -> Batch:
         c = self.config
-        images, labels, scores, label_maps = zip(*batch, strict=True)
         keep_indices = scored = None
-        if scores[0] is not None and c.mixing:
+        scores = [sample.scores for sample in batch if sample.scores is not None]  # of all samples, or of none
+        if scores and c.mixing:
             scored = torch.from_numpy(np.stack(scores))
-        elif scores[0] is not None:
+        elif scores:
             keep_indices = torch.from_numpy(np.stack([kept_of(s, c.num_keep) for s in scores]))
+        label_maps = [sample.token_labels for sample in batch if sample.token_labels is not None]
         return Batch(
-            images=torch.stack(images),
-            labels=torch.tensor(labels),
+            images=torch.stack([sample.image for sample in batch]),
+            labels=torch.tensor([sample.label for sample in batch]),
             keep_indices=keep_indices,
             num_skipped=self._newly_skipped(),
             scores=scored,
@@ -322,5 +329,5 @@ class _Worker:
 def _miscounted(counted: CountedShard, found: str) -> str:
     return (
         f"{counted.shard.url} holds {found} samples where {counted.num_samples} were expected: it is not the shard "
-        "that the tickets were made from; pass --recount if its samples were only dealt anew"
+        "that the tickets were made from; pass `recount=True` if its samples were only dealt anew"
     )

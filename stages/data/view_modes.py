@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from PIL import Image
 
 from ...artifacts_schema import View
 from ...artifacts_schema.geometry import center_box
+from ..options import ViewMode
 from .augment import AugmentConfig, PhotometricAugment, draw_flip, mirror_image
 from .drawing import DrawnView, PolicyViews
 from .images import center_crop
 from .join import Ticket
 from .policies import Policy
-
-ViewMode = Literal["static", "replay", "warp"]
 
 
 class ViewShower:

@@ -7,9 +7,10 @@ from typing import Any
 from timm.models import is_model_in_modules
 
 from ...artifacts_schema import ModelError, OptionError
+from ..options import PatchInput
 from . import lvvit_student, pruned_vit, swin, zeroed
 from .registry import create_network, entry_of
-from .student import Family, PatchInput, Student
+from .student import Family, Student
 
 FAMILIES: tuple[Family, ...] = (pruned_vit.FAMILY, lvvit_student.FAMILY, swin.FAMILY, zeroed.FAMILY)
 
@@ -30,7 +31,7 @@ def family_of(name: str) -> Family:
         if known:
             return family
     raise ModelError(
-        f"--model {name}: tickets reach {', '.join(f.name for f in FAMILIES)} models, and this is none; try deit_s, "
+        f"`model={name!r}`: tickets reach {', '.join(f.name for f in FAMILIES)} models, and this is none; try deit_s, "
         "or add a family (stages/models/families.py)"
     )
 
@@ -47,7 +48,7 @@ def resolve_input(name: str, patch_input: PatchInput | None) -> PatchInput | Non
     if patch_input not in inputs:
         known = "is given zeroed patches in any case" if inputs else "computes on kept patches alone"
         known += "; it is for Swin, so leave it out"
-        raise OptionError(f"--swin-input {patch_input}: {name} {known}")
+        raise OptionError(f"`swin_input={patch_input!r}`: {name} {known}")
     return patch_input
 
 

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..grid import Box, inside_box
+from ..options import PatchInput
 from .lvvit import LVViT
 from .pruned_vit import order_by_attention
 from .registry import check_plain_vit, geometry_of
-from .student import Family, PatchInput, Student, TokenLogits
+from .student import Family, Student, TokenLogits
 
 
 class LVViTStudent(Student):

@@ -8,14 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from ...artifacts_schema import ModelError
+from ..options import PatchInput
 
 # How patches reach networks that take whole images: the others set to zero, or the kept packed into a smaller image.
-PatchInput = Literal["zero", "small-dense"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

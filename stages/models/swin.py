@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ...artifacts_schema import ModelError, OptionError
-from .student import Family, Geometry, PatchInput, Student
+from ..options import PatchInput
+from .student import Family, Geometry, Student
 from .zeroed import PATCH_PX, ZeroedStudent, pixel_geometry
 
 _FULL_SIDE = 14  # patches of 16 px along a side of 224 px
@@ -70,10 +71,10 @@ def check_square(num_keep: int, num_patches: int) -> int:
     if side * side == num_keep:
         return side
     near = [n * n for n in (side, side + 1) if 0 < n * n <= num_patches]
-    listed = " or ".join(f"{k} (--ratio {_ratio_of(k, num_patches)})" for k in near)
+    listed = " or ".join(f"{k} (`ratio={_ratio_of(k, num_patches)}`)" for k in near)
     raise OptionError(
-        f"--swin-input small-dense packs patches into a square, and {num_keep} is no square; select {listed}, or train "
-        "with --swin-input zero"
+        f"`swin_input='small-dense'` packs patches into a square, and {num_keep} is no square; select {listed}, or "
+        "train with `swin_input='zero'`"
     )
 
 

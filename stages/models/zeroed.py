@@ -10,7 +10,8 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from ...artifacts_schema import ModelError
-from .student import Family, Geometry, PatchInput, Student
+from ..options import PatchInput
+from .student import Family, Geometry, Student
 
 PATCH_PX = 16  # of the selectors whose tickets such networks are given
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,24 +50,7 @@ from ..runtime.distributed import Process, process_group
 from ..runtime.precision import autocast
 from ..runtime.reporting import Reporter, SilentReporter
 from ..runtime.version import tool_version
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelConfig:
-    """What `dataltt label` is asked to do; the command line's options, by their names (`store` is its --tickets)."""
-
-    model: str
-    store: str
-    checkpoint: Path | None = None  # a weights file, or a run's folder; None: timm's pretrained ones
-    shards: str | None = None  # None: those that the store was made from
-    num_classes: int | None = None  # None: the checkpoint's, else the pretrained weights'
-    batch_size: int = 128  # views per forward pass
-    workers: int | None = None
-    device: str = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    overwrite: bool = False
-    on_changed_image: Literal["error", "allow"] = "error"
-    on_other_pixels: Literal["error", "allow"] = "error"
+from .config import LabelConfig
 
 
 def label(config: LabelConfig, reporter: Reporter | None = None) -> Manifest | None:
@@ -80,14 +63,12 @@ def label(config: LabelConfig, reporter: Reporter | None = None) -> Manifest | N
         DatalttError: anything that the user can mend. The store stays as it was, and the same call goes on from the
             finished parts.
     """
-    if config.batch_size < 1:
-        raise OptionError(f"--batch-size {config.batch_size} should be at least 1")
-    path = local_store(config.store)
-    manifest = read_manifest(config.store)
+    path = local_store(config.tickets)
+    manifest = read_manifest(config.tickets)
     check_unlabelled(path, manifest, overwrite=config.overwrite)
     policy = _policy(config, manifest)
     shards = _shards_in_order(config, manifest)
-    with process_group(config.device) as process:
+    with process_group(config.runtime.device) as process:
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
         model = load_labeller(config, quiet).to(process.device)
         _check_channels(model, manifest, config)
@@ -104,11 +85,11 @@ def label(config: LabelConfig, reporter: Reporter | None = None) -> Manifest | N
                 _plan(manifest, labeller, config),
                 discard_others=config.overwrite,
                 work="labelling",
-                way_out="or pass --overwrite to discard them",
+                way_out="or give `overwrite=True` to discard them",
             )
         process.barrier()
         views = StoredViews(
-            config.store,
+            config.tickets,
             manifest,
             list(enumerate(shards)),
             policy=policy,
@@ -134,18 +115,18 @@ def load_labeller(config: LabelConfig, reporter: Reporter) -> DenseLabeller:
     name = config.model
     if config.checkpoint is None:
         if name in ALIASES and ALIASES[name].kwargs:
-            raise CheckpointError(f"there are no pretrained weights of {name}; give --checkpoint")
+            raise CheckpointError(f"there are no pretrained weights of {name}; give `checkpoint`")
         return DenseLabeller(create_network(name, pretrained=True, num_classes=config.num_classes), name)
     file = find_weights(config.checkpoint)
     if file != config.checkpoint:
         reporter.message(f"weights: {file}")
     info = read_info(file)
     if info is not None and info.model != canonical_name(name):
-        raise CheckpointError(f"{file} holds weights of {info.model}, not of {name}; pass --model {info.model}")
+        raise CheckpointError(f"{file} holds weights of {info.model}, not of {name}; give `model={info.model!r}`")
     weights = read_weights(file)
     num_classes = num_classes_in(weights)
     if None not in (num_classes, config.num_classes) and num_classes != config.num_classes:
-        raise OptionError(f"--num-classes {config.num_classes}: {file} has {num_classes} classes; leave it out")
+        raise OptionError(f"`num_classes={config.num_classes}`: {file} has {num_classes} classes; leave it out")
     num_classes = config.num_classes if num_classes is None else num_classes
     net = create_network(name, num_classes=num_classes)
     load_weights(net, weights, str(file), name)
@@ -156,9 +137,8 @@ def _policy(config: LabelConfig, manifest: Manifest) -> Policy | None:
     """What the store's views were drawn by; None for the centre view."""
     if manifest.view.kind == "center":
         return None
-    mode = "L" if len(manifest.view.mean) == 1 else "RGB"
     allow = config.on_other_pixels == "allow"
-    return replayed_policy(manifest.view, mode, config.store, allow_other_pixels=allow)
+    return replayed_policy(manifest.view, config.tickets, allow_other_pixels=allow)
 
 
 def _shards_in_order(config: LabelConfig, manifest: Manifest) -> list[Shard]:
@@ -167,28 +147,28 @@ def _shards_in_order(config: LabelConfig, manifest: Manifest) -> list[Shard]:
     Raises:
         TicketMismatchError: the shards given are others.
     """
-    found = {s.name: s for s in stored_shards(config.store, manifest, config.shards)}
+    found = {s.name: s for s in stored_shards(config.tickets, manifest, config.shards)}
     names = manifest.dataset.shards
     for name in names:
         if name not in found:
             raise TicketMismatchError(
-                f"shard {name} of {config.store} is not among the shards given; token labels are of all rows, so pass "
-                "the --shards it was made from"
+                f"shard {name} of {config.tickets} is not among the shards given; token labels are of all rows, so "
+                "give the `shards` it was made from"
             )
     for name in found:
         if name not in names:
             raise TicketMismatchError(
-                f"{found[name].url} is not a shard of {config.store}; pass the --shards it was made from"
+                f"{found[name].url} is not a shard of {config.tickets}; give the `shards` it was made from"
             )
     return [found[name] for name in names]
 
 
 def _check_channels(model: DenseLabeller, manifest: Manifest, config: LabelConfig) -> None:
-    stored, wanted = len(manifest.view.mean), len(model.input_format.mean)
+    stored, wanted = manifest.view.num_channels, len(model.input_format.mean)
     if wanted not in (stored, 3):
         raise ModelError(
-            f"{config.model} takes {wanted} channel(s), and {config.store} shows images of {stored}; label with "
-            "another --model"
+            f"{config.model} takes {wanted} channel(s), and {config.tickets} shows images of {stored}; label with "
+            "another `model`"
         )
 
 
@@ -199,7 +179,7 @@ def _labeller(config: LabelConfig, model: DenseLabeller) -> Labeller:
         model=canonical_name(config.model),
         weights_sha256=weights_sha256(model.net),
         num_classes=model.num_classes,
-        precision=config.precision,
+        precision=config.runtime.precision,
         tool_version=tool_version(),
         created=now.isoformat(timespec="seconds"),
     )
@@ -217,14 +197,14 @@ def _make_parts(
     config: LabelConfig, model: DenseLabeller, views: StoredViews, process: Process, reporter: Reporter
 ) -> None:
     """Writes this rank's parts that are not there yet."""
-    directory = label_parts_dir(Path(config.store))
-    m, store = views.manifest, TicketStore.open(config.store)
+    directory = label_parts_dir(Path(config.tickets))
+    m, store = views.manifest, TicketStore.open(config.tickets)
     mine = views.shards[process.rank :: process.world_size]
     todo = [(i, s) for i, s in mine if not _is_done(directory, i, s, store)]
     if len(todo) < len(mine):
         reporter.message(f"{len(mine) - len(todo)} of {len(mine)} shards were done before; going on from there")
     views.shards = todo
-    num_workers = min(num_workers_for(config.workers, process.local_world_size), len(todo))
+    num_workers = min(num_workers_for(config.runtime.workers, process.local_world_size), len(todo))
     writers: dict[int, LabelPartWriter] = {}
     names = dict(todo)
     num_images = sum(len(store.rows_of_shard(s.name) or ()) for _, s in todo)
@@ -262,7 +242,7 @@ def _label_maps(
     expected = model.input_format
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (expected.mean, expected.std))
     ids, scores = [], []
-    with autocast(device, config.precision):
+    with autocast(device, config.runtime.precision):
         for some in pixels.split(config.batch_size):
             # A grey image has three equal channels for a network that wants so many.
             grey_or_rgb = some.expand(-1, len(expected.mean), -1, -1).float()

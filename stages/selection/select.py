@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,46 +33,21 @@ from ..data.images import normalize
 from ..data.loader import iterate, num_workers_for
 from ..data.policies import POLICIES, Policy, describe, policy_of
 from ..data.selection_stream import ShardBatches, ViewBatch
-from ..data.shards import Shard, absolute_spec, is_url, resolve_shards
+from ..data.shards import Shard, absolute_spec, given_shards, is_url, resolve_shards
 from ..models.cascade import default_drop_blocks, keep_counts
 from ..models.checkpoints import SELECTOR_FILE, find_weights, read_info
 from ..models.registry import canonical_name, center_view_of, entry_of, geometry_of, load_vit, weights_sha256
 from ..models.selector import TicketSelector
 from ..runtime.distributed import Process, process_group
+from ..runtime.precision import autocast
 from ..runtime.reporting import Reporter, SilentReporter
 from ..runtime.version import tool_version
+from .config import SelectConfig
 
 # Views that are not drawn at random: one, and that one mirrored.
 MAX_FIXED_VIEWS = 2
 DEFAULT_VIEWS = 16  # the most that docs/views.md has measured
-MAX_VIEWS = 4096  # what a manifest may say
 _SPLITS = ("train", "validation", "val", "test")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SelectConfig:
-    """What `dataltt select` is asked to do; the command line's options, by their names."""
-
-    model: str
-    shards: str
-    out: Path
-    checkpoint: Path | None = None  # a weights file, or a run's folder; None: timm's pretrained ones
-    ratio: float | None = None
-    keep_rate: float | None = None
-    drop_blocks: tuple[int, ...] | None = None
-    augment: str = "none"  # a policy's name, or none for the centre view
-    min_crop: float | None = None
-    views: int | None = None  # None: DEFAULT_VIEWS with a policy that draws, else 1
-    ranks: bool = False
-    seed: int = 0
-    batch_size: int = 128
-    workers: int | None = None
-    device: str = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    overwrite: bool = False
-    on_bad_image: Literal["error", "skip"] = "error"
-    name: str | None = None
-    split: str | None = None
 
 
 def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest | None:
@@ -86,18 +60,16 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
         DatalttError: anything that the user can mend. Finished parts stay, and the same call goes on from them.
     """
     check_destination(config.out, overwrite=config.overwrite)
-    if config.augment not in ("none", *POLICIES):
+    if config.views.augment not in ("none", *POLICIES):
         raise OptionError(
-            f"--augment {config.augment!r} is not known to this version; it has none, {', '.join(POLICIES)}"
+            f"`augment={config.views.augment!r}` is not known to this version; it has none, {', '.join(POLICIES)}"
         )
-    policy = None if config.augment == "none" else policy_of(config.augment, min_crop=config.min_crop)
+    policy = None if config.views.augment == "none" else policy_of(config.views.augment, min_crop=config.views.min_crop)
     num_views = _num_views(config, policy)
-    if config.batch_size < 1:
-        raise OptionError(f"--batch-size {config.batch_size} should be at least 1")
     # Cheap checks come before the model is loaded.
-    keep_counts(1, ratio=config.ratio, keep_rate=config.keep_rate)
-    shards = resolve_shards(config.shards)
-    with process_group(config.device) as process:
+    keep_counts(1, ratio=config.cascade.ratio, keep_rate=config.cascade.keep_rate)
+    shards = resolve_shards(given_shards(config.shards))
+    with process_group(config.runtime.device) as process:
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
         model = _model(config, quiet)
         spec = _store_spec(config, model, shards, policy, num_views)
@@ -130,7 +102,9 @@ def _model(config: SelectConfig, reporter: Reporter) -> VisionTransformer:
     info = None if file is None else read_info(file)
     # Models whose weights have the same names and shapes may still want images normalised in another way.
     if info is not None and info.model != canonical_name(config.model):
-        raise CheckpointError(f"{file} holds weights of {info.model}, not of {config.model}; pass --model {info.model}")
+        raise CheckpointError(
+            f"{file} holds weights of {info.model}, not of {config.model}; give `model={info.model!r}`"
+        )
     return model
 
 
@@ -141,19 +115,19 @@ def _note_other_share(config: SelectConfig, run: Path | None, reporter: Reporter
         return
     fitted = json.loads(path.read_text())
     for name in ("ratio", "keep_rate"):
-        if fitted.get(name) is not None and fitted[name] != getattr(config, name):
-            option = f"--{name.replace('_', '-')} {fitted[name]:g}"
+        if fitted.get(name) is not None and fitted[name] != getattr(config.cascade, name):
+            option = f"`{name}={fitted[name]:g}`"
             reporter.message(f"note: {run} was fitted with {option}; a selector is best at the share it was fitted for")
 
 
 def _shard_batches(
     config: SelectConfig, shards: Sequence[Shard], spec: StoreSpec, policy: Policy | None
 ) -> ShardBatches:
-    drawer = ViewDrawer(policy, spec.view, image_px=spec.image_px, num_views=spec.num_views, seed=config.seed)
+    drawer = ViewDrawer(policy, spec.view, image_px=spec.image_px, num_views=spec.num_views, seed=config.views.seed)
     return ShardBatches(
         list(enumerate(shards)),
         drawer,
-        mode="L" if len(spec.view.mean) == 1 else "RGB",
+        mode=spec.view.mode,
         batch_size=config.batch_size,
         on_bad_image=config.on_bad_image,
     )
@@ -166,16 +140,14 @@ def _num_views(config: SelectConfig, policy: Policy | None) -> int:
         OptionError: views that would be alike, or none.
     """
     is_drawn = policy is not None and policy.crop_scale is not None
-    num_views = config.views if config.views is not None else DEFAULT_VIEWS if is_drawn else 1
-    if policy is None and config.min_crop is not None:
-        raise OptionError(f"--min-crop {config.min_crop} needs random crops, e.g. --augment deit")
+    num_views = config.views.num_views if config.views.num_views is not None else DEFAULT_VIEWS if is_drawn else 1
+    if policy is None and config.views.min_crop is not None:
+        raise OptionError(f"`min_crop={config.views.min_crop}` needs random crops, e.g. `augment='deit'`")
     if not is_drawn and not 1 <= num_views <= MAX_FIXED_VIEWS:
         raise OptionError(
-            f"--views {num_views}: without random crops an image has {MAX_FIXED_VIEWS} views, one and its mirror "
-            "image; give 1 or 2, or a policy that crops, e.g. --augment deit"
+            f"`num_views={num_views}`: without random crops an image has {MAX_FIXED_VIEWS} views, one and its mirror "
+            "image; give 1 or 2, or a policy that crops, e.g. `augment='deit'`"
         )
-    if not 1 <= num_views <= MAX_VIEWS:
-        raise OptionError(f"--views {num_views} should lie between 1 and {MAX_VIEWS}")
     return num_views
 
 
@@ -183,21 +155,22 @@ def _store_spec(
     config: SelectConfig, model: VisionTransformer, shards: Sequence[Shard], policy: Policy | None, num_views: int
 ) -> StoreSpec:
     geometry = geometry_of(model, config.model)
-    blocks = config.drop_blocks or entry_of(config.model).drop_blocks or default_drop_blocks(len(model.blocks))
+    c = config.cascade
+    blocks = c.drop_blocks or entry_of(config.model).drop_blocks or default_drop_blocks(len(model.blocks))
     num_patches = geometry.grid[0] * geometry.grid[1]
-    counts = keep_counts(num_patches, ratio=config.ratio, keep_rate=config.keep_rate, num_stages=len(blocks))
+    counts = keep_counts(num_patches, ratio=c.ratio, keep_rate=c.keep_rate, num_stages=len(blocks))
     selector = Selector(
         model=canonical_name(config.model),
         weights_sha256=weights_sha256(model),
         drop_blocks=list(blocks),
         keep_counts=list(counts),
-        precision=config.precision,
-        ratio=config.ratio,
-        keep_rate=config.keep_rate,
+        precision=config.runtime.precision,
+        ratio=c.ratio,
+        keep_rate=c.keep_rate,
     )
     view = center_view_of(model)
     if policy is not None:
-        view = replace(view, kind="replay", augment=describe(policy, view, geometry.mode, config.seed))
+        view = replace(view, kind="replay", augment=describe(policy, view, config.views.seed))
     return StoreSpec(
         grid=geometry.grid,
         patch_px=geometry.patch_px,
@@ -210,7 +183,7 @@ def _store_spec(
         view=view,
         dataset_name=config.name or _dataset_name(shards[0]),
         split=config.split or next((s for s in _SPLITS if s in shards[0].name), "unknown"),
-        source=absolute_spec(config.shards),
+        source=absolute_spec(given_shards(config.shards)),
         shards=[s.name for s in shards],
         tool_version=tool_version(),
     )
@@ -228,7 +201,7 @@ def _plan(spec: StoreSpec, shards: Sequence[Shard], config: SelectConfig) -> dic
     plan["shards"] = [
         [s.name, *([] if st is None else [st.st_size, int(st.st_mtime)])] for s, st in zip(shards, stats, strict=True)
     ]
-    plan["seed"], plan["on_bad_image"] = config.seed, config.on_bad_image
+    plan["seed"], plan["on_bad_image"] = config.views.seed, config.on_bad_image
     return plan
 
 
@@ -247,7 +220,7 @@ def _make_parts(
     if len(todo) < len(mine):
         reporter.message(f"{len(mine) - len(todo)} of {len(mine)} shards were done before; going on from there")
     dataset.shards = todo
-    num_workers = min(num_workers_for(config.workers, process.local_world_size), len(todo))
+    num_workers = min(num_workers_for(config.runtime.workers, process.local_world_size), len(todo))
     pending: dict[int, list[tuple[ViewBatch, npt.NDArray[np.int64]]]] = {}
     reporter.start("selecting tickets", None, "images")
     num_done = num_written = 0
@@ -279,10 +252,7 @@ def _orders(
     if not images:
         return np.empty((0, spec.num_views, spec.num_patches), dtype=np.int64)
     pixels = torch.cat(list(images)).to(process.device, non_blocking=True)  # [B · V, channels, H, W]
-    autocast = (
-        torch.autocast(process.device.type, dtype=torch.bfloat16) if config.precision == "bf16" else nullcontext()
-    )
-    with autocast:
+    with autocast(process.device, config.runtime.precision):
         orders = [selector(normalize(some, spec.view)).cpu().numpy() for some in pixels.split(config.batch_size)]
     return np.concatenate(orders).reshape(len(images), spec.num_views, spec.num_patches)
 

@@ -1,137 +1,338 @@
-"""What a training run is asked to do; options that cannot be meant are refused."""
+"""Options of training, testing and fitting a selector, in groups, and checks of what does not go together.
+
+Defaults are DeiT's recipe (Touvron et al. 2021), as Shen et al. 2023 use it. Imports nothing heavy.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from ...artifacts_schema import OptionError, Selector
-from ..data.patches import Subset
-from ..data.view_modes import ViewMode
-from ..models.student import PatchInput
-from .evaluate import EvalProtocol
-from .mixing import MixConfig
+from ...artifacts_schema.errors import OptionError
+from ..options import (
+    CascadeOptions,
+    Checkpoint,
+    EvalProtocol,
+    Group,
+    JoinOptions,
+    MinCrop,
+    OnBadImage,
+    OnOtherPixels,
+    Option,
+    PatchInput,
+    RuntimeOptions,
+    Seed,
+    Shards,
+    Subset,
+    TokenTargets,
+    ViewMode,
+)
+
+if TYPE_CHECKING:
+    from ...artifacts_schema import Selector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """What `dataltt train` is asked to do; the command line's options, by their names. Defaults: DeiT's recipe."""
+class DataOptions(Group):
+    """Data of a run beside its training shards."""
 
-    out: Path
-    tickets: str | None = None
-    shards: str | None = None
-    val_shards: str | None = None
-    val_tickets: str | None = None
-    test: EvalProtocol | None = None
-    model: str | None = None
-    num_classes: int | None = None
-    control: Subset = "ticket"
-    swin_input: PatchInput | None = None  # None: the family's usual way
-    token_labels: Literal["store", "image"] | None = None  # None: the store's, for models that learn them
-    init: Path | None = None  # weights to start from
-    epochs: int | None = None  # None: the family's, 300 of ViTs
-    match_tokens: bool = False  # as many epochs as make up for the patches left out
-    batch_size: int = 128  # per process
-    lr: float = 5e-4  # for a global batch of 512, scaled linearly
-    min_lr: float = 1e-5
-    warmup_lr: float = 1e-6
-    warmup_epochs: float | None = None  # None: 5, or a fifth of a short run
-    weight_decay: float = 0.05
-    opt: Literal["adamw", "sgd"] = "adamw"
-    momentum: float = 0.9  # of sgd
-    clip_grad: float | None = None  # largest joint norm of the gradients; None: as they are
-    smoothing: float = 0.1
-    drop_path: float = 0.1
-    views: ViewMode | None = None  # None: what the store was selected for
-    num_views: int | None = None
-    augment: str | None = None  # None: the store's policy, or deit
-    min_crop: float | None = None
-    hflip: float | None = None  # None, here and below: the policy's
-    auto_augment: str | None = None
-    color_jitter: float | None = None
-    random_erasing: float = 0.25
-    mixup: float = 0.8
-    cutmix: float = 1.0
-    mix_prob: float = 1.0
-    mix_switch: float = 0.5
-    ema_decay: float = 0.99996
-    precision: Literal["fp32", "bf16"] = "fp32"
-    compile: bool = False
-    max_steps: int | None = None
-    resume: bool = False
-    seed: int = 0
-    workers: int | None = None
-    device: str = "auto"
-    shuffle_buffer: int = 2000
-    log_steps: int = 50
-    checkpoint_steps: int | None = None  # None: at the end of every epoch
-    on_missing_ticket: Literal["error", "skip"] = "error"
-    on_changed_image: Literal["error", "allow"] = "error"
-    on_bad_image: Literal["error", "skip"] = "error"
-    on_other_pixels: Literal["error", "allow"] = "error"
-    recount: bool = False
+    panel: ClassVar[str] = "Data"
+
+    val_shards: Annotated[
+        str | None, Option(help="Validation shards, in quotes.", is_common=True, on_resume="added")
+    ] = None
+    num_classes: Annotated[
+        int | None,
+        Option(help="Default: from classes.json beside the shards, or labels in the store.", min=1),
+    ] = None
+    on_bad_image: OnBadImage = "error"
+    shuffle_buffer: Annotated[int, Option(help="Samples that each loader process mixes.", min=1)] = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentOptions(Group):
+    """The network that is trained."""
+
+    panel: ClassVar[str] = "Student"
+
+    model: Annotated[
+        str | None,
+        Option(
+            help="Student: deit_t/s/b, deit_b_576, lvvit_t/s, swin_t/s/b, resnet50, or such a timm model. Default: the "
+            "selector's architecture.",
+            is_common=True,
+        ),
+    ] = None
+    init: Annotated[
+        Path | None,
+        Option(help="Weights to start from: a file or a run's folder. Default: random.", on_resume="place"),
+    ] = None
+    swin_input: Annotated[
+        PatchInput | None,
+        Option(
+            help="How tickets reach a Swin. zero: other patches are set to zero; saves nothing (default). small-dense: "
+            "kept ones packed into a smaller image; needs a square number of them."
+        ),
+    ] = None
+    token_labels: Annotated[
+        TokenTargets | None,
+        Option(help="What an LV-ViT's tokens learn. store: maps that dataltt label wrote (default). image: its label."),
+    ] = None
+    compile: Annotated[bool, Option(help="torch.compile it.")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe(Group):
+    """How a network is trained. Defaults: DeiT's."""
+
+    panel: ClassVar[str] = "Recipe (defaults: DeiT's)"
+
+    epochs: Annotated[int | None, Option(help="Default: the family's, 300 of ViTs, 90 of a ResNet.", min=1)] = None
+    batch_size: Annotated[int, Option(help="Images per process and step.", min=1)] = 128
+    lr: Annotated[float, Option(help="Learning rate for a global batch of 512; scaled linearly.", min=0)] = 5e-4
+    min_lr: Annotated[float, Option(help="Where the cosine ends.", min=0)] = 1e-5
+    warmup_lr: Annotated[float, Option(help="Where the warm-up begins.", min=0)] = 1e-6
+    warmup_epochs: Annotated[float | None, Option(help="Default: 5, or a fifth of a short run.", min=0)] = None
+    weight_decay: Annotated[float, Option(help="Not of biases and norms.", min=0)] = 0.05
+    opt: Annotated[Literal["adamw", "sgd"], Option(help="Optimiser; sgd is with Nesterov momentum.")] = "adamw"
+    momentum: Annotated[float, Option(help="Of sgd.", min=0, max=0.9999)] = 0.9
+    clip_grad: Annotated[
+        float | None, Option(help="Largest joint norm of the gradients. Default: not clipped.", above=0)
+    ] = None
+    smoothing: Annotated[float, Option(help="Label smoothing.", min=0, max=0.999)] = 0.1
+    drop_path: Annotated[float, Option(help="Stochastic depth.", min=0, max=0.999)] = 0.1
+    ema_decay: Annotated[float, Option(help="Weight average; 0 for none.", min=0, max=1)] = 0.99996
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewOptions(Group):
+    """Which view of an image a student is shown, and in which colours."""
+
+    panel: ClassVar[str] = "Views (defaults: DeiT's)"
+
+    view_mode: Annotated[
+        ViewMode | None,
+        Option(
+            help="replay: the store's own views. warp: fresh crops, tickets follow by rank. static: the centre view. "
+            "Default: what the store was selected for; fresh crops without a store."
+        ),
+    ] = None
+    augment: Annotated[
+        str | None,
+        Option(help="Policy of static and warped views: deit, deit3, crop. Default: the store's, or deit."),
+    ] = None
+    min_crop: MinCrop = None
+    hflip: Annotated[float | None, Option(help="Share of images mirrored, instead of the policy's.", min=0, max=1)] = (
+        None
+    )
+    auto_augment: Annotated[
+        str | None,
+        Option(
+            help="timm's RandAugment notation (only operations that move no pixel are used), 3a, or none, instead of "
+            "the policy's."
+        ),
+    ] = None
+    color_jitter: Annotated[float | None, Option(help="Instead of the policy's; not with RandAugment.", min=0)] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixingOptions(Group):
+    """CutMix and Mixup on the patch grid, by α of Beta(α, α), and erasing of whole patches."""
+
+    panel: ClassVar[str] = "Mixing (defaults: DeiT's)"
+
+    random_erasing: Annotated[float, Option(help="Probability per image; erases whole patches.", min=0, max=1)] = 0.25
+    mixup: Annotated[float, Option(help="α; 0 for none.", min=0, max=1000)] = 0.8
+    cutmix: Annotated[float, Option(help="α; 0 for none.", min=0, max=1000)] = 1.0
+    mix_prob: Annotated[float, Option(help="Share of batches that are mixed.", min=0, max=1)] = 1.0
+    mix_switch: Annotated[float, Option(help="Share of those by cutmix.", min=0, max=1)] = 0.5
 
     @property
-    def mix(self) -> MixConfig:
-        return MixConfig(mixup=self.mixup, cutmix=self.cutmix, probability=self.mix_prob, switch=self.mix_switch)
+    def is_on(self) -> bool:
+        """Whether any batch is mixed."""
+        return self.mix_prob > 0 and (self.mixup > 0 or self.cutmix > 0)
 
 
-_RANGES = {
-    "lr": (0, float("inf")),
-    "min_lr": (0, float("inf")),
-    "warmup_epochs": (0, float("inf")),
-    "weight_decay": (0, float("inf")),
-    "momentum": (0, 0.9999),
-    "smoothing": (0, 0.999),
-    "drop_path": (0, 0.999),
-    "hflip": (0, 1),
-    "color_jitter": (0, float("inf")),
-    "random_erasing": (0, 1),
-    "mixup": (0, 1000),
-    "cutmix": (0, 1000),
-    "mix_prob": (0, 1),
-    "mix_switch": (0, 1),
-    "ema_decay": (0, 1),
-}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogOptions(Group):
+    """What is written down how often."""
+
+    panel: ClassVar[str] = "Logging and checkpoints"
+
+    log_steps: Annotated[int, Option(help="Steps between metrics.", min=1, on_resume="free")] = 50
+    checkpoint_steps: Annotated[
+        int | None, Option(help="Checkpoint inside epochs too, every so many.", min=1, on_resume="free")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions(Group):
+    """The run's folder, and where it begins and ends."""
+
+    panel: ClassVar[str] = "Run"
+
+    out: Annotated[
+        Path | None,
+        Option(
+            help="Folder of the run. Default: one in runs/, named after it.", is_common=True, on_resume="unrecorded"
+        ),
+    ] = None
+    resume: Annotated[
+        bool,
+        Option(help="Go on with the run in `out`, with its own options where none are given.", on_resume="unrecorded"),
+    ] = False
+    auto_resume: Annotated[
+        bool, Option(help="Go on with the run in `out` if there is one, else start it.", on_resume="unrecorded")
+    ] = False
+    max_steps: Annotated[int | None, Option(help="Stop after so many.", min=1, on_resume="free")] = None
+    seed: Seed = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig(Group):
+    """Options of `dataltt train`. `TrainConfig.of(tickets=…, lr=…)` makes one of plain names."""
+
+    tickets: Annotated[
+        str | None, Option(help="Ticket store of the training shards.", is_common=True, on_resume="place")
+    ] = None
+    shards: Annotated[
+        str | None,
+        Option(help="Training shards, in quotes. Default: the store's.", is_common=True, on_resume="place"),
+    ] = None
+    control: Annotated[Subset, Option(help="Which patches to train on: the ticket, or a control.", is_common=True)] = (
+        "ticket"
+    )
+    val_tickets: Annotated[
+        str | None, Option(help="Ticket store of the validation shards.", is_common=True, on_resume="added")
+    ] = None
+    test: Annotated[
+        EvalProtocol | None,
+        Option(
+            help="Patches to validate on, and so what best means. Default: ticket; dense for `control='dense'`.",
+            on_resume="added",
+        ),
+    ] = None
+    num_views: Annotated[int | None, Option(help="Use only the store's first so many views. Default: all.", min=1)] = (
+        None
+    )
+    match_tokens: Annotated[
+        bool,
+        Option(
+            help="Train for so many more epochs that as many tokens are seen as on all patches (epochs / r³ of a keep "
+            "rate r, epochs / R of a ratio R)."
+        ),
+    ] = False
+    on_other_pixels: OnOtherPixels = "error"
+    run: RunOptions = RunOptions()
+    student: StudentOptions = StudentOptions()
+    data: DataOptions = DataOptions()
+    joins: JoinOptions = JoinOptions()
+    recipe: Recipe = Recipe()
+    views: ViewOptions = ViewOptions()
+    mixing: MixingOptions = MixingOptions()
+    logging: LogOptions = LogOptions()
+    runtime: RuntimeOptions = RuntimeOptions()
+
+    @staticmethod
+    def default_out(options: Mapping[str, Any]) -> Path:
+        """The folder of a run that was not given one, by the options' plain names."""
+        store = str(options["tickets"] or "").rstrip("/").rsplit("/", 1)[-1].removesuffix(".zarr")
+        return Path("runs") / f"{store or options['model'] or 'student'}-{options['control']}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSelectorConfig(Group):
+    """Options of `dataltt fit-selector`. Recipe: Shen et al. 2023, section 3.2; what is left open there is DeiT's."""
+
+    model: Annotated[
+        str, Option(help="deit_t, deit_s, deit_b, lvvit_s, or any timm plain ViT with a CLS token.", is_common=True)
+    ]
+    checkpoint: Checkpoint = None
+    shards: Shards = None
+    shrink_epochs: Annotated[
+        float,
+        Option(help="The share kept falls from 1 on a cosine over so many epochs. 0: as asked from the start.", min=0),
+    ] = 0
+    cascade: CascadeOptions = CascadeOptions()
+    run: RunOptions = RunOptions()
+    data: DataOptions = DataOptions()
+    # Upstream fine-tunes in evaluation mode, without stochastic depth, and keeps no average.
+    recipe: Recipe = Recipe(
+        epochs=30, lr=2e-5, min_lr=2e-6, warmup_epochs=0, weight_decay=1e-6, drop_path=0.0, ema_decay=0.0
+    )
+    views: ViewOptions = ViewOptions()
+    mixing: MixingOptions = MixingOptions()
+    logging: LogOptions = LogOptions()
+    runtime: RuntimeOptions = RuntimeOptions()
+
+    @staticmethod
+    def default_out(options: Mapping[str, Any]) -> Path:
+        """The folder of a run that was not given one, by the options' plain names."""
+        cascade = CascadeOptions(ratio=options["ratio"], keep_rate=options["keep_rate"])
+        return Path("runs") / f"{options['model']}-selector-{cascade.as_word}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalConfig(Group):
+    """Options of `dataltt eval`."""
+
+    checkpoint: Annotated[
+        Path, Option(help="A run's folder (its best weights, else the newest), or a weights file.", is_common=True)
+    ]
+    test: Annotated[EvalProtocol, Option(help="Patches to test on.", is_common=True)]
+    shards: Shards = None
+    tickets: Annotated[
+        str | None,
+        Option(
+            help="Ticket store of the shards (for `test='ticket'`, and for how many random or own patches).",
+            is_common=True,
+        ),
+    ] = None
+    model: Annotated[str | None, Option(help="Needed for weights that dataltt did not write.")] = None
+    ema: Annotated[bool, Option(help="Test a run's averaged weights.")] = False
+    num_keep: Annotated[int | None, Option(help="How many random or own patches. Default: as in training.", min=1)] = (
+        None
+    )
+    batch_size: Annotated[int, Option(help="Images per forward pass.", min=1)] = 256
+    seed: Seed = 0
+    on_bad_image: OnBadImage = "error"
+    joins: JoinOptions = JoinOptions()
+    runtime: RuntimeOptions = RuntimeOptions()
 
 
 def check_options(config: TrainConfig) -> None:
+    """Refuses options that do not go together.
+
+    Raises:
+        OptionError
+    """
     if config.control != "dense" and config.tickets is None:
-        raise OptionError(f"--control {config.control} needs --tickets STORE (for which patches, or how many)")
-    for name, (low, high) in _RANGES.items():
-        value = getattr(config, name)
-        if value is not None and not low <= value <= high:
-            raise OptionError(f"--{name.replace('_', '-')} {value} should lie between {low:g} and {high:g}")
-    if config.opt == "sgd" and config.momentum == 0:
-        raise OptionError("--momentum 0: sgd is with Nesterov momentum here; give one above 0, such as 0.9")
-    if config.clip_grad is not None and config.clip_grad <= 0:
-        raise OptionError(f"--clip-grad {config.clip_grad:g} should be above 0; leave it out for none")
-    for name in ("epochs", "batch_size", "log_steps"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise OptionError(f"--{name.replace('_', '-')} {value} should be at least 1")
+        raise OptionError(f"`control={config.control!r}` needs `tickets` (for which patches, or how many)")
+    if config.recipe.opt == "sgd" and config.recipe.momentum == 0:
+        raise OptionError("`momentum=0`: sgd is with Nesterov momentum here; give one above 0, such as 0.9")
     if config.match_tokens and config.tickets is None:
-        raise OptionError("--match-tokens needs --tickets STORE (for how many patches are left out)")
+        raise OptionError("`match_tokens` needs `tickets` (for how many patches are left out)")
     if config.match_tokens and config.control == "dense":
-        raise OptionError("--match-tokens: dense training sees all tokens already; leave it out")
-    if config.token_labels == "store" and config.tickets is None:
-        raise OptionError("--token-labels store needs --tickets STORE, which they are in; or pass --token-labels image")
-    if config.val_tickets is not None and config.val_shards is None:
-        raise OptionError("--val-tickets without --val-shards; give the shards that they are of")
+        raise OptionError("`match_tokens`: dense training sees all tokens already; leave it out")
+    if config.student.token_labels == "store" and config.tickets is None:
+        raise OptionError("`token_labels='store'` needs `tickets`, which they are in; or give `token_labels='image'`")
+    if config.val_tickets is not None and config.data.val_shards is None:
+        raise OptionError("`val_tickets` without `val_shards`; give the shards that they are of")
     if config.test == "ticket" and config.val_tickets is None:
-        raise OptionError("--test ticket needs --val-tickets (select tickets for the validation shards)")
+        raise OptionError("`test='ticket'` needs `val_tickets` (select tickets for the validation shards)")
 
 
 def protocol_of(config: TrainConfig) -> EvalProtocol | None:
     """How to validate: as asked, else on what (a), (b) and (c) of the paper are tested on; None without shards."""
-    if config.val_shards is None or config.test is not None:
-        return config.test if config.val_shards is not None else None
+    if config.data.val_shards is None or config.test is not None:
+        return config.test if config.data.val_shards is not None else None
     if config.control == "dense":
         return "dense"
     if config.val_tickets is None:
         raise OptionError(
-            "which patches to validate on? pass --val-tickets (winning tickets), or --test random or --test dense"
+            "which patches to validate on? give `val_tickets` (winning tickets), or `test='random'` or `test='dense'`"
         )
     return "ticket"
 

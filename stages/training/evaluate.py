@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,17 +13,16 @@ from ..data.counting import count_shards
 from ..data.images import normalize
 from ..data.join import JoinConfig
 from ..data.loader import iterate, num_workers_for
-from ..data.shards import Shard, resolve_shards
-from ..data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition, Subset
+from ..data.shards import Shard, given_shards, resolve_shards
+from ..data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition
 from ..models.checkpoints import load_student
 from ..models.registry import center_view_of
 from ..models.student import Geometry, Student
+from ..options import ErrorOrAllow, ErrorOrSkip, EvalProtocol, Subset
 from ..runtime.distributed import Process, process_group
 from ..runtime.precision import autocast
 from ..runtime.reporting import Reporter, SilentReporter
-
-# `own`: the patches that the student's own attention chooses, by the cascade that leaves as many.
-EvalProtocol = Literal["ticket", "random", "dense", "own"]
+from .config import EvalConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,28 +34,6 @@ class Metrics:
     loss: float
     num_samples: int
     num_skipped: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvalConfig:
-    """What `dataltt eval` is asked to do; the command line's options, by their names."""
-
-    checkpoint: Path
-    shards: str
-    test: EvalProtocol
-    tickets: str | None = None
-    model: str | None = None
-    ema: bool = False
-    num_keep: int | None = None
-    batch_size: int = 256
-    workers: int | None = None
-    device: str = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    seed: int = 0
-    on_missing_ticket: Literal["error", "skip"] = "error"
-    on_changed_image: Literal["error", "allow"] = "error"
-    on_bad_image: Literal["error", "skip"] = "error"
-    recount: bool = False
 
 
 def center_of(view: View) -> View:
@@ -77,13 +53,13 @@ def check_tickets(manifest: Manifest, store: str, geometry: Geometry, view: View
         described = [f"{g[0]}×{g[1]} patches of {p} px ({i} px)" for g, p, i in (theirs, ours)]
         raise TicketMismatchError(
             f"{store} holds tickets for {described[0]}, and {model} sees {described[1]}; select with a model of this "
-            "grid, or train another --model"
+            "grid, or train another `model`"
         )
     channels = 1 if geometry.mode == "L" else 3
-    if len(manifest.view.mean) != channels:
+    if manifest.view.num_channels != channels:
         raise TicketMismatchError(
-            f"{store} holds tickets of images of {len(manifest.view.mean)} channel(s), and {model} takes {channels}; "
-            "train another --model"
+            f"{store} holds tickets of images of {manifest.view.num_channels} channel(s), and {model} takes "
+            f"{channels}; train another `model`"
         )
     if manifest.view.resize_px != view.resize_px:
         raise TicketMismatchError(
@@ -99,10 +75,9 @@ def check_center(manifest: Manifest, store: str, purpose: str) -> None:
         TicketMismatchError
     """
     if manifest.view.kind != "center":
-        policy = (manifest.view.augment or {}).get("name")
         raise TicketMismatchError(
-            f"{store} holds {manifest.num_views} view(s) drawn by policy {policy!r}, and {purpose} the centre view's "
-            "ticket; select it with: dataltt select --augment none"
+            f"{store} holds {manifest.num_views} view(s) drawn by policy {manifest.view.policy_name!r}, and "
+            f"{purpose} the centre view's ticket; select it with: dataltt select --augment none"
         )
 
 
@@ -142,7 +117,7 @@ def evaluate_stream(
     total = process.sum(sums).cpu()
     top1, top5, loss, count, skipped = total.tolist()
     if not count:
-        raise OptionError("there was no sample to test on; check --shards and the tickets")
+        raise OptionError("there was no sample to test on; check `shards` and the tickets")
     return Metrics(
         top1=100 * top1 / count,
         top5=100 * top5 / count,
@@ -174,18 +149,18 @@ def check_protocol(student: Student, protocol: EvalProtocol, num_keep: int, mode
     """
     if protocol == "own" and not student.chooses_patches:
         raise OptionError(
-            f"--test own: {model} has no CLS token whose attention could choose patches; pass --test ticket, random or "
+            f"`test='own'`: {model} has no CLS token whose attention could choose patches; test on ticket, random or "
             "dense"
         )
     fixed = student.fixed_num_keep
     shown = student.geometry.num_patches if protocol == "dense" else num_keep
     if fixed is None or shown == fixed:
         return
-    way_out = f"give --test ticket or random, and tickets of {fixed} patches"
+    way_out = f"test on ticket or random, with tickets of {fixed} patches"
     if protocol != "dense" and tickets is not None:
         way_out = f"{tickets} keeps {num_keep}: select these shards with the ratio of the training shards"
     raise OptionError(
-        f"--test {protocol} shows {shown} patches, and this student (--swin-input small-dense) is built for images "
+        f"`test={protocol!r}` shows {shown} patches, and this student (`swin_input='small-dense'`) is built for images "
         f"packed from {fixed}; {way_out}"
     )
 
@@ -197,8 +172,8 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
         DatalttError: anything that the user can mend.
     """
     if config.test == "ticket" and config.tickets is None:
-        raise OptionError("--test ticket needs the tickets of these shards; pass --tickets STORE")
-    with process_group(config.device) as process:
+        raise OptionError("`test='ticket'` needs the tickets of these shards; give `tickets`")
+    with process_group(config.runtime.device) as process:
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
         student, info, file = load_student(
             config.checkpoint, model=config.model, num_keep=config.num_keep, ema=config.ema
@@ -209,9 +184,9 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
         view = info.view if info else center_view_of(student.net, student.geometry.image_px)
         num_keep = config.num_keep or (info.num_keep if info else None)
         if config.test == "own" and num_keep is None and config.tickets is None:
-            raise OptionError("--test own: how many patches? pass --tickets STORE or --num-keep")
+            raise OptionError("`test='own'`: how many patches? give `tickets` or `num_keep`")
         stream = eval_stream(
-            resolve_shards(config.shards),
+            resolve_shards(given_shards(config.shards)),
             config.tickets,
             subset="dense" if config.test == "own" else config.test,
             view=view,
@@ -221,10 +196,10 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
             num_keep=num_keep,
             batch_size=config.batch_size,
             seed=config.seed,
-            on_missing_ticket=config.on_missing_ticket,
-            on_changed_image=config.on_changed_image,
+            on_missing_ticket=config.joins.on_missing_ticket,
+            on_changed_image=config.joins.on_changed_image,
             on_bad_image=config.on_bad_image,
-            recount=config.recount,
+            recount=config.joins.recount,
             reporter=quiet,
         )
         check_protocol(student, config.test, stream.num_keep, name, config.tickets)
@@ -235,8 +210,8 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
             student.to(process.device),
             stream,
             process,
-            num_workers=num_workers_for(config.workers, process.local_world_size),
-            precision=config.precision,
+            num_workers=num_workers_for(config.runtime.workers, process.local_world_size),
+            precision=config.runtime.precision,
             reporter=quiet,
             own_patches=config.test == "own",
         )
@@ -254,9 +229,9 @@ def eval_stream(
     num_keep: int | None,
     batch_size: int,
     seed: int,
-    on_missing_ticket: Literal["error", "skip"] = "error",
-    on_changed_image: Literal["error", "allow"] = "error",
-    on_bad_image: Literal["error", "skip"] = "error",
+    on_missing_ticket: ErrorOrSkip = "error",
+    on_changed_image: ErrorOrAllow = "error",
+    on_bad_image: ErrorOrSkip = "error",
     recount: bool = False,
     reporter: Reporter,
 ) -> StreamConfig:
@@ -278,7 +253,7 @@ def eval_stream(
         if subset == "ticket":
             join = JoinConfig(store=tickets, on_missing_ticket=on_missing_ticket, on_changed_image=on_changed_image)
     if subset == "random" and num_keep is None:
-        raise OptionError("--test random: how many patches? pass --tickets STORE or --num-keep")
+        raise OptionError("`test='random'`: how many patches? give `tickets` or `num_keep`")
     return StreamConfig(
         shards=count_shards(shards, store, reporter, recount=recount),
         view=view,

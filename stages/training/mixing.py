@@ -22,20 +22,7 @@ from torch import Tensor
 
 from ..grid import Box, inside_box
 from ..runtime.randomness import isolated_rng
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MixConfig:
-    """DeiT's numbers. `mixup` and `cutmix` are the α of Beta(α, α), 0 for none."""
-
-    mixup: float = 0.8
-    cutmix: float = 1.0
-    probability: float = 1.0  # of a batch to be mixed at all
-    switch: float = 0.5  # of CutMix, where there are both
-
-    @property
-    def is_on(self) -> bool:
-        return self.probability > 0 and (self.mixup > 0 or self.cutmix > 0)
+from .config import MixingOptions
 
 
 class Mix(NamedTuple):
@@ -60,12 +47,12 @@ class Mixed:
         return soft
 
 
-def draw_mix(config: MixConfig, grid: tuple[int, int], *names: object) -> Mix:
+def draw_mix(config: MixingOptions, grid: tuple[int, int], *names: object) -> Mix:
     """Draws how a batch is mixed; the same names give the same mix."""
     with isolated_rng(*names, "mix"):
-        if not config.is_on or random.random() >= config.probability:
+        if not config.is_on or random.random() >= config.mix_prob:
             return Mix()
-        cut = config.cutmix > 0 and (config.mixup <= 0 or random.random() < config.switch)
+        cut = config.cutmix > 0 and (config.mixup <= 0 or random.random() < config.mix_switch)
         alpha = config.cutmix if cut else config.mixup
         lam = float(np.random.beta(alpha, alpha))
         if not cut:

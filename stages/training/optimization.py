@@ -17,17 +17,17 @@ BASE_BATCH_SIZE = 512  # of the learning rate's linear scaling
 
 def scaled_lr(config: TrainConfig, world_size: int) -> float:
     """The learning rate of the run's global batch."""
-    return config.lr * config.batch_size * world_size / BASE_BATCH_SIZE
+    return config.recipe.lr * config.recipe.batch_size * world_size / BASE_BATCH_SIZE
 
 
 def create_optimizer(config: TrainConfig, net: nn.Module, world_size: int) -> torch.optim.Optimizer:
     """AdamW, or SGD with Nesterov momentum; biases and norms are not decayed."""
     return create_optimizer_v2(
         net,
-        opt=config.opt,
+        opt=config.recipe.opt,
         lr=scaled_lr(config, world_size),
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
+        weight_decay=config.recipe.weight_decay,
+        momentum=config.recipe.momentum,
     )
 
 
@@ -39,9 +39,9 @@ def create_schedule(
         optimizer,
         sched="cosine",
         num_epochs=epochs,
-        warmup_epochs=cast(int, config.warmup_epochs),  # timm scales it by updates_per_epoch, so a part will do
-        min_lr=config.min_lr,
-        warmup_lr=config.warmup_lr,
+        warmup_epochs=cast(int, config.recipe.warmup_epochs),  # timm scales it by updates_per_epoch, so a part will do
+        min_lr=config.recipe.min_lr,
+        warmup_lr=config.recipe.warmup_lr,
         step_on_epochs=False,
         updates_per_epoch=steps_per_epoch,
     )
@@ -50,6 +50,6 @@ def create_schedule(
 
 
 def clip_gradients(config: TrainConfig, net: nn.Module) -> None:
-    """Scales the gradients down to a joint norm of at most `config.clip_grad`, where that is asked for."""
-    if config.clip_grad is not None:
-        torch.nn.utils.clip_grad_norm_(net.parameters(), config.clip_grad)
+    """Scales the gradients down to a joint norm of at most `config.recipe.clip_grad`, where that is asked for."""
+    if config.recipe.clip_grad is not None:
+        torch.nn.utils.clip_grad_norm_(net.parameters(), config.recipe.clip_grad)

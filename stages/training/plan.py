@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Literal
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 from ...artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
 from ..data.counting import count_shards
@@ -16,20 +16,23 @@ from ..models.checkpoints import find_weights
 from ..models.families import create_student, family_of, resolve_input
 from ..models.registry import canonical_name, center_view_of, load_initial_weights, read_weights
 from ..models.student import Geometry, Student
+from ..options import EvalProtocol, TokenTargets
 from ..runtime.distributed import Process
 from ..runtime.randomness import isolated_rng
 from ..runtime.reporting import Reporter
 from .config import TrainConfig, check_options, matched_epochs, protocol_of
-from .evaluate import EvalProtocol, center_of, check_protocol, check_tickets, eval_stream
-from .run_log import saved_config
+from .evaluate import center_of, check_protocol, check_tickets, eval_stream
+from .record import RECORD_FILE, read_record, recorded_option
 from .view_plan import ViewPlan, plan_views
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
-    """A run that can start: `config` has every default filled in."""
+    """A run that can start: `asked` is what was given, `config` has every default filled in."""
 
+    asked: TrainConfig
     config: TrainConfig
+    out: Path
     student: Student
     stream: StreamConfig
     val_stream: StreamConfig | None
@@ -49,19 +52,19 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
     manifest = None if config.tickets is None else read_manifest(config.tickets)
     shards = _training_shards(config, manifest)
     store = None if config.tickets is None else TicketStore.open(config.tickets)
-    name = config.model or (manifest.selector.model if manifest else None)
+    name = config.student.model or (manifest.selector.model if manifest else None)
     if name is None:
-        raise OptionError("which model? pass --model, e.g. deit_s")
-    saved_workers = saved_config(config.out).get("workers") if config.resume else None
+        raise OptionError("which model? give `model`, e.g. deit_s")
+    asked = config = settled(config)
     epochs = _epochs(config, name, manifest, reporter)
-    config = replace(
-        config,
+    config = config.but(
+        shards=config.shards or (manifest.dataset.source if manifest else None),
         model=canonical_name(name),
-        swin_input=resolve_input(name, config.swin_input),
+        swin_input=resolve_input(name, config.student.swin_input),
         num_classes=_num_classes(config, store, shards),
-        workers=num_workers_for(saved_workers if config.workers is None else config.workers, process.local_world_size),
+        workers=num_workers_for(_workers(config), process.local_world_size),
         epochs=epochs,
-        warmup_epochs=min(5.0, epochs / 5) if config.warmup_epochs is None else config.warmup_epochs,
+        warmup_epochs=min(5.0, epochs / 5) if config.recipe.warmup_epochs is None else config.recipe.warmup_epochs,
         test=protocol,
     )
     student = _student(config, name, manifest, reporter)
@@ -70,7 +73,7 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
         _check_store(config, manifest, geometry)
     view = manifest.view if manifest else center_view_of(student.net, geometry.image_px)
     views = plan_views(config, manifest, view.mean)
-    config = replace(_with_views(config, views), token_labels=_token_labels(config, manifest, views, shards))
+    config = _with_views(config, views).but(token_labels=_token_labels(config, manifest, views, shards))
     stream = _train_stream(
         config,
         geometry,
@@ -79,19 +82,21 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
         num_keep=manifest.num_keep if manifest else geometry.num_patches,
         has_ranks=manifest is not None and manifest.has_ranks,
         skipped_keys=manifest.skipped_keys if manifest else frozenset(),
-        shards=count_shards(shards, store, reporter, recount=config.recount),
+        shards=count_shards(shards, store, reporter, recount=config.joins.recount),
     )
-    steps_per_epoch = num_train_steps(stream.num_samples, config.batch_size, process.world_size)
+    steps_per_epoch = num_train_steps(stream.num_samples, config.recipe.batch_size, process.world_size)
     if steps_per_epoch == 0:
         raise OptionError(
-            f"{stream.num_samples} samples are fewer than one batch of {config.batch_size} on "
-            f"{process.world_size} process(es); lower --batch-size"
+            f"{stream.num_samples} samples are fewer than one batch of {config.recipe.batch_size} on "
+            f"{process.world_size} process(es); lower `batch_size`"
         )
     val_stream = _val_stream(config, protocol, stream, geometry, reporter)
     if protocol is not None and val_stream is not None:
         check_protocol(student, protocol, val_stream.num_keep, name, config.val_tickets)
     return RunPlan(
+        asked=asked,
         config=config,
+        out=out_of(config),
         student=student,
         stream=stream,
         val_stream=val_stream,
@@ -101,69 +106,93 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
     )
 
 
+def settled(config: TrainConfig) -> TrainConfig:
+    """The configuration with its folder, and with `auto_resume` decided: whether it goes on with a run there."""
+    out = out_of(config)
+    resume = config.run.resume or (config.run.auto_resume and read_record(out / RECORD_FILE) is not None)
+    return config.but(out=out, resume=resume, auto_resume=False)
+
+
+def out_of(config: TrainConfig) -> Path:
+    """The folder of a run, given or not."""
+    return config.run.out or TrainConfig.default_out(config.flat())
+
+
+def _workers(config: TrainConfig) -> int | None:
+    """Loader workers as asked, else those of the run that goes on: the order of samples depends on them."""
+    if config.runtime.workers is not None or not config.run.resume:
+        return config.runtime.workers
+    record = read_record(out_of(config) / RECORD_FILE)
+    workers: int | None = None if record is None else recorded_option(record, "workers")
+    return workers
+
+
 def _epochs(config: TrainConfig, name: str, manifest: Manifest | None, reporter: Reporter) -> int:
     """As asked, else the family's; more of them where they are to make up for the patches left out."""
-    epochs = family_of(name).epochs if config.epochs is None else config.epochs
+    epochs = family_of(name).epochs if config.recipe.epochs is None else config.recipe.epochs
     if not config.match_tokens:
         return epochs
-    assert manifest is not None  # check_options: --match-tokens needs a store
+    assert manifest is not None  # check_options: match_tokens needs a store
     matched = matched_epochs(epochs, manifest.selector)
-    reporter.message(f"{epochs} epochs become {matched}, to see as many tokens as on all patches (--match-tokens)")
+    reporter.message(f"{epochs} epochs become {matched}, to see as many tokens as on all patches (`match_tokens`)")
     return matched
 
 
 def _student(config: TrainConfig, name: str, manifest: Manifest | None, reporter: Reporter) -> Student:
-    """A student with random weights, or those of --init."""
+    """A student with random weights, or those of `init`."""
     num_keep = None if manifest is None or config.control == "dense" else manifest.num_keep
-    with isolated_rng(config.seed, "initialisation"):
+    with isolated_rng(config.run.seed, "initialisation"):
         student = create_student(
             name,
             num_keep=num_keep,
-            patch_input=config.swin_input,
-            num_classes=config.num_classes,
-            drop_path_rate=config.drop_path,
+            patch_input=config.student.swin_input,
+            num_classes=config.data.num_classes,
+            drop_path_rate=config.recipe.drop_path,
         )
-    if config.init is not None:
-        weights = find_weights(config.init)
+    if config.student.init is not None:
+        weights = find_weights(config.student.init)
         fresh = load_initial_weights(student.net, read_weights(weights), str(weights), name)
-        head = f"; its head starts afresh for {config.num_classes} classes" if fresh else ""
+        head = f"; its head starts afresh for {config.data.num_classes} classes" if fresh else ""
         reporter.message(f"initial weights: {weights}{head}")
     return student
 
 
 def _token_labels(
     config: TrainConfig, manifest: Manifest | None, views: ViewPlan, shards: list[Shard]
-) -> Literal["store", "image"] | None:
+) -> TokenTargets | None:
     """Where a student with an auxiliary head has its targets from.
 
     Raises:
         OptionError, TicketMismatchError: they are not to be had, or belong to something else.
     """
-    assert config.model is not None
-    if not family_of(config.model).learns_token_labels:
-        if config.token_labels is not None:
-            raise OptionError(f"--token-labels: {config.model} has no head that would learn them; leave it out")
+    assert config.student.model is not None
+    if not family_of(config.student.model).learns_token_labels:
+        if config.student.token_labels is not None:
+            raise OptionError(f"`token_labels`: {config.student.model} has no head that would learn them; leave it out")
         return None
-    if config.token_labels == "image":
+    if config.student.token_labels == "image":
         return "image"
-    image = "or pass --token-labels image (every token learns the image's label)"
+    image = "or give `token_labels='image'` (every token learns the image's label)"
     if manifest is None:
-        raise OptionError(f"{config.model} learns token labels; pass --tickets with a store that has them, {image}")
+        raise OptionError(
+            f"{config.student.model} learns token labels; give `tickets` with a store that has them, {image}"
+        )
     labels = manifest.token_labels
     if labels is None:
         raise TicketMismatchError(
             f"{config.tickets} has no token labels; write them with: dataltt label --tickets {config.tickets} --model "
             f"MODEL, {image}"
         )
-    of_images = listed_classes(shards) or config.num_classes
-    if labels.num_classes != of_images or labels.num_classes != config.num_classes:
+    of_images = listed_classes(shards) or config.data.num_classes
+    if labels.num_classes != of_images or labels.num_classes != config.data.num_classes:
         raise TicketMismatchError(
             f"{config.tickets} has token labels of {labels.num_classes} classes ({labels.model}), and the images have "
             f"{of_images}; label with a model of these classes, {image}"
         )
     if views.mode == "warp":
         raise OptionError(
-            f"token labels in {config.tickets} belong to its own views; train with --views replay or static, {image}"
+            f"token labels in {config.tickets} belong to its own views; train on replayed or static views "
+            f"(`view_mode`), {image}"
         )
     return "store"
 
@@ -171,18 +200,18 @@ def _token_labels(
 def _with_views(config: TrainConfig, plan: ViewPlan) -> TrainConfig:
     """The configuration with what its views came to; replayed ones are the store's, so their numbers stay unset."""
     if plan.mode == "replay":
-        return replace(config, views="replay", num_views=plan.num_views)
+        return config.but(view_mode="replay", num_views=plan.num_views)
     colours = {f.name: getattr(plan.policy.augment, f.name) for f in fields(plan.policy.augment)}
     num_views = plan.num_views if plan.mode == "warp" and config.num_views is not None else None
-    return replace(config, views=plan.mode, num_views=num_views, augment=plan.policy.name, **colours)
+    return config.but(view_mode=plan.mode, num_views=num_views, augment=plan.policy.name, **colours)
 
 
 def _check_store(config: TrainConfig, manifest: Manifest, geometry: Geometry) -> None:
     assert config.tickets is not None
-    assert config.model is not None
-    check_tickets(manifest, config.tickets, geometry, manifest.view, config.model)
+    assert config.student.model is not None
+    check_tickets(manifest, config.tickets, geometry, manifest.view, config.student.model)
     if config.control == "inverse" and not manifest.has_ranks:
-        raise OptionError(f"--control inverse needs ranks, which {config.tickets} lacks; select again with --ranks")
+        raise OptionError(f"`control='inverse'` needs ranks, which {config.tickets} lacks; select again with `ranks`")
 
 
 def _train_stream(
@@ -198,16 +227,16 @@ def _train_stream(
 ) -> StreamConfig:
     join = None
     of_tickets = c.control in ("ticket", "inverse")
-    if of_tickets or views.mode == "replay" or c.token_labels == "store":
+    if of_tickets or views.mode == "replay" or c.student.token_labels == "store":
         assert c.tickets is not None
         join = JoinConfig(
             store=c.tickets,
-            ranks=of_tickets and (c.control == "inverse" or views.mode == "warp" or (c.mix.is_on and has_ranks)),
-            token_labels=c.token_labels == "store",
-            on_missing_ticket=c.on_missing_ticket,
-            on_changed_image=c.on_changed_image,
+            ranks=of_tickets and (c.control == "inverse" or views.mode == "warp" or (c.mixing.is_on and has_ranks)),
+            token_labels=c.student.token_labels == "store",
+            on_missing_ticket=c.joins.on_missing_ticket,
+            on_changed_image=c.joins.on_changed_image,
         )
-    assert c.num_classes is not None
+    assert c.data.num_classes is not None
     return StreamConfig(
         shards=shards,
         view=view,
@@ -216,45 +245,45 @@ def _train_stream(
         grid=geometry.grid,
         subset=c.control,
         num_keep=num_keep,
-        batch_size=c.batch_size,
-        num_classes=c.num_classes,
-        seed=c.seed,
+        batch_size=c.recipe.batch_size,
+        num_classes=c.data.num_classes,
+        seed=c.run.seed,
         join=join,
         skipped_keys=skipped_keys,
-        views=views.mode,
+        view_mode=views.mode,
         augment=views.policy.augment if views.mode == "static" else None,
         policy=None if views.mode == "static" else views.policy,
         num_views=views.num_views,
         views_seed=views.seed,
-        random_erasing=c.random_erasing,
-        mixing=c.mix.is_on,
-        token_labels=c.token_labels == "store",
-        on_bad_image=c.on_bad_image,
-        shuffle_buffer=c.shuffle_buffer,
+        random_erasing=c.mixing.random_erasing,
+        mixing=c.mixing.is_on,
+        token_labels=c.student.token_labels == "store",
+        on_bad_image=c.data.on_bad_image,
+        shuffle_buffer=c.data.shuffle_buffer,
     )
 
 
 def _val_stream(
     c: TrainConfig, protocol: EvalProtocol | None, stream: StreamConfig, geometry: Geometry, reporter: Reporter
 ) -> StreamConfig | None:
-    if c.val_shards is None or protocol is None:
+    if c.data.val_shards is None or protocol is None:
         return None
-    assert c.model is not None
+    assert c.student.model is not None
     return eval_stream(
-        resolve_shards(c.val_shards),
+        resolve_shards(c.data.val_shards),
         c.val_tickets,
         subset="dense" if protocol == "own" else protocol,
         view=center_of(stream.view),
         geometry=geometry,
-        model=c.model,
+        model=c.student.model,
         num_classes=stream.num_classes,
         num_keep=stream.num_keep,
-        batch_size=c.batch_size,
-        seed=c.seed,
-        on_missing_ticket=c.on_missing_ticket,
-        on_changed_image=c.on_changed_image,
-        on_bad_image=c.on_bad_image,
-        recount=c.recount,
+        batch_size=c.recipe.batch_size,
+        seed=c.run.seed,
+        on_missing_ticket=c.joins.on_missing_ticket,
+        on_changed_image=c.joins.on_changed_image,
+        on_bad_image=c.data.on_bad_image,
+        recount=c.joins.recount,
         reporter=reporter,
     )
 
@@ -264,14 +293,14 @@ def _training_shards(config: TrainConfig, manifest: Manifest | None) -> list[Sha
     if manifest is not None and config.tickets is not None:
         return stored_shards(config.tickets, manifest, config.shards)
     if config.shards is None:
-        raise OptionError("--control dense without --tickets: which shards? pass --shards")
+        raise OptionError("`control='dense'` without `tickets`: which shards? give `shards`")
     return resolve_shards(config.shards)
 
 
 def _num_classes(config: TrainConfig, store: TicketStore | None, shards: list[Shard]) -> int:
     """As asked, else of the classes.json beside the shards, else the highest label in the store plus one."""
-    if config.num_classes is not None:
-        return config.num_classes
+    if config.data.num_classes is not None:
+        return config.data.num_classes
     listed = listed_classes(shards)
     if listed is not None:
         return listed
@@ -279,4 +308,4 @@ def _num_classes(config: TrainConfig, store: TicketStore | None, shards: list[Sh
         highest = int(store.read_labels(range(store.manifest.num_images)).max())
         if highest >= 0:
             return highest + 1
-    raise OptionError("how many classes? pass --num-classes, or put a classes.json beside the shards")
+    raise OptionError("how many classes? give `num_classes`, or put a classes.json beside the shards")

@@ -1,4 +1,4 @@
-"""What a run writes down: its resolved configuration, metrics as JSON lines, TensorBoard events where installed."""
+"""Metrics of a run: JSON lines, and TensorBoard events where that is installed."""
 
 from __future__ import annotations
 
@@ -8,44 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...artifacts_schema import OptionError, OutputExistsError
 from ...artifacts_schema.files import write_atomically
 
-CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
-
-# What may differ between a run and its resumption, for none of it changes the numbers.
-FREE_ON_RESUME = frozenset({"resume", "device", "max_steps", "log_steps", "checkpoint_steps", "tool_version"})
-
-
-def begin_run(run: Path, config: Mapping[str, Any], *, resume: bool) -> None:
-    """Creates the run's folder with its configuration, or checks that a resumed run is the same run.
-
-    Raises:
-        OutputExistsError: there is a run in this folder, and it is not to be resumed.
-        OptionError: there is none to resume, or it was another.
-    """
-    path = run / CONFIG_FILE
-    config = json.loads(json.dumps(config, default=str))
-    if not resume:
-        if run.exists() and (not run.is_dir() or any(run.iterdir())):
-            raise OutputExistsError(f"{run} exists; pass --resume to go on with it, or choose another --out")
-        run.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(config, indent=1) + "\n").encode())
-        return
-    if not path.exists():
-        raise OptionError(f"--resume: there is no run in {run}; leave --resume out to start one there")
-    found = json.loads(path.read_text())
-    different = sorted(k for k in {*found, *config} - FREE_ON_RESUME if found.get(k) != config.get(k))
-    if different:
-        listed = ", ".join(f"{k} was {found.get(k)!r} and is {config.get(k)!r}" for k in different)
-        raise OptionError(f"--resume: {run} is another run ({listed}); give the same options, or another --out")
-
-
-def saved_config(run: Path) -> dict[str, Any]:
-    """The configuration of a run, {} if there is none."""
-    path = run / CONFIG_FILE
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _step_of(line: str) -> float:

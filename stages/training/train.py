@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,20 +24,27 @@ from ...artifacts_schema import DatalttError, OptionError
 from ..data.images import normalize
 from ..data.loader import iterate
 from ..data.student_stream import Batch, SampleStream, StreamPosition
-from ..models.checkpoints import CheckpointInfo, latest_checkpoint, load_training_state, save_checkpoint, save_weights
+from ..models.checkpoints import (
+    CheckpointInfo,
+    latest_checkpoint,
+    load_training_state,
+    save_checkpoint,
+    save_weights,
+)
 from ..models.registry import load_weights, read_weights
 from ..models.student import Student
+from ..options import EvalProtocol, Group
 from ..runtime.distributed import Process, process_group
 from ..runtime.interrupts import StopRequest
 from ..runtime.randomness import seed_of
 from ..runtime.reporting import Reporter, SilentReporter
-from ..runtime.version import tool_version
 from .config import TrainConfig
-from .evaluate import EvalProtocol, Metrics, center_of, evaluate_stream
+from .evaluate import Metrics, center_of, evaluate_stream
 from .losses import StudentLoss
 from .optimization import clip_gradients, create_optimizer, create_schedule, scaled_lr
-from .plan import RunPlan, plan_run
-from .run_log import RunLog, begin_run
+from .plan import RunPlan, plan_run, settled
+from .record import begin_run, new_record, resume_run
+from .run_log import RunLog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,31 +65,36 @@ def train(
     reporter: Reporter | None = None,
     *,
     prepare: Callable[[Student], Student] | None = None,
-    purpose: str = "train",
+    asked: Group | None = None,
+    command: str = "train",
 ) -> TrainResult:
     """Runs stage two; under torchrun, this process's share of it.
 
     Args:
         prepare: gives the student to train instead of a fresh one: that one changed (masks, other weights), or wrapped.
             It is called before a checkpoint is loaded, also on resuming.
-        purpose: the command whose run this is; another one does not resume it.
+        asked: what to write down as asked for, if not `config`.
+        command: the command whose run this is; another one does not go on with it.
 
     Raises:
         DatalttError: anything that the user can mend.
     """
-    with process_group(config.device) as process:
+    with process_group(config.runtime.device) as process:
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
+        config = settled(config)
+        process.barrier()  # all have looked whether there is a run, before one begins it
         plan = plan_run(config, process, quiet)
         if prepare is not None:
             plan = replace(plan, student=prepare(plan.student))
-        return _Trainer(plan, process, quiet, purpose).run()
+        return _Trainer(plan, process, quiet, asked or plan.asked, command).run()
 
 
 class _Trainer:
     """One run under way."""
 
-    def __init__(self, plan: RunPlan, process: Process, reporter: Reporter, purpose: str = "train") -> None:
-        self.process, self.reporter, self.purpose = process, reporter, purpose
+    def __init__(self, plan: RunPlan, process: Process, reporter: Reporter, asked: Group, command: str) -> None:
+        self.process, self.reporter, self.out = process, reporter, plan.out
+        self.record = new_record(asked, plan.config, command=command, world_size=process.world_size)
         self.config, self.student, self.steps_per_epoch = plan.config, plan.student, plan.steps_per_epoch
         self.stream, self.val_stream, self.protocol = plan.stream, plan.val_stream, plan.protocol
         self.epochs = plan.epochs
@@ -91,7 +104,7 @@ class _Trainer:
         """Optimiser, schedule, loss, average: timm's parts, with the recipe's numbers."""
         c, device = self.config, self.process.device
         self.student.to(device)
-        self.ema = ModelEmaV3(self.student.net, decay=c.ema_decay) if c.ema_decay > 0 else None
+        self.ema = ModelEmaV3(self.student.net, decay=c.recipe.ema_decay) if c.recipe.ema_decay > 0 else None
         self.lr = scaled_lr(c, self.process.world_size)
         self.optimizer = create_optimizer(c, self.student.net, self.process.world_size)
         self.scheduler = create_schedule(c, self.optimizer, epochs=self.epochs, steps_per_epoch=self.steps_per_epoch)
@@ -107,20 +120,14 @@ class _Trainer:
     def run(self) -> TrainResult:
         """Trains from the start, or from the newest checkpoint, to the end or to `max_steps`."""
         c = self.config
-        if self.process.is_main:
-            resolved = {
-                **asdict(c),
-                "world_size": self.process.world_size,
-                "purpose": self.purpose,
-                "tool_version": tool_version(),
-            }
-            begin_run(c.out, resolved, resume=c.resume)
+        if c.run.resume:
+            self._go_on()
+        elif self.process.is_main:
+            begin_run(self.out, self.record)
         self.process.barrier()
-        if c.resume:
-            self._load()
-        self.log = RunLog(c.out, first_step=self.step) if self.process.is_main else None
+        self.log = RunLog(self.out, first_step=self.step) if self.process.is_main else None
         self._announce()
-        if c.compile:
+        if c.student.compile:
             self.student.compile()
         self.model: torch.nn.Module = self.student
         if self.process.world_size > 1:
@@ -133,10 +140,10 @@ class _Trainer:
         finally:
             if self.log is not None:
                 self.log.close()
-            if self.step == 0 and not c.resume and self.process.is_main:
-                shutil.rmtree(c.out)  # ended by an error before it began: the corrected command starts afresh
+            if self.step == 0 and not c.run.resume and self.process.is_main:
+                shutil.rmtree(self.out)  # ended by an error before it began: the corrected command starts afresh
         return TrainResult(
-            run=str(c.out),
+            run=str(self.out),
             step=self.step,
             epoch=self.step // self.steps_per_epoch,
             protocol=self.protocol,
@@ -147,7 +154,7 @@ class _Trainer:
 
     def _run_epochs(self) -> None:
         if self._is_to_stop():
-            self.reporter.message(f"nothing left to do at step {self.step}; raise --max-steps or --epochs")
+            self.reporter.message(f"nothing left to do at step {self.step}; raise `max_steps` or `epochs`")
         for epoch in range(self.step // self.steps_per_epoch, self.epochs):
             if self._is_to_stop():
                 return
@@ -160,17 +167,17 @@ class _Trainer:
             kept += " (the others are set to zero, which saves no compute)"
         tested = "while dropping" if self.student.summary else f"on {self.protocol}"
         what = self.student.summary or f"{c.control}: {kept}"
-        left_out = s.num_samples - self.steps_per_epoch * c.batch_size * self.process.world_size
+        left_out = s.num_samples - self.steps_per_epoch * c.recipe.batch_size * self.process.world_size
         self.reporter.message(
-            f"{c.model}, {what}; {s.num_samples} images, {self.steps_per_epoch} steps per epoch"
+            f"{c.student.model}, {what}; {s.num_samples} images, {self.steps_per_epoch} steps per epoch"
             + (f" (each epoch leaves out another {left_out}, less than a batch)" if left_out else "")
             + f", learning rate {self.lr:.3g}"
-            + (f"; best kept by testing {tested}" if self.protocol else "; no --val-shards: no best is kept")
+            + (f"; best kept by testing {tested}" if self.protocol else "; no `val_shards`: no best is kept")
         )
 
     def _is_to_stop(self) -> bool:
         at_end = self.step >= self.epochs * self.steps_per_epoch
-        at_max_steps = self.config.max_steps is not None and self.step >= self.config.max_steps
+        at_max_steps = self.config.run.max_steps is not None and self.step >= self.config.run.max_steps
         return at_end or at_max_steps or self.stop.is_made
 
     def _epoch(self, epoch: int) -> None:
@@ -180,34 +187,34 @@ class _Trainer:
         position = StreamPosition(
             epoch=epoch, first_step=first, rank=self.process.rank, world_size=self.process.world_size
         )
-        self.reporter.start(f"epoch {epoch + 1}/{self.epochs}", self.steps_per_epoch * c.batch_size, "images")
-        self.reporter.advance(first * c.batch_size)
+        self.reporter.start(f"epoch {epoch + 1}/{self.epochs}", self.steps_per_epoch * c.recipe.batch_size, "images")
+        self.reporter.advance(first * c.recipe.batch_size)
         for batch in self._batches(position):
             self._train_step(batch)
             if self._is_to_stop():
                 break
-            if c.checkpoint_steps and self.step % c.checkpoint_steps == 0 and self.step < end:
+            if c.logging.checkpoint_steps and self.step % c.logging.checkpoint_steps == 0 and self.step < end:
                 self._save()
         self.reporter.finish()
         self._check_loss()
         if self.step == end:
             self._validate(epoch)
         elif self._is_to_stop():
-            what = "interrupted" if self.stop.is_made else "stopped by --max-steps"
+            what = "interrupted" if self.stop.is_made else "stopped by `max_steps`"
             self.reporter.message(f"{what} at step {self.step}, inside epoch {epoch + 1}: saved, not validated")
         else:
             raise DatalttError(f"epoch {epoch + 1} ended at step {self.step}, not {end}: its shards changed meanwhile")
         self._save()
 
     def _batches(self, position: StreamPosition) -> Iterator[Batch]:
-        assert self.config.workers is not None
+        assert self.config.runtime.workers is not None
         pin = self.process.device.type == "cuda"
-        return iterate(SampleStream(self.stream, position), self.config.workers, pin_memory=pin)
+        return iterate(SampleStream(self.stream, position), self.config.runtime.workers, pin_memory=pin)
 
     def _train_step(self, batch: Batch) -> None:
         c, device = self.config, self.process.device
         # Stochastic depth and mixing are drawn anew by (seed, step, rank), so that a resumed run draws the same.
-        step_seed = seed_of(c.seed, "step", self.step, self.process.rank)
+        step_seed = seed_of(c.run.seed, "step", self.step, self.process.rank)
         random.seed(step_seed)
         torch.manual_seed(step_seed)
         self.scheduler.step_update(self.step)
@@ -225,7 +232,7 @@ class _Trainer:
             self.ema.update(self.student.net, step=self.step)
         self.num_skipped += batch.num_skipped
         self._loss_is_finite &= loss.detach().isfinite()
-        note = self._log_step(loss.detach(), len(labels)) if self.step % c.log_steps == 0 else ""
+        note = self._log_step(loss.detach(), len(labels)) if self.step % c.logging.log_steps == 0 else ""
         self.reporter.advance(len(labels), note)
 
     def _log_step(self, loss: Tensor, batch_size: int) -> str:
@@ -247,20 +254,20 @@ class _Trainer:
         """Raises if any loss so far was not finite; not asked at every step, since a GPU would have to wait."""
         if not self._loss_is_finite:
             raise DatalttError(
-                f"the loss is not finite at step {self.step} or before; lower --lr, or use --precision fp32"
+                f"the loss is not finite at step {self.step} or before; lower `lr`, or use `precision='fp32'`"
             )
 
     def _validate(self, epoch: int) -> None:
         if self.val_stream is None:
             return
         c = self.config
-        assert c.workers is not None
+        assert c.runtime.workers is not None
         metrics = evaluate_stream(
             self.student,
             self.val_stream,
             self.process,
-            num_workers=c.workers,
-            precision=c.precision,
+            num_workers=c.runtime.workers,
+            precision=c.runtime.precision,
             reporter=self.reporter,
             own_patches=self.protocol == "own",
         )
@@ -272,7 +279,7 @@ class _Trainer:
             values = {f"val_{k}": v for k, v in asdict(metrics).items()}
             self.log.write(self.step, epoch, {**values, "val_protocol": self.protocol})
         if best and self.process.is_main:
-            save_weights(c.out / "best.safetensors", self.student.net.state_dict(), self._info())
+            save_weights(self.out / "best.safetensors", self.student.net.state_dict(), self._info())
         self.reporter.message(
             f"epoch {epoch + 1}: top-1 {metrics.top1:.2f}, loss {metrics.loss:.3f} on {self.protocol}"
             + (" (best so far)" if best else "")
@@ -281,15 +288,15 @@ class _Trainer:
 
     def _info(self) -> CheckpointInfo:
         c, s = self.config, self.stream
-        assert c.model is not None
+        assert c.student.model is not None
         return CheckpointInfo(
-            model=c.model,
+            model=c.student.model,
             num_classes=s.num_classes,
             image_px=s.image_px,
             view=center_of(s.view),
             control=c.control,
             num_keep=self.student.fixed_num_keep or s.num_keep,
-            swin_input=c.swin_input,
+            swin_input=c.student.swin_input,
             step=self.step,
             epoch=self.step // self.steps_per_epoch,
             protocol=self.protocol,
@@ -299,6 +306,7 @@ class _Trainer:
     def _save(self) -> None:
         """Writes a checkpoint, on rank 0; the others wait."""
         self._check_loss()
+        num_skipped = self.process.sum(torch.tensor([float(self.num_skipped)]))
         if self.process.is_main:
             training = {
                 "step": self.step,
@@ -306,30 +314,39 @@ class _Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
                 "best_top1": self.best_top1,
-                "num_skipped": self.num_skipped,
+                "num_skipped": int(num_skipped),
             }
             ema = self.ema.module.state_dict() if self.ema is not None else None
-            save_checkpoint(self.config.out, self._info(), self.student.net.state_dict(), ema, training)
+            save_checkpoint(self.out, self._info(), self.student.net.state_dict(), ema, training)
         self.process.barrier()
 
-    def _load(self) -> None:
-        checkpoint = latest_checkpoint(self.config.out)
-        if checkpoint is None:
-            self.reporter.message(f"there is no checkpoint in {self.config.out} yet; starting at step 0")
+    def _go_on(self) -> None:
+        """Checks that the run in the folder is this one, says what was changed, and loads its newest checkpoint."""
+        checkpoint = latest_checkpoint(self.out)
+        state = None if checkpoint is None else load_training_state(checkpoint, self.process.device)
+        step, num_skipped = (0, 0) if state is None else (state["step"], state["num_skipped"])
+        if self.process.is_main:
+            for change in resume_run(self.out, self.record, step=step, any_skipped=num_skipped > 0):
+                self.reporter.message(f"changed from step {step} on: {change}")
+        if checkpoint is None or state is None:
+            self.reporter.message(f"there is no checkpoint in {self.out} yet; starting at step 0")
             return
-        assert self.config.model is not None
-        state = load_training_state(checkpoint, self.process.device)
+        self._load(checkpoint, state)
+
+    def _load(self, checkpoint: Path, state: dict[str, Any]) -> None:
+        assert self.config.student.model is not None
         source = checkpoint / "model.safetensors"
-        load_weights(self.student.net, read_weights(source), str(source), self.config.model)
+        load_weights(self.student.net, read_weights(source), str(source), self.config.student.model)
         if self.ema is not None:
             source = checkpoint / "ema.safetensors"
-            load_weights(self.ema.module, read_weights(source), str(source), self.config.model)
+            load_weights(self.ema.module, read_weights(source), str(source), self.config.student.model)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.step, self.best_top1, self.num_skipped = state["step"], state["best_top1"], state["num_skipped"]
+        self.step, self.best_top1 = state["step"], state["best_top1"]
+        self.num_skipped = state["num_skipped"] if self.process.is_main else 0  # it is that of all ranks
         if state["steps_per_epoch"] != self.steps_per_epoch:
             raise OptionError(
-                f"--resume: the shards held {state['steps_per_epoch']} steps per epoch and now hold "
+                f"the shards held {state['steps_per_epoch']} steps per epoch and now hold "
                 f"{self.steps_per_epoch}; give the same shards"
             )
         self.reporter.message(f"resumed at step {self.step}")

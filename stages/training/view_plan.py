@@ -4,38 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from ...artifacts_schema import Manifest, OptionError, TicketMismatchError
 from ..data.augment import AugmentConfig, PhotometricAugment
-from ..data.patches import Subset
 from ..data.policies import POLICIES, Policy, policy_of, replayed_policy
-from ..data.view_modes import ViewMode
-
-
-class ViewOptions(Protocol):
-    """The options that views follow from; None where not given."""
-
-    @property
-    def tickets(self) -> str | None: ...
-    @property
-    def control(self) -> Subset: ...
-    @property
-    def views(self) -> ViewMode | None: ...
-    @property
-    def num_views(self) -> int | None: ...
-    @property
-    def augment(self) -> str | None: ...
-    @property
-    def min_crop(self) -> float | None: ...
-    @property
-    def hflip(self) -> float | None: ...
-    @property
-    def auto_augment(self) -> str | None: ...
-    @property
-    def color_jitter(self) -> float | None: ...
-    @property
-    def on_other_pixels(self) -> str: ...
+from ..options import ViewMode
+from .config import TrainConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,14 +23,14 @@ class ViewPlan:
     seed: int
 
 
-def plan_views(options: ViewOptions, manifest: Manifest | None, mean: list[float]) -> ViewPlan:
+def plan_views(options: TrainConfig, manifest: Manifest | None, mean: list[float]) -> ViewPlan:
     """Resolves the views of a run.
 
     Raises:
         OptionError: options that do not go together.
         TicketMismatchError: the store does not have what they need.
     """
-    mode = options.views or default_mode(manifest)
+    mode = options.views.view_mode or default_mode(manifest)
     if mode == "replay":
         return _replay(options, manifest)
     policy = _drawn_policy(options, manifest)
@@ -65,14 +40,15 @@ def plan_views(options: ViewOptions, manifest: Manifest | None, mean: list[float
         _refuse(options, ("num_views", "min_crop"), "static", "the centre view is the only one")
         if manifest is not None and options.control in ("ticket", "inverse") and manifest.view.kind != "center":
             raise TicketMismatchError(
-                f"--views static needs the centre view's tickets, and {options.tickets} holds {_holds(manifest)}; "
-                "train with --views replay, or select centre views: dataltt select --augment none"
+                f"`view_mode='static'` needs the centre view's tickets, and {options.tickets} holds "
+                f"{_holds(manifest)}; train with `view_mode='replay'`, or select centre views: "
+                "dataltt select --augment none"
             )
         return ViewPlan(mode=mode, policy=policy, num_views=1, seed=0)
     if manifest is not None and options.control in ("ticket", "inverse"):
         if not manifest.has_ranks:
             raise TicketMismatchError(
-                f"--views warp needs ranks, and {options.tickets} holds {_holds(manifest)} without them; select "
+                f"`view_mode='warp'` needs ranks, and {options.tickets} holds {_holds(manifest)} without them; select "
                 f"again with: dataltt select --augment {_policy_name(manifest) or 'none'} --ranks"
             )
         num_views = _num_views(options, manifest)
@@ -85,52 +61,53 @@ def default_mode(manifest: Manifest | None) -> ViewMode:
         return "warp"
     if manifest.view.kind == "center":
         return "static"
-    policy = POLICIES.get(str((manifest.view.augment or {}).get("name")))
+    policy = POLICIES.get(manifest.view.policy_name or "")
     return "warp" if policy is not None and policy.crop_scale is None else "replay"
 
 
-def _replay(options: ViewOptions, manifest: Manifest | None) -> ViewPlan:
+def _replay(options: TrainConfig, manifest: Manifest | None) -> ViewPlan:
     if manifest is None or options.tickets is None:
-        raise OptionError("--views replay shows the views of a ticket store; pass --tickets, or --views warp")
+        raise OptionError(
+            "`view_mode='replay'` shows the views of a ticket store; give `tickets`, or `view_mode='warp'`"
+        )
     if manifest.view.kind == "center":
         raise TicketMismatchError(
-            f"--views replay needs augmented views, and {options.tickets} holds {_holds(manifest)}; select them with: "
-            "dataltt select --augment deit"
+            f"`view_mode='replay'` needs augmented views, and {options.tickets} holds {_holds(manifest)}; select them "
+            "with: dataltt select --augment deit"
         )
     given = ("augment", "min_crop", "hflip", "auto_augment", "color_jitter")
     _refuse(options, given, "replay", f"the store's views were drawn by {_policy_name(manifest)!r}")
-    mode = "L" if len(manifest.view.mean) == 1 else "RGB"
     allow = options.on_other_pixels == "allow"
-    policy = replayed_policy(manifest.view, mode, options.tickets, allow_other_pixels=allow)
-    seed = (manifest.view.augment or {})["seed"]
+    policy = replayed_policy(manifest.view, options.tickets, allow_other_pixels=allow)
+    seed = manifest.view.seed
+    assert seed is not None  # the manifest's check of replayed views
     return ViewPlan(mode="replay", policy=policy, num_views=_num_views(options, manifest), seed=seed)
 
 
-def _num_views(options: ViewOptions, manifest: Manifest) -> int:
+def _num_views(options: TrainConfig, manifest: Manifest) -> int:
     wanted = manifest.num_views if options.num_views is None else options.num_views
     if not 1 <= wanted <= manifest.num_views:
         raise TicketMismatchError(
-            f"--num-views {wanted}: {options.tickets} holds {_holds(manifest)}; ask for at most so many, or select "
-            f"more: dataltt select --augment {_policy_name(manifest) or 'deit'} --views {max(wanted, 1)}"
+            f"`num_views={wanted}`: {options.tickets} holds {_holds(manifest)}; ask for at most so many, or select "
+            f"more: dataltt select --augment {_policy_name(manifest) or 'deit'} --num-views {max(wanted, 1)}"
         )
     return wanted
 
 
-def _drawn_policy(options: ViewOptions, manifest: Manifest | None) -> Policy:
+def _drawn_policy(options: TrainConfig, manifest: Manifest | None) -> Policy:
     """The policy asked for, else the store's if it crops, else DeiT's; single numbers of it as asked."""
-    name = options.augment
+    name = options.views.augment
     if name is None:
         stored = POLICIES.get(_policy_name(manifest) or "")
         name = stored.name if stored is not None and stored.crop_scale is not None else "deit"
-    policy = policy_of(name, min_crop=options.min_crop)
-    numbers: dict[str, Any] = {n: getattr(options, n) for n in ("hflip", "auto_augment", "color_jitter")}
+    policy = policy_of(name, min_crop=options.views.min_crop)
+    numbers: dict[str, Any] = {n: getattr(options.views, n) for n in ("hflip", "auto_augment", "color_jitter")}
     augment: AugmentConfig = replace(policy.augment, **{n: v for n, v in numbers.items() if v is not None})
     return replace(policy, augment=augment)
 
 
 def _policy_name(manifest: Manifest | None) -> str | None:
-    augment = manifest.view.augment if manifest is not None else None
-    return None if augment is None else str(augment.get("name"))
+    return None if manifest is None else manifest.view.policy_name
 
 
 def _holds(manifest: Manifest) -> str:
@@ -141,7 +118,8 @@ def _holds(manifest: Manifest) -> str:
     return f"{views} of policy {_policy_name(manifest)!r}"
 
 
-def _refuse(options: ViewOptions, names: Sequence[str], mode: str, why: str) -> None:
+def _refuse(options: TrainConfig, names: Sequence[str], mode: str, why: str) -> None:
+    given = options.flat()
     for name in names:
-        if getattr(options, name) is not None:
-            raise OptionError(f"--{name.replace('_', '-')} has no effect with --views {mode}: {why}")
+        if given[name] is not None:
+            raise OptionError(f"`{name}` has no effect with `view_mode={mode!r}`: {why}")

@@ -3,40 +3,54 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from ...artifacts_schema import OptionError, OutputExistsError
+from ...artifacts_schema.errors import OptionError, OutputExistsError
 from ...artifacts_schema.files import write_atomically
+from ..options import Group, Option, options_of, whole_numbers
 from ..training.config import TrainConfig
-from ..training.plan import RunPlan
-from ..training.run_log import FREE_ON_RESUME
-from .masks import Scope
+
+if TYPE_CHECKING:
+    from ..training.plan import RunPlan
 
 LOTTERY_CONFIG_FILE = "lottery-config.json"
-# Differ between the runs of a lottery, or say only where and how fast it runs.
-_NOT_SHARED = FREE_ON_RESUME | {"out", "seed"}
+Scope = Literal["global", "layer"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruningOptions(Group):
+    """How weights are pruned, round by round."""
+
+    panel: ClassVar[str] = "Pruning"
+
+    rounds: Annotated[int, Option(help="Rounds of pruning.", min=1)] = 7
+    rate: Annotated[float, Option(help="Share of the remaining weights that a round prunes.", above=0, below=1)] = 0.2
+    scope: Annotated[
+        Scope, Option(help="Prune the smallest weights of all layers together (global), or of each layer.")
+    ] = "global"
+    rewind_step: Annotated[
+        int, Option(help="Reset to the weights after this step of the dense run; 0: to the initialisation.", min=0)
+    ] = 0
+
+
+Seeds = Annotated[tuple[int, ...], Option(help="Seeds, e.g. 0,1,2.", parser=whole_numbers, metavar="N,N,…")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LotteryConfig:
-    """What `dataltt weight-lottery` is asked to do.
+    """What a weight lottery is made of.
 
     Attributes:
-        train: how to train, on all patches; `out` and `seed` are filled in, and nothing is validated.
-        rate: the share of the remaining weights that a round prunes.
-        rewind_step: 0 resets to the initial weights, k to those after step k of the dense run.
+        train: how to train, on all patches; its folder and seed are filled in, and nothing is validated.
     """
 
     out: Path
     train: TrainConfig
     test_shards: str
-    rounds: int = 7
-    rate: float = 0.2
-    scope: Scope = "global"
-    rewind_step: int = 0
+    pruning: PruningOptions = PruningOptions()
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
@@ -46,16 +60,10 @@ def check_lottery(config: LotteryConfig) -> None:
     Raises:
         OptionError, OutputExistsError
     """
-    if not 0 < config.rate < 1:
-        raise OptionError(f"--rate {config.rate:g} should lie between 0 and 1, both excluded: a share of the weights")
-    if config.rounds < 1:
-        raise OptionError(f"--rounds {config.rounds} should be at least 1")
-    if config.rewind_step < 0:
-        raise OptionError(f"--rewind-step {config.rewind_step} should be 0 (the initialisation) or a step of the run")
     if not config.seeds or len(set(config.seeds)) != len(config.seeds):
         listed = ",".join(str(s) for s in config.seeds)
-        raise OptionError(f"--seeds {listed!r} should be one or more different numbers, e.g. 0,1,2")
-    if config.train.control != "dense" or config.train.ema_decay > 0:
+        raise OptionError(f"`seeds={listed!r}` should be one or more different numbers, e.g. 0,1,2")
+    if config.train.control != "dense" or config.train.recipe.ema_decay > 0:
         raise OptionError("a weight lottery trains on all patches and averages no weights: control dense, ema_decay 0")
     # Shards may have been packed into it beforehand.
     found = {p.name for p in config.out.iterdir() if ".tmp-" not in p.name} if config.out.is_dir() else set()
@@ -64,18 +72,18 @@ def check_lottery(config: LotteryConfig) -> None:
         and not (config.out / LOTTERY_CONFIG_FILE).exists()
         and (found - {"shards"} or config.out.is_file())
     ):
-        raise OutputExistsError(f"{config.out} exists and holds no weight lottery; choose another --out")
+        raise OutputExistsError(f"{config.out} exists and holds no weight lottery; choose another `out`")
 
 
 def check_rounds(config: LotteryConfig, counts: list[int], num_steps: int) -> None:
-    if config.rewind_step >= num_steps:
+    if config.pruning.rewind_step >= num_steps:
         raise OptionError(
-            f"--rewind-step {config.rewind_step} should be less than the {num_steps} steps of a run; lower it"
+            f"`rewind_step={config.pruning.rewind_step}` should be less than the {num_steps} steps of a run; lower it"
         )
     if counts[-1] == 0 or any(before == after for before, after in pairwise(counts)):
         raise OptionError(
-            f"--rate {config.rate:g}, --rounds {config.rounds}: of {counts[0]} weights there remain {counts[-1]}, and "
-            "every round should prune some and leave some; give other numbers"
+            f"`rate={config.pruning.rate:g}`, `rounds={config.pruning.rounds}`: of {counts[0]} weights there remain "
+            f"{counts[-1]}, and every round should prune some and leave some; give other numbers"
         )
 
 
@@ -87,8 +95,10 @@ def saved_lottery(out: Path) -> dict[str, Any]:
 
 def shared_config(config: LotteryConfig, plan: RunPlan, world_size: int) -> dict[str, Any]:
     """Everything that the numbers depend on, beside rounds and seeds, of which there may come more."""
-    found = {k: v for k, v in asdict(plan.config).items() if k not in _NOT_SHARED}
-    found |= {"rate": config.rate, "scope": config.scope, "rewind_step": config.rewind_step}
+    shared = [d.name for d in options_of(TrainConfig) if d.option.on_resume not in ("free", "unrecorded")]
+    resolved = plan.config.flat()
+    found = {name: resolved[name] for name in shared if name != "seed"}
+    found |= {"rate": config.pruning.rate, "scope": config.pruning.scope, "rewind_step": config.pruning.rewind_step}
     found |= {"test_shards": config.test_shards, "num_images": plan.stream.num_samples}
     found["world_size"] = world_size
     document: dict[str, Any] = json.loads(json.dumps(found, default=str))
@@ -104,7 +114,7 @@ def begin_lottery(out: Path, saved: dict[str, Any], shared: dict[str, Any], *, w
     different = sorted(k for k in {*saved, *shared} if saved and saved.get(k) != shared.get(k))
     if different:
         listed = ", ".join(f"{k} was {saved.get(k)!r} and is {shared.get(k)!r}" for k in different)
-        raise OptionError(f"{out} holds another weight lottery ({listed}); give the same options, or another --out")
+        raise OptionError(f"{out} holds another weight lottery ({listed}); give the same options, or another `out`")
     if write and not saved:
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(out / LOTTERY_CONFIG_FILE, (json.dumps(shared, indent=1) + "\n").encode())

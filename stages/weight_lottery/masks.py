@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import safetensors.torch
 import torch
@@ -18,9 +17,9 @@ from torch.nn.utils import prune
 from ...artifacts_schema import CheckpointError, ModelError
 from ...artifacts_schema.files import write_atomically
 from ..runtime.randomness import isolated_rng
+from .config import Scope
 
 Mask = Mapping[str, Tensor]
-Scope = Literal["global", "layer"]
 
 
 def prunable_layers(net: nn.Module, name: str) -> dict[str, nn.Linear]:
@@ -33,7 +32,7 @@ def prunable_layers(net: nn.Module, name: str) -> dict[str, nn.Linear]:
     modules: Iterable[tuple[str, nn.Module]] = blocks.named_modules() if isinstance(blocks, nn.Module) else ()
     found = {f"blocks.{n}": m for n, m in modules if isinstance(m, nn.Linear)}
     if not found:
-        raise ModelError(f"--model {name} has no blocks with linear layers, whose weights are pruned; try deit_s")
+        raise ModelError(f"`model={name!r}` has no blocks with linear layers, whose weights are pruned; try deit_s")
     return found
 
 
@@ -121,7 +120,7 @@ def read_mask(path: Path, like: Mask) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); delete it, and it is made again") from error
     if {n: (t.shape, t.dtype) for n, t in found.items()} != {n: (t.shape, t.dtype) for n, t in like.items()}:
-        raise CheckpointError(f"{path} is no mask of this network's layers; choose another --out")
+        raise CheckpointError(f"{path} is no mask of this network's layers; choose another `out`")
     return {name: found[name] for name in like}
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -39,10 +39,9 @@ from ..models.student import Student
 from ..runtime.distributed import Process, process_group
 from ..runtime.randomness import isolated_rng
 from ..runtime.reporting import Reporter, SilentReporter
-from ..training.config import TrainConfig
-from ..training.evaluate import EvalConfig, Metrics, evaluate
+from ..training.config import EvalConfig, TrainConfig
+from ..training.evaluate import Metrics, evaluate
 from ..training.plan import RunPlan, plan_run
-from ..training.run_log import CONFIG_FILE
 from ..training.train import train
 from .config import (
     LotteryConfig,
@@ -103,22 +102,26 @@ def run_lottery(config: LotteryConfig, reporter: Reporter | None = None) -> Lott
         DatalttError: anything that the user can mend.
     """
     check_lottery(config)
-    with process_group(config.train.device) as process:
+    with process_group(config.train.runtime.device) as process:
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
         saved = saved_lottery(config.out)
-        base = replace(config.train, seed=config.seeds[0], val_shards=None, max_steps=None, resume=False)
-        if base.workers is None:  # the order of samples depends on it
-            base = replace(base, workers=saved.get("workers"))
+        base = config.train.but(
+            out=config.out / "unused", seed=config.seeds[0], val_shards=None, max_steps=None, resume=False
+        )
+        if base.runtime.workers is None:  # the order of samples depends on it
+            base = base.but(workers=saved.get("workers"))
         plan = plan_run(base, process, quiet)
-        layers = prunable_layers(plan.student.net, str(config.train.model))
+        layers = prunable_layers(plan.student.net, str(config.train.student.model))
         sizes = [layer.weight.numel() for layer in layers.values()]
-        counts = remaining_counts(sizes, rate=config.rate, rounds=config.rounds, scope=config.scope)
+        counts = remaining_counts(
+            sizes, rate=config.pruning.rate, rounds=config.pruning.rounds, scope=config.pruning.scope
+        )
         num_steps = plan.steps_per_epoch * plan.epochs
         check_rounds(config, counts, num_steps)
         resolve_shards(config.test_shards)  # refused now rather than after the first run
         process.barrier()  # until all ranks have looked at the folder
         begin_lottery(config.out, saved, shared_config(config, plan, process.world_size), write=process.is_main)
-        base = replace(base, workers=plan.config.workers)
+        base = base.but(workers=plan.config.runtime.workers)
         lottery = _Lottery(config, base, plan, full_mask(layers), process, quiet)
         runs = [run for seed in config.seeds for run in lottery.runs_of(seed)]
     return LotteryResult(
@@ -154,7 +157,7 @@ class _Lottery:
         early = self._rewind_weights(folder, seed)
         yield self._run("dense", 0, seed, trained, lambda student: student)
         mask = self.everything
-        for number in range(1, self.config.rounds + 1):
+        for number in range(1, self.config.pruning.rounds + 1):
             mask = self._mask(folder / f"mask-{number}.safetensors", mask, trained)
             arms = self._arms(mask, early, seed, number)
             for arm, prepare in arms.items():
@@ -168,7 +171,7 @@ class _Lottery:
 
         def rewound(student: Student) -> Student:
             if early is not None:
-                load_weights(student.net, read_weights(early), str(early), str(self.resolved.model))
+                load_weights(student.net, read_weights(early), str(early), str(self.resolved.student.model))
             return student
 
         def ticket(student: Student) -> Student:
@@ -178,9 +181,9 @@ class _Lottery:
         def fresh(student: Student) -> Student:
             with isolated_rng(seed, "fresh weights", number):
                 other = create_student(
-                    str(self.resolved.model),
-                    num_classes=self.resolved.num_classes,
-                    drop_path_rate=self.resolved.drop_path,
+                    str(self.resolved.student.model),
+                    num_classes=self.resolved.data.num_classes,
+                    drop_path_rate=self.resolved.recipe.drop_path,
                 )
             student.net.load_state_dict(other.net.state_dict())
             apply_mask(student.net, mask)
@@ -196,15 +199,15 @@ class _Lottery:
         """The mask of a round, made of what the round before it trained, or as an earlier call made it."""
         if self.process.is_main and not path.exists():
             weights = read_weights(trained / _WEIGHTS_FILE)
-            save_mask(path, next_mask(weights, before, rate=self.config.rate, scope=self.config.scope))
+            save_mask(path, next_mask(weights, before, rate=self.config.pruning.rate, scope=self.config.pruning.scope))
         self.process.barrier()
         return read_mask(path, before)
 
     def _rewind_weights(self, folder: Path, seed: int) -> Path | None:
         """The dense run's weights after the step to rewind to, for which the run is stopped there; None: initial."""
-        if not self.config.rewind_step:
+        if not self.config.pruning.rewind_step:
             return None
-        path, run, step = folder / "rewind.safetensors", folder / "dense", self.config.rewind_step
+        path, run, step = folder / "rewind.safetensors", folder / "dense", self.config.pruning.rewind_step
         if path.exists():
             return path
         if _step_of(run) > step:
@@ -235,10 +238,8 @@ class _Lottery:
             checkpoint=out / _WEIGHTS_FILE,
             shards=self.config.test_shards,
             test="dense",
-            workers=c.workers,
-            device=c.device,
-            precision=c.precision,
-            on_bad_image=c.on_bad_image,
+            runtime=c.runtime,
+            on_bad_image=c.data.on_bad_image,
         )
         metrics = evaluate(test, self.reporter)
         if self.process.is_main:
@@ -249,9 +250,8 @@ class _Lottery:
     def _train(self, out: Path, seed: int, prepare: Callable[[Student], Student], *, until: int) -> None:
         if _step_of(out) >= until:  # interrupted between its end and its test
             return
-        resume = (out / CONFIG_FILE).exists()
-        config = replace(self.base, out=out, seed=seed, resume=resume, max_steps=until)
-        train(config, self.reporter, prepare=prepare, purpose="weight-lottery")
+        config = self.base.but(out=out, seed=seed, auto_resume=True, max_steps=until)
+        train(config, self.reporter, prepare=prepare, command="weight-lottery")
 
 
 def _step_of(run: Path) -> int:

@@ -23,7 +23,7 @@ from dataltt.artifacts_schema.lookup import KeyLookup
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ..schema_helpers import Made, copy_store, edit_json, edit_manifest, make_store, put, read_everything
+from ..schema_helpers import Made, edit_json, edit_manifest, make_store, put, read_everything
 
 ARRAYS = {
     "tickets": np.uint8,
@@ -40,18 +40,6 @@ ARRAYS = {
 }
 # The codecs of the Zarr v3 core specification, and Blosc, which came with Zarr.
 CORE_CODECS = {"bytes", "transpose", "sharding_indexed", "crc32c", "gzip", "blosc", "zstd"}
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Eleven rows of three shards, two views, with ranks."""
-    return make_store(tmp_path_factory.mktemp("whole"), num_views=2)
-
-
-@pytest.fixture
-def store(made: Made, tmp_path: Path) -> Path:
-    """A copy to damage."""
-    return copy_store(made, tmp_path)
 
 
 def assert_is_what_was_written(path: Path, made: Made) -> None:
@@ -92,6 +80,7 @@ def test_a_store_comes_back_as_it_was_written(made: Made) -> None:
     assert_is_what_was_written(made.path, made)
 
 
+@pytest.mark.long
 @settings(max_examples=6, deadline=None)
 @given(
     grid=st.tuples(st.integers(1, 18), st.integers(1, 18)),
@@ -111,6 +100,7 @@ def test_stores_of_any_shape_come_back(
         assert_is_what_was_written(made.path, made)
 
 
+@pytest.mark.long
 def test_rows_that_cross_chunks_and_objects_come_back(tmp_path: Path) -> None:
     made = make_store(tmp_path, 2, (70_000, 61_200), ranks=False, grid=(2, 2), num_keep=2)
     assert (made.path / "labels" / "c" / "1").exists()  # rows from 131,072 on

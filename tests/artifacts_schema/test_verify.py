@@ -14,23 +14,11 @@ from dataltt.artifacts_schema.verify import Check, verify_store
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ..schema_helpers import Made, copy_store, edit_json, edit_manifest, make_store, put
+from ..schema_helpers import Made, edit_json, edit_manifest, make_store, put
 
 OPENING = "manifest, shapes, dtypes, codecs"
 OBJECTS = "object digests"
 NAMES = [OPENING, OBJECTS, "tickets", "keys", "labels", "digests", "views", "ranks"]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Eleven rows of three shards, two views, with ranks."""
-    return make_store(tmp_path_factory.mktemp("whole"), num_views=2)
-
-
-@pytest.fixture
-def store(made: Made, tmp_path: Path) -> Path:
-    """A copy to damage."""
-    return copy_store(made, tmp_path)
 
 
 def failures(store: Path) -> dict[str, str]:

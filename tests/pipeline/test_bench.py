@@ -29,6 +29,7 @@ def test_the_ratio_is_of_medians_over_the_divisor() -> None:
     assert not ratio_row("x", [1.0], [1.0], goal=1.5).ok
 
 
+@pytest.mark.long
 def test_select_and_train_say_what_they_measured() -> None:
     (select,) = bench_select(device="cpu", precision="fp32", batch_size=2, repeats=1, reporter=SilentReporter())
     assert select.detail["batch_size"] == 2
@@ -38,16 +39,19 @@ def test_select_and_train_say_what_they_measured() -> None:
     assert train.detail["flops_ratio"] == pytest.approx(2.05, abs=0.1)
 
 
+@pytest.mark.long
 def test_join_streams_every_sample_with_and_without_tickets() -> None:
     rows = bench_join(repeats=1, num_images=100, reporter=SilentReporter())
     assert len(rows) == 2
     assert all(min(row.detail["samples_per_s"]) > 0 for row in rows)
 
 
+@pytest.mark.long
 def test_a_replayed_view_takes_at_most_42_bytes() -> None:
     assert 30 < bytes_per_view(20_000, 10) <= 42
 
 
+@pytest.mark.long
 def test_sizes_and_memory_are_of_a_store_that_was_written(tmp_path: Path) -> None:
     store = tmp_path / "s.zarr"
     assert measure_in_process("parts", store, 2000) == {}

@@ -24,28 +24,14 @@ from ..helpers import (
     run_cli,
     run_cli_process,
     run_process,
-    shared_store,
     tar_bytes,
 )
 from ..schema_helpers import edit_manifest
 
+pytestmark = pytest.mark.usefixtures("own_folder")
+
 _COMMANDS = ("pack", "select", "train", "eval", "inspect", "verify", "demo", "bench")
 _COMMANDS += ("fit-selector", "label", "fidelity", "study", "weight-lottery")
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
-    return shared_store(tmp_path_factory)
-
-
-@pytest.fixture(autouse=True)
-def _no_default_shards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A folder of its own without dataltt.toml, wide lines, no colours."""
-    monkeypatch.delenv("DATALTT_SHARDS", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
 
 
 def _check_sentence(result: CliResult, *parts: str) -> None:
@@ -123,6 +109,7 @@ def test_calls_that_are_not_understood(args: tuple[str, ...]) -> None:
 # In a process of its own
 
 
+@pytest.mark.long
 def test_a_whole_call_in_its_own_process(small: SmallStore, tmp_path: Path) -> None:
     arguments = ("--device", "cpu", "--workers", 0, "--ratio", 0.5, "--json")
     result = run_cli_process(
@@ -134,6 +121,7 @@ def test_a_whole_call_in_its_own_process(small: SmallStore, tmp_path: Path) -> N
     assert TicketStore.open(str(tmp_path / "s.zarr")).manifest.num_keep == 25
 
 
+@pytest.mark.long
 def test_an_error_in_its_own_process(tmp_path: Path) -> None:
     result = run_cli_process("select", "--model", MODEL, "--ratio", 0.5, "--shards", tmp_path / "none-*.tar")
     _check_sentence(result, "no shard matches", "none-*.tar")

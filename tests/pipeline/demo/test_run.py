@@ -12,7 +12,10 @@ from dataltt.artifacts_schema import OutputExistsError, TicketStore
 from dataltt.artifacts_schema.verify import verify_store
 from dataltt.pipeline.demo.run import DemoResult, run_demo
 from dataltt.stages.runtime.reporting import SilentReporter
-from dataltt.stages.training.evaluate import EvalConfig, evaluate
+from dataltt.stages.training.config import EvalConfig
+from dataltt.stages.training.evaluate import evaluate
+
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def test_the_table_has_the_papers_rows_first(made: tuple[Path, DemoResult]) -> N
 def test_a_row_is_what_eval_says_of_the_same_weights(made: tuple[Path, DemoResult]) -> None:
     out, result = made
     metrics = evaluate(
-        EvalConfig(
+        EvalConfig.of(
             checkpoint=next((out / "runs/ticket/checkpoints").glob("step-*/model.safetensors")),
             shards=str(out / "shards/test-*.tar"),
             tickets=str(out / "test.zarr"),

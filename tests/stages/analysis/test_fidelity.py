@@ -10,7 +10,8 @@ import pytest
 import torch
 from dataltt.artifacts_schema import TicketStore
 from dataltt.artifacts_schema.tickets import mirror, unpack_mask
-from dataltt.stages.analysis.fidelity import FidelityConfig, FidelityResult, _iou, fidelity
+from dataltt.stages.analysis.config import FidelityConfig
+from dataltt.stages.analysis.fidelity import FidelityResult, _iou, fidelity
 
 from ...helpers import GRID, MODEL, NUM_PATCHES, SmallStore, make_store, run_cli, save_selector_weights
 
@@ -20,13 +21,13 @@ _COUNTS = (40, 24)
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
     """A replay store of 64 images, 2 views, without ranks."""
-    return make_store(tmp_path_factory.mktemp("fidelity"), counts=_COUNTS, augment="deit", views=2, ranks=False)
+    return make_store(tmp_path_factory.mktemp("fidelity"), counts=_COUNTS, augment="deit", num_views=2, ranks=False)
 
 
 def _measure(made: SmallStore, **changes: object) -> FidelityResult:
-    defaults = {"ratio": 0.5, "views": 2, "images": 64, "workers": 0, "device": "cpu"}
+    defaults = {"ratio": 0.5, "num_views": 2, "images": 64, "workers": 0, "device": "cpu"}
     options = {"model": MODEL, "checkpoint": made.weights, **defaults, **changes}
-    return fidelity(FidelityConfig(**options))  # type: ignore[arg-type]
+    return fidelity(FidelityConfig.of(**options))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,7 @@ def test_iou_of_sets() -> None:
     assert _iou(a, b).tolist() == [1.0, 1 / 7, 0.0]
 
 
+@pytest.mark.long
 def test_every_way_to_train_has_its_row(everything: FidelityResult) -> None:
     assert [row.name for row in everything.rows] == [
         "static",
@@ -62,6 +64,7 @@ def test_every_way_to_train_has_its_row(everything: FidelityResult) -> None:
     assert all(0 <= row.percentile_5 <= row.mean <= 1 and row.num_images == 64 for row in everything.rows)
 
 
+@pytest.mark.long
 def test_replayed_tickets_are_the_selectors_own(everything: FidelityResult) -> None:
     rows = {row.name: row.mean for row in everything.rows}
     assert rows["replay"] == 1
@@ -70,6 +73,7 @@ def test_replayed_tickets_are_the_selectors_own(everything: FidelityResult) -> N
     assert rows["random subset"] == pytest.approx(0.34, abs=0.04)
 
 
+@pytest.mark.long
 def test_the_centre_ticket_under_crops_against_the_stores(
     made: SmallStore, everything: FidelityResult, tmp_path: Path
 ) -> None:

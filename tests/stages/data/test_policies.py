@@ -46,6 +46,8 @@ from ...helpers import (
 )
 from ...schema_helpers import edit_manifest
 
+pytestmark = pytest.mark.usefixtures("own_folder")
+
 _VIEW = View(kind="center", resize_px=28, crop_share=1.0, interpolation="bicubic", mean=[0.2860], std=[0.3530])
 _RGB_VIEW = replace(_VIEW, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
 _STORE = "some/store.zarr"
@@ -57,19 +59,19 @@ def _mode(view: View) -> str:
 
 def _replay_view(policy: Policy, view: View = _VIEW, **changes: Any) -> View:
     """The view of a manifest of a store that was made here, as JSON keeps it, with some entries changed."""
-    augment = json.loads(json.dumps(describe(policy, view, _mode(view), 0)))
+    augment = json.loads(json.dumps(describe(policy, view, 0)))
     return replace(view, kind="replay", augment={**augment, **changes})
 
 
 def _refusal(view: View, **options: Any) -> str:
     """The one sentence with which a store is refused."""
     with pytest.raises(TicketMismatchError) as caught:
-        replayed_policy(view, _mode(view), _STORE, **options)
+        replayed_policy(view, _STORE, **options)
     said = str(caught.value)
     assert said.startswith(_STORE)
     assert "\n" not in said
     assert "dataltt select --augment deit" in said
-    assert "--views warp" in said
+    assert "`view_mode='warp'`" in said
     return said
 
 
@@ -81,14 +83,14 @@ def _refusal(view: View, **options: Any) -> str:
 def test_a_policy_comes_back_from_its_description(name: str, view: View) -> None:
     replayed = _replay_view(POLICIES[name], view)
     assert (replayed.augment or {})["libraries"]["timm"] == version("timm")
-    assert replayed_policy(replayed, _mode(view), _STORE) == POLICIES[name]
+    assert replayed_policy(replayed, _STORE) == POLICIES[name]
 
 
 @pytest.mark.parametrize("min_crop", [1e-4, 0.08, 0.35, 0.5000001, 1.0])
 def test_the_smallest_crop_comes_back(min_crop: float) -> None:
     policy = policy_of("deit3", min_crop=min_crop)
     assert policy.crop_scale == (min_crop, 1.0)
-    assert replayed_policy(_replay_view(policy), "L", _STORE) == policy
+    assert replayed_policy(_replay_view(policy), _STORE) == policy
 
 
 def test_an_unknown_policy() -> None:
@@ -142,8 +144,8 @@ def test_other_pixels(digest: Any) -> None:
     said = _refusal(view)
     assert "policy 'deit' gives other pixels here than where its views were drawn" in said
     assert "with the same library versions" in said
-    assert "--on-other-pixels allow" in said
-    assert replayed_policy(view, "L", _STORE, allow_other_pixels=True) == POLICIES["deit"]
+    assert "`on_other_pixels='allow'`" in said
+    assert replayed_policy(view, _STORE, allow_other_pixels=True) == POLICIES["deit"]
 
 
 def test_library_versions_that_differ_are_named() -> None:
@@ -159,7 +161,7 @@ def test_library_versions_that_differ_are_named() -> None:
 
 def test_other_libraries_that_give_the_same_pixels_will_do() -> None:
     view = _replay_view(POLICIES["deit"], libraries={"timm": "0.4.12"})
-    assert replayed_policy(view, "L", _STORE) == POLICIES["deit"]
+    assert replayed_policy(view, _STORE) == POLICIES["deit"]
 
 
 def test_other_pixels_do_not_excuse_other_numbers() -> None:
@@ -172,16 +174,16 @@ def test_other_pixels_do_not_excuse_other_numbers() -> None:
 @pytest.mark.parametrize("view", [_VIEW, _RGB_VIEW], ids=["grey", "colour"])
 def test_the_digest_of_pixels_is_the_same_again_and_of_the_policy(view: View) -> None:
     random.seed(1)
-    digests = [pixels_digest(POLICIES[name], view, _mode(view)) for name in ("deit", "deit3", "crop")]
+    digests = [pixels_digest(POLICIES[name], view) for name in ("deit", "deit3", "crop")]
     random.seed(2)
-    assert [pixels_digest(POLICIES[name], view, _mode(view)) for name in ("deit", "deit3", "crop")] == digests
+    assert [pixels_digest(POLICIES[name], view) for name in ("deit", "deit3", "crop")] == digests
     assert len(set(digests)) == 3
     assert all(len(d) == 16 and int(d, 16) >= 0 for d in digests)
 
 
 def test_the_digest_is_of_the_interpolation_and_the_channels() -> None:
-    digests = [pixels_digest(POLICIES["deit"], replace(_VIEW, interpolation=i), "L") for i in ("bicubic", "bilinear")]
-    assert len({*digests, pixels_digest(POLICIES["deit"], _RGB_VIEW, "RGB")}) == 3
+    digests = [pixels_digest(POLICIES["deit"], replace(_VIEW, interpolation=i)) for i in ("bicubic", "bilinear")]
+    assert len({*digests, pixels_digest(POLICIES["deit"], _RGB_VIEW)}) == 3
 
 
 def _altered(operation: Any) -> Callable[..., Image.Image]:
@@ -203,32 +205,32 @@ def _altered(operation: Any) -> Callable[..., Image.Image]:
 def test_one_pixel_of_one_operation_changes_the_digest(
     monkeypatch: pytest.MonkeyPatch, policy: str, operation: str, view: View
 ) -> None:
-    before = pixels_digest(POLICIES[policy], view, _mode(view))
+    before = pixels_digest(POLICIES[policy], view)
     if operation == "PosterizeIncreasing":  # the one that is not timm's
         monkeypatch.setattr(augment_module, "_posterize", _altered(augment_module._posterize))
     else:
         monkeypatch.setitem(timm_ops.NAME_TO_OP, operation, _altered(timm_ops.NAME_TO_OP[operation]))
-    assert pixels_digest(POLICIES[policy], view, _mode(view)) != before
-    assert pixels_digest(POLICIES["crop"], view, _mode(view)) == pixels_digest(POLICIES["whole"], view, _mode(view))
+    assert pixels_digest(POLICIES[policy], view) != before
+    assert pixels_digest(POLICIES["crop"], view) == pixels_digest(POLICIES["whole"], view)
 
 
 @pytest.mark.parametrize("name", ["decode_bytes", "cut_view"])
 def test_decoding_and_cutting_change_the_digest(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    before = pixels_digest(POLICIES["crop"], _VIEW, "L")
+    before = pixels_digest(POLICIES["crop"], _VIEW)
     monkeypatch.setattr(policies_module, name, _altered(getattr(policies_module, name)))
-    assert pixels_digest(POLICIES["crop"], _VIEW, "L") != before
+    assert pixels_digest(POLICIES["crop"], _VIEW) != before
 
 
 def test_jitter_changes_the_digest(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = pixels_digest(POLICIES["deit3"], _VIEW, "L")
+    before = pixels_digest(POLICIES["deit3"], _VIEW)
     monkeypatch.setattr(ColorJitter, "forward", _altered(ColorJitter.forward))
-    assert pixels_digest(POLICIES["deit3"], _VIEW, "L") != before
+    assert pixels_digest(POLICIES["deit3"], _VIEW) != before
 
 
 def test_operations_that_give_other_pixels_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a version of timm would that rounds otherwise."""
     view = _replay_view(POLICIES["deit"])
-    assert replayed_policy(view, "L", _STORE) == POLICIES["deit"]
+    assert replayed_policy(view, _STORE) == POLICIES["deit"]
     monkeypatch.setitem(timm_ops.NAME_TO_OP, "Invert", _altered(timm_ops.NAME_TO_OP["Invert"]))
     assert "gives other pixels here" in _refusal(view)
 
@@ -302,7 +304,7 @@ def test_whatever_a_manifest_says_is_replayed_or_refused_by_a_sentence(changes: 
     view = _with_deits_numbers(changes)
     said, good = view.augment or {}, _deit_view().augment or {}
     try:
-        policy = replayed_policy(view, "L", _STORE)
+        policy = replayed_policy(view, _STORE)
     except TicketMismatchError:
         _refusal(view)
     else:
@@ -319,18 +321,18 @@ def test_a_manifest_that_names_no_policy(augment: dict[str, Any] | None) -> None
 
 
 def test_a_name_that_is_no_policy() -> None:
-    with pytest.raises(OptionError, match=r"--augment 'deit5' is not a policy .* it has deit, deit3, crop, whole$"):
+    with pytest.raises(OptionError, match=r"`augment='deit5'` is not a policy .* it has deit, deit3, crop, whole$"):
         policy_of("deit5")
 
 
 @pytest.mark.parametrize("min_crop", [0.0, -0.5, 1.0001, float("nan"), float("inf")])
 def test_a_smallest_crop_that_cannot_be_meant(min_crop: float) -> None:
-    with pytest.raises(OptionError, match=rf"--min-crop {min_crop} lies outside \(0, 1\]"):
+    with pytest.raises(OptionError, match=rf"`min_crop={min_crop}` lies outside \(0, 1\]"):
         policy_of("deit", min_crop=min_crop)
 
 
 def test_whole_images_have_no_smallest_crop() -> None:
-    with pytest.raises(OptionError, match=r"--min-crop 0\.5: --augment whole shows whole images; choose another"):
+    with pytest.raises(OptionError, match=r"`min_crop=0\.5`: `augment='whole'` shows whole images; choose another"):
         policy_of("whole", min_crop=0.5)
 
 
@@ -505,7 +507,7 @@ def test_erasing_on_other_grids(grid: tuple[int, int]) -> None:
 def replayed(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
     """Three views of each of twelve images, without ranks."""
     folder = tmp_path_factory.mktemp("replayed")
-    return make_store(folder, counts=(12,), augment="deit", views=3, ranks=False)
+    return make_store(folder, counts=(12,), augment="deit", num_views=3, ranks=False)
 
 
 @pytest.fixture(scope="module")
@@ -516,14 +518,6 @@ def center(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
     return make_store(tmp_path_factory.mktemp("whole"), counts=(12,), augment="whole")
-
-
-@pytest.fixture(autouse=True)
-def _plain_terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("DATALTT_SHARDS", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.chdir(tmp_path)
 
 
 def _check_sentence(result: CliResult, *parts: str) -> None:
@@ -551,8 +545,12 @@ _BAD_OPTIONS: list[tuple[str, tuple[object, ...], tuple[str, ...]]] = [
     ("center", ("--views", "static", "--num-views", 1), ("--num-views has no effect with --views static",)),
     ("center", ("--views", "static", "--min-crop", 0.5), ("--min-crop has no effect with --views static",)),
     ("center", ("--views", "warp", "--num-views", 2), ("--num-views 2", "1 view (centre)", "--views 2")),
-    ("center", ("--augment", "deit9"), ("--augment 'deit9'", "it has deit, deit3, crop, whole")),
-    ("center", ("--views", "warp", "--augment", "none"), ("--augment 'none'", "it has deit, deit3, crop, whole")),
+    ("center", ("--augment", "deit9"), ("--augment deit9 is not a policy", "it has deit, deit3, crop, whole")),
+    (
+        "center",
+        ("--views", "warp", "--augment", "none"),
+        ("--augment none is not a policy", "it has deit, deit3, crop, whole"),
+    ),
     ("center", ("--views", "warp", "--min-crop", 3), ("--min-crop 3.0 lies outside (0, 1]",)),
     ("replayed", ("--num-views", 9), (_REPLAYED, "dataltt select --augment deit --views 9")),
     (
@@ -684,7 +682,7 @@ def test_a_manifest_whose_mean_is_no_pixel_value(replayed: SmallStore, tmp_path:
 def _plan(made: SmallStore | None, **changes: Any) -> Any:
     process = Process(rank=0, world_size=1, local_world_size=1, device=torch.device("cpu"))
     tickets = None if made is None else made.store
-    config = TrainConfig(out=Path("nowhere"), tickets=tickets, batch_size=6, workers=0, device="cpu", **changes)
+    config = TrainConfig.of(out=Path("nowhere"), tickets=tickets, batch_size=6, workers=0, device="cpu", **changes)
     return plan_run(config, process, SilentReporter())
 
 
@@ -698,8 +696,8 @@ def test_the_store_decides_which_views_are_shown(center: SmallStore, replayed: S
         _plan(whole),
         _plan(None, control="dense", shards=center.shards, model=MODEL),
     ]
-    assert [p.stream.views for p in plans] == ["static", "replay", "warp", "warp"]
-    assert [p.config.views for p in plans] == ["static", "replay", "warp", "warp"]
+    assert [p.stream.view_mode for p in plans] == ["static", "replay", "warp", "warp"]
+    assert [p.config.views.view_mode for p in plans] == ["static", "replay", "warp", "warp"]
     assert [p.stream.num_views for p in plans] == [1, 3, 1, 1]
     assert [p.stream.policy and p.stream.policy.name for p in plans] == [None, "deit", "deit", "deit"]
 
@@ -711,7 +709,7 @@ def test_single_numbers_of_a_policy_may_be_changed(whole: SmallStore) -> None:
 
 
 def test_a_store_of_larger_crops_is_replayed_as_it_is(center: SmallStore, tmp_path: Path) -> None:
-    options = {"augment": "deit", "views": 2, "min_crop": 0.4}
+    options = {"augment": "deit", "num_views": 2, "min_crop": 0.4}
     manifest = select(select_config(center.shards, center.weights, tmp_path / "store.zarr", **options))
     assert manifest is not None
     store = TicketStore.open(str(tmp_path / "store.zarr"))
@@ -725,7 +723,7 @@ def test_a_store_of_larger_crops_is_replayed_as_it_is(center: SmallStore, tmp_pa
 
 def test_two_views_of_whole_images_are_the_image_and_its_mirror_image(center: SmallStore, tmp_path: Path) -> None:
     """As --views says; two equal views would be half the work for nothing."""
-    options = {"augment": "whole", "views": 2, "ranks": True}
+    options = {"augment": "whole", "num_views": 2, "ranks": True}
     select(select_config(center.shards, center.weights, tmp_path / "store.zarr", **options))
     views = TicketStore.open(str(tmp_path / "store.zarr")).read_views(range(12))
     assert views is not None
@@ -735,4 +733,4 @@ def test_two_views_of_whole_images_are_the_image_and_its_mirror_image(center: Sm
 
 def test_a_store_carries_the_digest_of_its_own_mode(replayed: SmallStore) -> None:
     augment = replayed.manifest.view.augment or {}
-    assert augment["pixels_xxh3"] == pixels_digest(POLICIES["deit"], replayed.manifest.view, "L")
+    assert augment["pixels_xxh3"] == pixels_digest(POLICIES["deit"], replayed.manifest.view)

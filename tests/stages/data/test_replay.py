@@ -55,19 +55,17 @@ from ...helpers import (
     file_digests,
     make_shards,
     make_store,
+    recorded,
     run_on_two_ranks,
     save_selector_weights,
     select_config,
 )
 from ...reference_cascade import reference_order
 
+pytestmark = pytest.mark.usefixtures("fixed_time")
+
 _NUM_VIEWS = 3
 _DEIT = POLICIES["deit"]
-
-
-@pytest.fixture(autouse=True)
-def _fixed_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -116,7 +114,7 @@ def selected(tmp_path_factory: pytest.TempPathFactory) -> Selected:
             tmp_path_factory.mktemp("replay"),
             samples=_named_by_class(fashion_samples(36)),
             augment="deit",
-            views=_NUM_VIEWS,
+            num_views=_NUM_VIEWS,
         )
     return Selected(
         made=made,
@@ -139,7 +137,7 @@ def _stream(made: SmallStore, shards: str | None = None, **changes: Any) -> Stre
         "num_classes": 36,
         "seed": 5,
         "join": JoinConfig(store=made.store),
-        "views": "replay",
+        "view_mode": "replay",
         "policy": _DEIT,
         "num_views": _NUM_VIEWS,
         "views_seed": 0,
@@ -160,7 +158,7 @@ def _train_config(made: SmallStore, out: Path, **changes: Any) -> TrainConfig:
         "device": "cpu",
         "log_steps": 1,
     }
-    return TrainConfig(out=out, **{**defaults, **changes})
+    return TrainConfig.of(out=out, **{**defaults, **changes})
 
 
 def _planned(made: SmallStore, **changes: Any) -> StreamConfig:
@@ -278,14 +276,14 @@ def test_boxes_and_flips_are_an_independent_draw(selected: Selected) -> None:
 @pytest.mark.parametrize("changes", [{"batch_size": 1}, {"batch_size": 7}, {"workers": 2}], ids=str)
 def test_the_store_does_not_depend_on_how_it_was_made(selected: Selected, tmp_path: Path, changes: Any) -> None:
     made = selected.made
-    options = {"augment": "deit", "views": _NUM_VIEWS, "ranks": True, **changes}
+    options = {"augment": "deit", "num_views": _NUM_VIEWS, "ranks": True, **changes}
     select(select_config(made.shards, made.weights, tmp_path / "store.zarr", **options))
     assert file_digests(tmp_path / "store.zarr") == file_digests(made.path)
 
 
 def test_another_seed_gives_other_views(selected: Selected, tmp_path: Path) -> None:
     made = selected.made
-    options = {"augment": "deit", "views": 1, "ranks": True, "seed": 1}
+    options = {"augment": "deit", "num_views": 1, "ranks": True, "seed": 1}
     manifest = select(select_config(made.shards, made.weights, tmp_path / "store.zarr", **options))
     assert manifest is not None
     assert (manifest.view.augment or {})["seed"] == 1
@@ -305,7 +303,7 @@ def test_stage_one_decodes_every_image_once(monkeypatch: pytest.MonkeyPatch, tmp
         return decode(encoded, mode)
 
     monkeypatch.setattr(images_module, "decode_bytes", counted)
-    made = make_store(tmp_path, counts=(4, 3), augment="deit", views=views)
+    made = make_store(tmp_path, counts=(4, 3), augment="deit", num_views=views)
     assert made.manifest.num_views == views
     assert decoded == [s.image for s in made.samples]
 
@@ -369,8 +367,8 @@ def test_pixels_depend_on_neither_seed_nor_epoch(selected: Selected) -> None:
 def test_the_views_seed_is_the_stores(tmp_path: Path) -> None:
     """A store that was selected with another seed than 0 is replayed with it, whatever --seed says."""
     samples = _named_by_class(fashion_samples(12))
-    made = make_store(tmp_path, counts=(12,), samples=samples, augment="deit", views=2, seed=0)
-    options = {"augment": "deit", "views": 2, "ranks": True, "seed": 77}
+    made = make_store(tmp_path, counts=(12,), samples=samples, augment="deit", num_views=2, seed=0)
+    options = {"augment": "deit", "num_views": 2, "ranks": True, "seed": 77}
     other = select(select_config(made.shards, made.weights, tmp_path / "other.zarr", **options))
     assert other is not None
     of_other = replace(made, path=tmp_path / "other.zarr", manifest=other)
@@ -463,12 +461,13 @@ def _weights(run: Path, name: str) -> dict[str, Tensor]:
     return load_file(checkpoint / f"{name}.safetensors")
 
 
+@pytest.mark.long
 def test_a_run_is_given_what_the_selector_saw_and_resumes_within_an_epoch(
     selected: Selected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With mixing on, which happens on the way from the batch to the model."""
     steps = _recorded(monkeypatch)
-    options = {"views": "replay", "random_erasing": 0.0}
+    options = {"view_mode": "replay", "random_erasing": 0.0}
     whole = train(_train_config(selected.made, tmp_path / "whole", **options))
     assert (whole.step, whole.epoch) == (24, 4)
     assert [step for step, _ in steps] == list(range(24))
@@ -501,7 +500,7 @@ def test_a_run_is_given_what_the_selector_saw_and_resumes_within_an_epoch(
 def test_a_resumed_run_keeps_its_number_of_views(selected: Selected, tmp_path: Path) -> None:
     out = tmp_path / "run"
     train(_train_config(selected.made, out, max_steps=1, num_views=2))
-    assert json.loads((out / "config.json").read_text())["num_views"] == 2
+    assert recorded(out)["num_views"] == 2
     with pytest.raises(OptionError, match="num_views was 2 and is 3"):
         train(_train_config(selected.made, out, max_steps=2, resume=True))
 
@@ -510,9 +509,10 @@ def _losses(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.two_ranks
 def test_two_ranks_train_on_replayed_views_as_one(tmp_path: Path) -> None:
     """As many samples as a global batch, so that each step's loss is of all images, whoever has seen them."""
-    made = make_store(tmp_path / "store", counts=(7, 1, 4), augment="deit", views=2)
+    made = make_store(tmp_path / "store", counts=(7, 1, 4), augment="deit", num_views=2)
     assert made.manifest.num_images == 12
     options = {"epochs": 4, "drop_path": 0.0, "random_erasing": 0.0, "lr": 0.5, "mixup": 0.0, "cutmix": 0.0}
     train(_train_config(made, tmp_path / "one", num_classes=10, batch_size=12, **options))
@@ -668,7 +668,7 @@ def test_a_crop_of_the_smallest_image_is_a_pixel_at_least(size: tuple[int, int])
 def test_a_store_of_tiny_images_can_be_read(tmp_path: Path) -> None:
     pixels = [np.full((1, 1), 9 * i, dtype=np.uint8) for i in range(8)]
     samples = [Sample(key=f"k{i}", image=encode(p), label=0) for i, p in enumerate(pixels)]
-    made = make_store(tmp_path, counts=(8,), samples=samples, augment="deit", views=4)
+    made = make_store(tmp_path, counts=(8,), samples=samples, augment="deit", num_views=4)
     views = TicketStore.open(made.store).read_views(range(8))
     assert views is not None
     assert (views[0][..., 2:] > 0).all()
@@ -677,7 +677,7 @@ def test_a_store_of_tiny_images_can_be_read(tmp_path: Path) -> None:
 def test_weights_of_the_selector_do_not_change_the_views(selected: Selected, tmp_path: Path) -> None:
     made = selected.made
     weights = save_selector_weights(tmp_path / "other.safetensors", seed=1)
-    select(select_config(made.shards, weights, tmp_path / "store.zarr", augment="deit", views=2))
+    select(select_config(made.shards, weights, tmp_path / "store.zarr", augment="deit", num_views=2))
     ours = TicketStore.open(str(tmp_path / "store.zarr"))
     theirs = TicketStore.open(made.store)
     views, expected = ours.read_views(range(36)), theirs.read_views(range(36), slice(0, 2))

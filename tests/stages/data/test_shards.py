@@ -25,7 +25,7 @@ from dataltt.stages.runtime.reporting import SilentReporter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ...helpers import Sample, fashion_samples, shared_store, tar_bytes, write_shard
+from ...helpers import Sample, SmallStore, fashion_samples, tar_bytes, write_shard
 
 _TAR_BLOCK_BYTES = 512
 
@@ -377,8 +377,7 @@ def test_counting_through_a_url(tmp_path: Path) -> None:
     assert count_samples(Shard(url=f"file:{path}", name="t.tar")) == 4
 
 
-def test_counts_come_from_a_store_that_knows_the_shards(tmp_path_factory: pytest.TempPathFactory) -> None:
-    small = shared_store(tmp_path_factory)
+def test_counts_come_from_a_store_that_knows_the_shards(small: SmallStore) -> None:
     store = TicketStore.open(small.store)
     shards = resolve_shards(small.shards)
     gone = [Shard(url=s.url + ".gone", name=s.name) for s in shards]

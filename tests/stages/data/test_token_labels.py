@@ -170,7 +170,7 @@ def test_without_labels_there_is_no_check_and_a_sentence(made: Made) -> None:
 
 def test_labels_are_replaced_only_when_asked(made: Made) -> None:
     maps = add_labels(made.path)
-    with pytest.raises(OutputExistsError, match="--overwrite"):
+    with pytest.raises(OutputExistsError, match="`overwrite=True`"):
         commit_labels(made.path, LABELLER)
     assert _same(TicketStore.open(str(made.path)).read_token_labels(range(11)), maps)
     others = add_labels(made.path, seed=1, overwrite=True)
@@ -182,6 +182,7 @@ class _CrashError(Exception):
     pass
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_crash_anywhere_leaves_a_valid_store(made: Made, monkeypatch: pytest.MonkeyPatch, overwrite: bool) -> None:
     """Every call that changes the disk fails in turn; the same commit then finishes."""
@@ -371,13 +372,13 @@ def test_the_digest_of_a_store_is_that_without_labels(made: Made, tmp_path: Path
 
 @pytest.fixture(scope="module")
 def replayed(tmp_path_factory: pytest.TempPathFactory) -> tuple[SmallStore, LabelMaps]:
-    small = make_store(tmp_path_factory.mktemp("replayed"), counts=(9, 5), augment="crop", views=3)
+    small = make_store(tmp_path_factory.mktemp("replayed"), counts=(9, 5), augment="crop", num_views=3)
     return small, add_labels(small.path)
 
 
 @pytest.fixture(scope="module", params=[1, 2])
 def centred(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[SmallStore, LabelMaps]:
-    small = make_store(tmp_path_factory.mktemp("centred"), counts=(9, 5), views=request.param)
+    small = make_store(tmp_path_factory.mktemp("centred"), counts=(9, 5), num_views=request.param)
     return small, add_labels(small.path)
 
 
@@ -396,7 +397,7 @@ def _stream(small: SmallStore, **changes: Any) -> StreamConfig:
         "num_classes": 10,
         "seed": 0,
         "join": JoinConfig(store=small.store, token_labels=True),
-        "views": "replay" if replays else "static",
+        "view_mode": "replay" if replays else "static",
         "policy": POLICIES["crop"] if replays else None,
         "augment": None if replays else AugmentConfig(hflip=0.5, auto_augment="none"),
         "num_views": small.manifest.num_views if replays else 1,
@@ -518,9 +519,9 @@ def test_batches_have_none_where_none_are_asked_for(replayed: tuple[SmallStore, 
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"views": "warp"}, "train with --views replay, not warp"),
-        ({"views": "static", "subset": "random"}, "train with --views replay, not static"),
-        ({"join": None, "subset": "random", "views": "static"}, "pass --tickets"),
+        ({"view_mode": "warp"}, "train with `view_mode='replay'`, not warp"),
+        ({"view_mode": "static", "subset": "random"}, "train with `view_mode='replay'`, not static"),
+        ({"join": None, "subset": "random", "view_mode": "static"}, "pass `tickets`"),
     ],
 )
 def test_views_without_labels_are_refused(

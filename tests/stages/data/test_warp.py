@@ -339,7 +339,7 @@ def test_views_of_the_same_part_have_no_preferred_position(tmp_path: Path) -> No
 
 def test_the_mirrored_centre_view_has_no_preferred_position(tmp_path: Path) -> None:
     """Boxes of centre views differ where the images' shapes do; they are no crops for that."""
-    made = make_store(tmp_path, counts=(4,), samples=_wide_samples(), views=2)
+    made = make_store(tmp_path, counts=(4,), samples=_wide_samples(), num_views=2)
     read = TicketStore.open(made.store).read_views(range(4))
     assert read is not None
     assert np.ptp(read[0].reshape(-1, 4), axis=0).any()
@@ -370,7 +370,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
     """Three views of each of twelve images."""
     folder = tmp_path_factory.mktemp("drawn")
     samples = _named_by_class(fashion_samples(12))
-    return make_store(folder, counts=(7, 5), samples=samples, augment="deit", views=3)
+    return make_store(folder, counts=(7, 5), samples=samples, augment="deit", num_views=3)
 
 
 @pytest.fixture(scope="module")
@@ -386,7 +386,7 @@ def center(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
 
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
-    return make_store(tmp_path_factory.mktemp("mirrored"), counts=(4,), samples=_wide_samples(), views=2)
+    return make_store(tmp_path_factory.mktemp("mirrored"), counts=(4,), samples=_wide_samples(), num_views=2)
 
 
 def _stream(made: SmallStore, **changes: Any) -> StreamConfig:
@@ -403,7 +403,7 @@ def _stream(made: SmallStore, **changes: Any) -> StreamConfig:
         "num_classes": len(made.samples),
         "seed": 3,
         "join": JoinConfig(store=made.store, ranks=True),
-        "views": "warp",
+        "view_mode": "warp",
         "policy": _DEIT,
         "num_views": made.manifest.num_views,
     }

@@ -14,7 +14,7 @@ from dataltt.stages.models.checkpoints import find_weights, read_info
 from dataltt.stages.models.registry import create_network, create_vit, read_weights
 from safetensors.torch import save_file
 
-from ...helpers import CliResult, fashion_samples, make_shards, make_store, randomize, run_cli
+from ...helpers import CliResult, fashion_samples, make_shards, make_store, randomize, recorded, run_cli
 
 NUM_IMAGES = 8
 COMMON = ("--workers", 0, "--device", "cpu")
@@ -71,6 +71,7 @@ STUDENTS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(STUDENTS))
 def test_it_trains_resumes_and_is_tested(made: Made, name: str, tmp_path: Path) -> None:
     of, options = STUDENTS[name]
@@ -91,15 +92,17 @@ def test_it_trains_resumes_and_is_tested(made: Made, name: str, tmp_path: Path) 
     assert _eval(made, tmp_path / "whole", "random", store)["loss"] != tested["loss"]
 
 
+@pytest.mark.long
 def test_a_zeroed_swin_is_tested_on_all_patches_too(made: Made, tmp_path: Path) -> None:
     result = _train(made, tmp_path / "run", "--model", "swin_t", "--max-steps", 1, "--control", "random")
     assert result.code == 0, result.err
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["swin_input"] == "zero"
+    assert recorded(tmp_path / "run")["swin_input"] == "zero"
     assert "98 of 196 patches (the others are set to zero, which saves no compute)" in result.err + result.out
     losses = {on: _eval(made, tmp_path / "run", on, made.half)["loss"] for on in ("dense", "ticket", "random")}
     assert len(set(losses.values())) == 3
 
 
+@pytest.mark.long
 def test_a_packed_swin_is_not_tested_on_all_patches(made: Made, tmp_path: Path) -> None:
     options = ("--model", "swin_t", "--swin-input", "small-dense", "--max-steps", 1)
     result = _train(made, tmp_path / "run", *options, store=made.square)
@@ -145,6 +148,7 @@ def test_own_patches_are_those_of_the_students_attention(made: Made, tmp_path: P
     assert own["loss"] != pytest.approx(_eval(made, tmp_path / "run", "ticket", made.half)["loss"], abs=1e-6)
 
 
+@pytest.mark.long
 def test_lvvit_learns_the_token_labels_of_the_store(made: Made, tmp_path: Path) -> None:
     """Labels change the loss, of dense students too, and must be of as many classes."""
     store = tmp_path / "labelled.zarr"
@@ -196,7 +200,7 @@ def test_matched_tokens_lengthen_training(made: Made, tmp_path: Path) -> None:
     options = ("--model", "vit_micro", "--control", "random", "--match-tokens", "--epochs", 3)
     result = _train(made, tmp_path / "run", *options)
     assert result.code == 0, result.err
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config = recorded(tmp_path / "run")
     assert config["epochs"] == 6
     assert "3 epochs become 6, to see as many tokens as on all patches" in result.out + result.err
     assert f"step {6 * NUM_IMAGES // 2}, epoch 6" in result.out

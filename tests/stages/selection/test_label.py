@@ -33,7 +33,8 @@ from dataltt.stages.models.dense_labels import DenseLabeller, resized
 from dataltt.stages.models.lvvit import LVViT
 from dataltt.stages.models.registry import create_network, create_vit, weights_sha256
 from dataltt.stages.selection import label as label_module
-from dataltt.stages.selection.label import LabelConfig, label
+from dataltt.stages.selection.config import LabelConfig
+from dataltt.stages.selection.label import label
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -53,7 +54,6 @@ from ...helpers import (
     run_cli,
     run_on_two_ranks,
     save_selector_weights,
-    shared_store,
 )
 from ...schema_helpers import edit_manifest
 
@@ -220,7 +220,7 @@ def test_networks_without_a_map_are_refused() -> None:
 def _config(small: SmallStore, **changes: Any) -> LabelConfig:
     """A quick labelling of a small store by its own selector."""
     defaults: dict[str, Any] = {"model": MODEL, "checkpoint": small.weights, "batch_size": 5, "workers": 0}
-    return LabelConfig(store=small.store, device="cpu", **{**defaults, **changes})
+    return LabelConfig.of(tickets=small.store, device="cpu", **{**defaults, **changes})
 
 
 def _views(small: SmallStore, sample: Sample) -> list[Image.Image]:
@@ -265,10 +265,10 @@ def _check(small: SmallStore, weights: Path, samples: Sequence[Sample]) -> None:
 
 _STORES: list[dict[str, Any]] = [
     {},
-    {"views": 2},
-    {"augment": "crop", "views": 3, "seed": 4},
-    {"augment": "deit", "views": 2},
-    {"augment": "whole", "views": 2},
+    {"num_views": 2},
+    {"augment": "crop", "num_views": 3, "seed": 4},
+    {"augment": "deit", "num_views": 2},
+    {"augment": "whole", "num_views": 2},
 ]
 
 
@@ -321,8 +321,9 @@ def test_an_rgb_store_and_a_grey_network_do_not_go_together(tmp_path: Path) -> N
         label(_config(small))
 
 
+@pytest.mark.two_ranks
 def test_batch_size_workers_and_ranks_change_nothing(tmp_path: Path) -> None:
-    small = make_store(tmp_path, counts=(4, 3, 2), views=2)
+    small = make_store(tmp_path, counts=(4, 3, 2), num_views=2)
     label(_config(small))
     found, digests = _read(small), file_digests(small.path / "token_labels")
     label(_config(small, batch_size=3, workers=1, overwrite=True))
@@ -406,12 +407,16 @@ def _changed_shards(name: str, samples: list[Sample]) -> list[Sample]:
 
 
 _MISFITS = [
-    ("missing inside", {}, ("train-000000.tar: sample 'train/00002' stands where", "'train/00001'", "--shards")),
-    ("missing at the end", {}, ("train-000000.tar: sample 'train/00003' of", "is missing", "--shards")),
-    ("extra inside", {}, ("train-000000.tar: sample 'train/extra' is not in", "--shards")),
-    ("extra at the end", {}, ("train-000000.tar: sample 'train/extra' is not in", "--shards")),
+    ("missing inside", {}, ("train-000000.tar: sample 'train/00002' stands where", "'train/00001'", "the `shards`")),
+    ("missing at the end", {}, ("train-000000.tar: sample 'train/00003' of", "is missing", "the `shards`")),
+    ("extra inside", {}, ("train-000000.tar: sample 'train/extra' is not in", "the `shards`")),
+    ("extra at the end", {}, ("train-000000.tar: sample 'train/extra' is not in", "the `shards`")),
     ("reordered", {}, ("train-000000.tar: sample 'train/00002' stands where", "in another order")),
-    ("changed", {}, ("train-000000.tar: the image of sample 'train/00002' is not the one", "--on-changed-image allow")),
+    (
+        "changed",
+        {},
+        ("train-000000.tar: the image of sample 'train/00002' is not the one", "`on_changed_image='allow'`"),
+    ),
     ("not an image", {"on_changed_image": "allow"}, ("image of sample 'train/00002' cannot be decoded", "mend")),
 ]
 
@@ -433,13 +438,13 @@ def test_samples_that_are_not_the_stores_rows_are_named(
 
 
 def test_reencoded_copies_are_labelled_where_allowed(tmp_path: Path) -> None:
-    small = make_store(tmp_path, counts=(4,), augment="crop", views=2)
+    small = make_store(tmp_path, counts=(4,), augment="crop", num_views=2)
     copies = [
         replace(s, image=encode(np.asarray(Image.open(io.BytesIO(s.image))), "PNG", compress_level=0))
         for s in small.samples
     ]
     shards = make_shards(tmp_path / "copies", [4], copies)
-    with pytest.raises(DatalttError, match="--on-changed-image allow"):
+    with pytest.raises(DatalttError, match="`on_changed_image='allow'`"):
         label(_config(small, shards=shards))
     label(_config(small, shards=shards, on_changed_image="allow", overwrite=True))
     _check(small, small.weights, small.samples)
@@ -471,7 +476,7 @@ def test_shards_are_the_stores_own_all_of_them(tmp_path: Path) -> None:
     with pytest.raises(DatalttError, match=r"more-000000.tar is not a shard of"):
         label(_config(small, shards=str(tmp_path / "shards" / "*.tar")))
     moved = (tmp_path / "shards").rename(tmp_path / "elsewhere")
-    with pytest.raises(DatalttError, match=r"are not here .*; pass --shards"):
+    with pytest.raises(DatalttError, match=r"are not here .*; pass `shards`"):
         label(_config(small))
     label(_config(small, shards=str(moved / "train-*.tar")))
     _check(small, small.weights, small.samples)
@@ -480,13 +485,13 @@ def test_shards_are_the_stores_own_all_of_them(tmp_path: Path) -> None:
 def test_a_store_cannot_name_commands_as_its_shards(tmp_path: Path) -> None:
     small = make_store(tmp_path, counts=(2,))
     edit_manifest(small.path, lambda m: m["dataset"].update(source=f"pipe:touch {tmp_path / 'ran'}/train-000000.tar"))
-    with pytest.raises(DatalttError, match="pass --shards to say that you mean them"):
+    with pytest.raises(DatalttError, match="pass `shards` to say that you mean them"):
         label(_config(small))
     assert not (tmp_path / "ran").exists()
 
 
 def test_views_that_are_drawn_otherwise_here_are_labelled_only_where_allowed(tmp_path: Path) -> None:
-    small = make_store(tmp_path, counts=(3,), augment="crop", views=2)
+    small = make_store(tmp_path, counts=(3,), augment="crop", num_views=2)
     edit_manifest(small.path, lambda m: m["view"]["augment"].update(pixels_xxh3="0" * 16))
     with pytest.raises(DatalttError, match="gives other pixels here"):
         label(_config(small))
@@ -497,22 +502,21 @@ def test_views_that_are_drawn_otherwise_here_are_labelled_only_where_allowed(tmp
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"checkpoint": None}, "there are no pretrained weights of vit_fashion; give --checkpoint"),
+        ({"checkpoint": None}, "there are no pretrained weights of vit_fashion; give `checkpoint`"),
         ({"checkpoint": Path("nowhere.safetensors")}, "there are no weights at nowhere.safetensors"),
-        ({"model": "no_such_model"}, "'no_such_model' is neither an alias"),
+        ({"model": "no_such_model"}, "`model='no_such_model'` is neither an alias"),
         ({"model": "test_vit"}, "does not hold weights of test_vit"),
         ({"num_classes": 12}, "has 10 classes; leave it out"),
-        ({"batch_size": 0}, "--batch-size 0"),
+        ({"batch_size": 0}, "`batch_size=0`"),
         ({"store": "s3://bucket/store.zarr"}, "copy the store here first"),
         ({"store": "nowhere.zarr"}, "there is no ticket store at nowhere.zarr"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_written(
-    tmp_path_factory: pytest.TempPathFactory, changes: dict[str, Any], words: str
+    small: SmallStore, changes: dict[str, Any], words: str
 ) -> None:
-    small = shared_store(tmp_path_factory)
     with pytest.raises(DatalttError) as caught:
-        label(replace(_config(small), **changes))
+        label(_config(small).but(**changes))
     assert words in str(caught.value)
     assert not label_parts_dir(small.path).exists()
 
@@ -521,7 +525,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
 
 
 def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
-    small = make_store(tmp_path, counts=(4, 3), views=2)
+    small = make_store(tmp_path, counts=(4, 3), num_views=2)
     options = ("--tickets", small.store, "--model", MODEL, "--checkpoint", small.weights, "--workers", 0)
     result = run_cli("label", *options, "--device", "cpu")
     assert result.code == 0, result.err
@@ -531,7 +535,7 @@ def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
     assert result.out.startswith(expected)
     again = run_cli("label", *options)
     assert again.code == 1
-    assert "has token labels of vit_fashion; pass --overwrite" in again.err
+    assert "has token labels of vit_fashion; " in again.err
     asked = run_cli("label", *options, "--overwrite", "--json")
     assert asked.code == 0, asked.err
     document = json.loads(asked.out)

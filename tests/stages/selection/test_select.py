@@ -31,7 +31,8 @@ from dataltt.stages.data.images import center_crop, decode_image, normalize, to_
 from dataltt.stages.data.shards import iter_samples, resolve_shards
 from dataltt.stages.models.registry import load_vit, weights_sha256
 from dataltt.stages.selection import select as select_module
-from dataltt.stages.selection.select import SelectConfig, select
+from dataltt.stages.selection.config import SelectConfig
+from dataltt.stages.selection.select import select
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -51,10 +52,7 @@ from ...helpers import (
 )
 from ...reference_cascade import reference_order
 
-
-@pytest.fixture(autouse=True)
-def _fixed_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+pytestmark = pytest.mark.usefixtures("fixed_time")
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +143,7 @@ def test_batches_of_other_sizes_give_the_same_tickets(
     assert _masks(tmp_path / "batches.zarr") == _masks(expected)
 
 
+@pytest.mark.two_ranks
 def test_two_ranks_give_the_same_bytes(expected: Path, shards: str, weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "ranks.zarr"
     options = ("--ratio", 0.5, "--ranks", "--batch-size", 5, "--workers", 0, "--device", "cpu", "--json")
@@ -197,7 +196,7 @@ def test_two_views_are_the_image_and_its_mirror_image(weights: Path, tmp_path: P
     samples = _wide_samples()
     two = make_shards(tmp_path / "two", (3,), samples)
     mirrored = make_shards(tmp_path / "mirrored", (3,), _mirrored(samples))
-    m = _select(two, weights, tmp_path / "two.zarr", views=2, ranks=True)
+    m = _select(two, weights, tmp_path / "two.zarr", num_views=2, ranks=True)
     _select(two, weights, tmp_path / "one.zarr")
     _select(mirrored, weights, tmp_path / "mirrored.zarr")
     assert (m.num_views, m.view.kind) == (2, "center")
@@ -218,7 +217,7 @@ def test_two_views_are_the_image_and_its_mirror_image(weights: Path, tmp_path: P
 def test_a_box_is_what_the_selector_saw(weights: Path, tmp_path: Path) -> None:
     samples = _wide_samples()
     shards = make_shards(tmp_path / "shards", (3,), samples)
-    m = _select(shards, weights, tmp_path / "s.zarr", views=2)
+    m = _select(shards, weights, tmp_path / "s.zarr", num_views=2)
     views = TicketStore.open(str(tmp_path / "s.zarr")).read_views(range(3))
     assert views is not None
     for raw, (y0, x0, height, width) in zip(iter_samples(resolve_shards(shards)[0]), views[0][:, 0], strict=True):
@@ -230,8 +229,8 @@ def test_a_box_is_what_the_selector_saw(weights: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("views", [0, 3, -1])
 def test_more_views_than_there_are(shards: str, weights: Path, tmp_path: Path, views: int) -> None:
-    with pytest.raises(OptionError, match=f"--views {views}"):
-        _select(shards, weights, tmp_path / "s.zarr", views=views)
+    with pytest.raises(OptionError, match=f"`num_views={views}`"):
+        _select(shards, weights, tmp_path / "s.zarr", num_views=views)
 
 
 # Restart
@@ -321,7 +320,7 @@ def test_a_restart_after_the_last_part(
     [
         ({"ratio": 0.6}, "num_keep, selector"),
         ({"ranks": False}, "has_ranks"),
-        ({"views": 2}, "has_views, num_views"),
+        ({"num_views": 2}, "has_views, num_views"),
         ({"on_bad_image": "skip"}, "on_bad_image"),
         ({"precision": "bf16"}, "selector"),
         ({"seed": 1}, "seed"),
@@ -333,7 +332,7 @@ def test_parts_of_another_selection(
     out = tmp_path / "s.zarr"
     parts = _interrupted(shards, weights, out, monkeypatch)
     before = file_digests(parts)
-    with pytest.raises(IncompletePartsError, match=rf"differs in {what}\); .*--overwrite"):
+    with pytest.raises(IncompletePartsError, match=rf"differs in {what}\); .*`overwrite=True`"):
         _select(shards, weights, out, **{"ranks": True, **changes})
     assert file_digests(parts) == before
 
@@ -381,7 +380,7 @@ def test_a_damaged_part_is_named(shards: str, weights: Path, tmp_path: Path, mon
 
 def test_an_existing_store_is_left_alone(expected: Path, shards: str, weights: Path) -> None:
     before = file_digests(expected.parent)
-    with pytest.raises(OutputExistsError, match="--overwrite"):
+    with pytest.raises(OutputExistsError, match="`overwrite=True`"):
         _select(shards, weights, expected, ranks=False)
     assert file_digests(expected.parent) == before
 
@@ -414,7 +413,9 @@ def _damaged(samples: Sequence[Sample], *numbers: int) -> list[Sample]:
 
 def test_a_bad_image_stops_the_selection(weights: Path, tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "shards", (4, 4), _damaged(fashion_samples(8), 6))
-    with pytest.raises(BadImageError, match=r"train-000001\.tar: image of sample 'train/00006' .*--on-bad-image skip"):
+    with pytest.raises(
+        BadImageError, match=r"train-000001\.tar: image of sample 'train/00006' .*`on_bad_image='skip'`"
+    ):
         _select(shards, weights, tmp_path / "s.zarr")
     assert not (tmp_path / "s.zarr").exists()
 
@@ -556,8 +557,8 @@ def test_weights_that_are_not_finite(shards: str, tmp_path: Path, weights: Path)
 
 
 def test_the_small_model_has_no_pretrained_weights(shards: str, tmp_path: Path) -> None:
-    config = SelectConfig(model=MODEL, shards=shards, out=tmp_path / "s.zarr", ratio=0.5, device="cpu")
-    with pytest.raises(CheckpointError, match="--checkpoint"):
+    config = SelectConfig.of(model=MODEL, shards=shards, out=tmp_path / "s.zarr", ratio=0.5, device="cpu")
+    with pytest.raises(CheckpointError, match="`checkpoint`"):
         select(config)
 
 
@@ -571,7 +572,7 @@ def test_drop_blocks_that_cannot_be_meant(shards: str, weights: Path, tmp_path: 
 
 @pytest.mark.parametrize("device", ["warp", "cuda:99"])
 def test_devices_that_are_not_there(shards: str, weights: Path, tmp_path: Path, device: str) -> None:
-    with pytest.raises(OptionError, match="--device"):
+    with pytest.raises(OptionError, match="`device="):
         _select(shards, weights, tmp_path / "s.zarr", device=device)
     assert list(tmp_path.iterdir()) == []
 
@@ -583,6 +584,6 @@ def test_only_a_store_is_ever_overwritten(shards: str, weights: Path, tmp_path: 
         out.mkdir()
     thesis = out / "thesis.txt" if kind == "folder" else out
     thesis.write_text("two years of work")
-    with pytest.raises(OutputExistsError, match="is not a ticket store; choose another --out"):
+    with pytest.raises(OutputExistsError, match="is not a ticket store; choose another `out`"):
         _select(shards, weights, out, overwrite=True)
     assert thesis.read_text() == "two years of work"

@@ -23,8 +23,8 @@ from dataltt.stages.data.shards import resolve_shards
 from dataltt.stages.data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition
 from dataltt.stages.grid import Box
 from dataltt.stages.runtime.reporting import SilentReporter
-from dataltt.stages.training.config import TrainConfig
-from dataltt.stages.training.mixing import Mix, MixConfig, Mixed, draw_mix, mix_batch
+from dataltt.stages.training.config import MixingOptions, TrainConfig
+from dataltt.stages.training.mixing import Mix, Mixed, draw_mix, mix_batch
 from dataltt.stages.training.train import train
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -125,17 +125,17 @@ def _best(scores: Sequence[float], num_keep: int) -> list[int]:
 
 
 _configs = st.builds(
-    MixConfig,
+    MixingOptions,
     mixup=st.sampled_from([0.0, 0.1, 0.8, 1.0, 5.0]),
     cutmix=st.sampled_from([0.0, 0.1, 1.0, 5.0]),
-    probability=st.sampled_from([0.0, 0.5, 1.0]),
-    switch=st.sampled_from([0.0, 0.5, 1.0]),
+    mix_prob=st.sampled_from([0.0, 0.5, 1.0]),
+    mix_switch=st.sampled_from([0.0, 0.5, 1.0]),
 )
 
 
 @given(_configs, st.tuples(st.integers(1, 16), st.integers(1, 16)), st.integers(0, 1000))
 @settings(max_examples=300, deadline=None)
-def test_a_draw_is_what_the_numbers_ask_for(config: MixConfig, grid: tuple[int, int], step: int) -> None:
+def test_a_draw_is_what_the_numbers_ask_for(config: MixingOptions, grid: tuple[int, int], step: int) -> None:
     mix = draw_mix(config, grid, 0, step, 0)
     assert 0 <= mix.lam <= 1
     if mix.box is not None:
@@ -143,35 +143,35 @@ def test_a_draw_is_what_the_numbers_ask_for(config: MixConfig, grid: tuple[int, 
         assert 0 <= mix.box.left <= mix.box.right <= grid[1]
         assert mix.lam == 1
         assert config.cutmix > 0
-        assert config.switch > 0 or config.mixup == 0
+        assert config.mix_switch > 0 or config.mixup == 0
     elif mix.lam < 1:
         assert config.mixup > 0
-        assert config.switch < 1 or config.cutmix == 0
+        assert config.mix_switch < 1 or config.cutmix == 0
     if not config.is_on:
         assert mix == Mix()
     assert draw_mix(config, grid, 0, step, 0) == mix
 
 
 def _draws(count: int = 400, **changes: Any) -> list[Mix]:
-    return [draw_mix(MixConfig(**changes), GRID, 0, step, 0) for step in range(count)]
+    return [draw_mix(MixingOptions(**changes), GRID, 0, step, 0) for step in range(count)]
 
 
 @pytest.mark.parametrize(
-    "changes", [{"mixup": 0.0, "cutmix": 0.0}, {"probability": 0.0}, {"mixup": 0.0, "probability": 0.0}], ids=str
+    "changes", [{"mixup": 0.0, "cutmix": 0.0}, {"mix_prob": 0.0}, {"mixup": 0.0, "mix_prob": 0.0}], ids=str
 )
 def test_nothing_is_mixed_where_mixing_is_off(changes: dict[str, Any]) -> None:
-    assert not MixConfig(**changes).is_on
+    assert not MixingOptions(**changes).is_on
     assert set(_draws(100, **changes)) == {Mix()}
 
 
-@pytest.mark.parametrize("changes", [{"switch": 0.0}, {"cutmix": 0.0}, {"cutmix": 0.0, "switch": 1.0}], ids=str)
+@pytest.mark.parametrize("changes", [{"mix_switch": 0.0}, {"cutmix": 0.0}, {"cutmix": 0.0, "mix_switch": 1.0}], ids=str)
 def test_mixup_alone(changes: dict[str, Any]) -> None:
     mixes = _draws(**changes)
     assert {m.box for m in mixes} == {None}
     assert len({m.lam for m in mixes}) == 400
 
 
-@pytest.mark.parametrize("changes", [{"switch": 1.0}, {"mixup": 0.0}, {"mixup": 0.0, "switch": 0.0}], ids=str)
+@pytest.mark.parametrize("changes", [{"mix_switch": 1.0}, {"mixup": 0.0}, {"mixup": 0.0, "mix_switch": 0.0}], ids=str)
 def test_cutmix_alone(changes: dict[str, Any]) -> None:
     mixes = _draws(**changes)
     assert all(m.box is not None for m in mixes)
@@ -181,12 +181,12 @@ def test_cutmix_alone(changes: dict[str, Any]) -> None:
 
 def test_both_are_drawn_as_often_as_switch_says() -> None:
     assert 160 <= sum(m.box is not None for m in _draws()) <= 240
-    assert 70 <= sum(m.box is not None for m in _draws(switch=0.25)) <= 130
+    assert 70 <= sum(m.box is not None for m in _draws(mix_switch=0.25)) <= 130
 
 
 def test_batches_are_mixed_as_often_as_the_probability_says() -> None:
-    assert 70 <= sum(m != Mix() for m in _draws(probability=0.25)) <= 130
-    assert sum(m == Mix() for m in _draws(switch=0.0)) == 0
+    assert 70 <= sum(m != Mix() for m in _draws(mix_prob=0.25)) <= 130
+    assert sum(m == Mix() for m in _draws(mix_switch=0.0)) == 0
 
 
 def test_lambda_is_of_its_beta_distribution() -> None:
@@ -199,7 +199,7 @@ def test_lambda_is_of_its_beta_distribution() -> None:
 
 @pytest.mark.parametrize("names", [(1, 0, 0), (0, 1, 0), (0, 0, 1), ("0", "0")], ids=str)
 def test_other_names_give_other_draws(names: tuple[object, ...]) -> None:
-    for config in (MixConfig(switch=0.0), MixConfig(switch=1.0)):
+    for config in (MixingOptions(mix_switch=0.0), MixingOptions(mix_switch=1.0)):
         ours = [draw_mix(config, (64, 64), *names, i) for i in range(5)]
         assert ours == [draw_mix(config, (64, 64), *names, i) for i in range(5)]
         assert all(
@@ -219,7 +219,7 @@ def test_global_generators_neither_matter_nor_change() -> None:
         np.random.seed(seed)
         torch.manual_seed(seed)
         before = _states()
-        found.append([draw_mix(MixConfig(), GRID, 0, step) for step in range(20)])
+        found.append([draw_mix(MixingOptions(), GRID, 0, step) for step in range(20)])
         assert _states() == before
     assert found[0] == found[1] == found[2]
 
@@ -432,7 +432,7 @@ def center(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
 
 @pytest.fixture(scope="module")
 def replayed(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
-    return _store(tmp_path_factory, augment="deit", views=3)
+    return _store(tmp_path_factory, augment="deit", num_views=3)
 
 
 def _stream(made: SmallStore, *, ranks: bool = False, **changes: Any) -> StreamConfig:
@@ -450,7 +450,7 @@ def _stream(made: SmallStore, *, ranks: bool = False, **changes: Any) -> StreamC
         "num_classes": 12,
         "seed": 0,
         "join": JoinConfig(store=made.store, ranks=ranks),
-        "views": "replay" if is_replay else "static",
+        "view_mode": "replay" if is_replay else "static",
         "augment": None if is_replay else AugmentConfig(),
         "policy": POLICIES["deit"] if is_replay else None,
         "num_views": made.manifest.num_views,
@@ -467,7 +467,7 @@ def _top(scores: Tensor, num_keep: int) -> list[list[int]]:
 
 
 def _spelt(store: str, changes: dict[str, Any]) -> str:
-    what = [str(changes.get(name, "")) for name in ("views", "subset")]
+    what = [str(changes.get(name, "")) for name in ("view_mode", "subset")]
     return "-".join([store, *what, "ranks" if "ranks" in changes else ""])
 
 
@@ -477,12 +477,12 @@ _STREAMS: list[tuple[str, dict[str, Any]]] = [
     ("center", {"ranks": True, "subset": "inverse"}),
     ("center", {"subset": "random"}),
     ("center", {"subset": "fixed-random"}),
-    ("center", {"ranks": True, "views": "warp", "policy": POLICIES["deit"], "augment": None}),
+    ("center", {"ranks": True, "view_mode": "warp", "policy": POLICIES["deit"], "augment": None}),
     ("replayed", {}),
     ("replayed", {"ranks": True}),
     ("replayed", {"ranks": True, "subset": "inverse"}),
     ("replayed", {"subset": "fixed-random"}),
-    ("replayed", {"ranks": True, "views": "warp"}),
+    ("replayed", {"ranks": True, "view_mode": "warp"}),
 ]
 
 
@@ -509,6 +509,7 @@ def test_scores_of_a_stream_are_those_of_its_tickets(
             assert torch.equal(mixed.keep_indices, theirs.keep_indices)
 
 
+@pytest.mark.long
 def test_without_ranks_scores_are_the_ticket_and_ties_drawn_by_epoch(replayed: SmallStore) -> None:
     def scores(epoch: int, **changes: Any) -> dict[int, list[float]]:
         batches = _run(_stream(replayed, mixing=True, num_views=1, **changes), epoch)
@@ -541,7 +542,7 @@ def test_a_dense_stream_has_no_scores(replayed: SmallStore) -> None:
 
 def _train(made: SmallStore, out: Path, **changes: Any) -> int:
     defaults: dict[str, Any] = {"epochs": 1, "batch_size": 4, "workers": 0, "device": "cpu", "num_classes": 12}
-    return train(TrainConfig(out=out, tickets=made.store, **{**defaults, **changes})).step
+    return train(TrainConfig.of(out=out, tickets=made.store, **{**defaults, **changes})).step
 
 
 def _spied(monkeypatch: pytest.MonkeyPatch) -> list[Mixed]:
@@ -563,10 +564,11 @@ def _kept(mixed: Iterable[Mixed]) -> Counter[int | None]:
     return Counter(None if m.keep_indices is None else m.keep_indices.shape[1] for m in mixed)
 
 
+@pytest.mark.long
 def test_every_control_is_mixed_alike(replayed: SmallStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By seed and step; what differs is which patches are kept, and so the labels' weights under CutMix."""
     seen = _spied(monkeypatch)
-    drawn = [draw_mix(MixConfig(), GRID, 0, step, 0) for step in range(6)]
+    drawn = [draw_mix(MixingOptions(), GRID, 0, step, 0) for step in range(6)]
     assert len({m.box is None for m in drawn}) == 2
     pixels: list[bytes] = []
     controls: list[Any] = ["ticket", "random", "fixed-random", "inverse", "dense"]
@@ -596,7 +598,7 @@ def test_a_run_without_mixing_mixes_nothing(
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
 def test_numbers_that_no_distribution_has(replayed: SmallStore, tmp_path: Path, name: str, value: float) -> None:
-    with pytest.raises(OptionError, match=f"--{name}"):
+    with pytest.raises(OptionError, match=f"`{name}="):
         _train(replayed, tmp_path / "run", **{name: value})
     assert not (tmp_path / "run").exists()
 
@@ -604,5 +606,5 @@ def test_numbers_that_no_distribution_has(replayed: SmallStore, tmp_path: Path, 
 @pytest.mark.parametrize("name", ["mix_prob", "mix_switch"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_probabilities_out_of_range(replayed: SmallStore, tmp_path: Path, name: str, value: float) -> None:
-    with pytest.raises(OptionError, match=f"--{name.replace('_', '-')} .* should lie between 0 and 1"):
+    with pytest.raises(OptionError, match=f"`{name}=.*` should (lie between 0 and 1|be a number)"):
         _train(replayed, tmp_path / "run", **{name: value})

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 def _config(**changes: Any) -> TrainConfig:
-    return TrainConfig(out=Path("run"), batch_size=64, **changes)
+    return TrainConfig.of(out=Path("run"), batch_size=64, **changes)
 
 
 def _layer(weight: Tensor) -> nn.Linear:

@@ -34,8 +34,8 @@ from dataltt.stages.models.registry import create_vit, entry_of, load_vit
 from dataltt.stages.runtime.randomness import generator_of, isolated_rng
 from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.selection.select import select
-from dataltt.stages.training.config import TrainConfig
-from dataltt.stages.training.evaluate import EvalConfig, EvalProtocol, Metrics, evaluate
+from dataltt.stages.training.config import EvalConfig, TrainConfig
+from dataltt.stages.training.evaluate import EvalProtocol, Metrics, evaluate
 from dataltt.stages.training.train import TrainResult, train
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -49,10 +49,10 @@ from ...helpers import (
     file_digests,
     make_shards,
     make_store,
+    recorded,
     run_on_two_ranks,
     save_selector_weights,
     select_config,
-    shared_store,
 )
 from ...schema_helpers import edit_manifest
 from ...schema_helpers import make_store as make_synthetic_store
@@ -67,11 +67,6 @@ class Validation:
 
     shards: str
     store: str
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
-    return shared_store(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +87,7 @@ def _config(small: SmallStore, out: Path, **changes: Any) -> TrainConfig:
         "device": "cpu",
         "log_steps": 1,
     }
-    return TrainConfig(out=out, **{**defaults, **changes})
+    return TrainConfig.of(out=out, **{**defaults, **changes})
 
 
 def _train(small: SmallStore, out: Path, **changes: Any) -> TrainResult:
@@ -141,7 +136,7 @@ def test_files_of_a_run(whole: Path, small: SmallStore) -> None:
     assert sorted(p.name for p in (whole / "checkpoints").iterdir()) == ["latest", "step-00000012"]
     names = sorted(p.name for p in _latest(whole).iterdir())
     assert names == ["ema.safetensors", "model.safetensors", "training.pt"]
-    config = json.loads((whole / "config.json").read_text())
+    config = recorded(whole)
     assert (config["model"], config["num_classes"], config["world_size"]) == (MODEL, 10, 1)
     assert config["tickets"] == small.store
     info = read_info(_latest(whole) / "model.safetensors")
@@ -181,6 +176,7 @@ def test_the_averaged_weights_are_an_average(whole: Path, small: SmallStore) -> 
     assert not any(torch.equal(last[n], averaged[n]) for n in last if n.endswith("weight"))
 
 
+@pytest.mark.long
 def test_a_run_learns(small: SmallStore, tmp_path: Path) -> None:
     """The training images by heart; else the gradient, the labels or the tickets are wrong."""
     plain = {"drop_path": 0.0, "random_erasing": 0.0, "auto_augment": "none", "hflip": 0.0, "smoothing": 0.0}
@@ -282,7 +278,7 @@ def test_resuming_with_other_options(
     out = tmp_path / "run"
     _train(small, out, max_steps=1, **_validated(validation))
     before = file_digests(out)
-    with pytest.raises(OptionError, match=rf"--resume: .* is another run \(.*{name} was .* and is "):
+    with pytest.raises(OptionError, match=rf"is another run \(.*{name} was .* and is "):
         _train(small, out, resume=True, **{**_validated(validation), **change})
     assert file_digests(out) == before
 
@@ -292,18 +288,18 @@ def test_resuming_with_other_shards(small: SmallStore, tmp_path: Path) -> None:
     out = tmp_path / "run"
     _train(small, out, shards=shards, max_steps=2)
     make_shards(tmp_path / "shards", (18, 12), small.samples[:30], name="dealt")
-    with pytest.raises(OptionError, match="--resume: the shards held 6 steps per epoch and now hold 5"):
+    with pytest.raises(OptionError, match="the shards held 6 steps per epoch and now hold 5"):
         _train(small, out, shards=shards, resume=True)
 
 
 def test_resuming_what_is_not_there(small: SmallStore, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="--resume: there is no run"):
+    with pytest.raises(OptionError, match="there is no run"):
         _train(small, tmp_path / "run", resume=True)
 
 
 def test_an_existing_run_is_left_alone(whole: Path, small: SmallStore) -> None:
     before = file_digests(whole)
-    with pytest.raises(OutputExistsError, match="--resume"):
+    with pytest.raises(OutputExistsError, match="`resume`"):
         _train(small, whole)
     assert file_digests(whole) == before
 
@@ -311,6 +307,7 @@ def test_an_existing_run_is_left_alone(whole: Path, small: SmallStore) -> None:
 # Ranks
 
 
+@pytest.mark.two_ranks
 def test_two_ranks_train_as_one(tmp_path: Path) -> None:
     """Unequal shards and as many samples as a global batch, so that one step sees what the two half steps see."""
     small = make_store(tmp_path / "store", counts=(7, 1, 4))
@@ -341,7 +338,7 @@ def test_two_ranks_train_as_one(tmp_path: Path) -> None:
     for mine, line in zip(_metrics(out), _metrics(tmp_path / "one"), strict=True):
         assert mine["loss"] == pytest.approx(line["loss"], rel=1e-4)
         assert mine["lr"] == line["lr"]
-    assert json.loads((out / "config.json").read_text())["world_size"] == 2
+    assert recorded(out)["world_size"] == 2
 
 
 def _initial_weights() -> dict[str, Tensor]:
@@ -350,6 +347,7 @@ def _initial_weights() -> dict[str, Tensor]:
         return create_vit(MODEL, num_classes=10, drop_path_rate=0.0).state_dict()
 
 
+@pytest.mark.two_ranks
 def test_ranks_take_equal_steps_on_unequal_shards(validation: Validation, tmp_path: Path) -> None:
     small = make_store(tmp_path / "store", counts=(3, 0, 21, 1, 6))
     out = tmp_path / "run"
@@ -365,7 +363,7 @@ def test_ranks_take_equal_steps_on_unequal_shards(validation: Validation, tmp_pa
     assert report["validation"]["num_samples"] == 20
     # What two ranks count together is what one counts alone.
     alone = evaluate(
-        EvalConfig(
+        EvalConfig.of(
             checkpoint=_latest(out) / "model.safetensors",
             shards=validation.shards,
             tickets=validation.store,
@@ -431,6 +429,7 @@ def test_dense_needs_no_store(small: SmallStore, tmp_path: Path) -> None:
     assert info.num_keep == NUM_PATCHES
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "protocol"),
     [
@@ -458,7 +457,7 @@ def test_best_is_chosen_by_the_protocol_asked_for(
     assert (info.protocol, info.top1, info.step) == (protocol, max(accuracies), tested[best]["step"])
 
     found = evaluate(
-        EvalConfig(
+        EvalConfig.of(
             checkpoint=out, shards=validation.shards, tickets=validation.store, test=protocol, workers=0, device="cpu"
         )
     )
@@ -488,23 +487,23 @@ def _without_ranks(small: SmallStore, folder: Path) -> str:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"tickets": None}, "--control ticket needs --tickets"),
-        ({"tickets": None, "control": "random"}, "--control random needs --tickets"),
+        ({"tickets": None}, "`control='ticket'` needs `tickets`"),
+        ({"tickets": None, "control": "random"}, "`control='random'` needs `tickets`"),
         ({"tickets": None, "control": "dense"}, "which shards"),
         ({"tickets": None, "control": "dense", "shards": "TRAIN"}, "which model"),
         ({"val_shards": "VAL"}, "which patches to validate on"),
         ({"val_shards": "VAL", "control": "random"}, "which patches to validate on"),
-        ({"val_shards": "VAL", "test": "ticket"}, "--test ticket needs --val-tickets"),
-        ({"val_tickets": "STORE"}, "--val-tickets without --val-shards"),
-        ({"epochs": 0}, "--epochs 0"),
-        ({"batch_size": 0}, "--batch-size 0"),
-        ({"log_steps": 0}, "--log-steps 0"),
-        ({"clip_grad": 0.0}, "--clip-grad 0 should be above 0"),
-        ({"opt": "sgd", "momentum": 0.0}, "--momentum 0: sgd is with Nesterov momentum"),
-        ({"momentum": 1.0}, "--momentum 1.0 should lie between 0 and 0.9999"),
+        ({"val_shards": "VAL", "test": "ticket"}, "`test='ticket'` needs `val_tickets`"),
+        ({"val_tickets": "STORE"}, "`val_tickets` without `val_shards`"),
+        ({"epochs": 0}, "`epochs=0`"),
+        ({"batch_size": 0}, "`batch_size=0`"),
+        ({"log_steps": 0}, "`log_steps=0`"),
+        ({"clip_grad": 0.0}, "`clip_grad=0` should be above 0"),
+        ({"opt": "sgd", "momentum": 0.0}, "`momentum=0`: sgd is with Nesterov momentum"),
+        ({"momentum": 1.0}, "`momentum=1` should lie between 0 and 0.9999"),
         ({"batch_size": 37}, "36 samples are fewer than one batch of 37"),
-        ({"auto_augment": "nonsense"}, "--auto-augment"),
-        ({"device": "warp"}, "--device"),
+        ({"auto_augment": "nonsense"}, "`auto_augment="),
+        ({"device": "warp"}, "`device='warp'`"),
     ],
 )
 def test_options_that_cannot_be_meant(
@@ -526,7 +525,7 @@ def test_validating_on_tickets_of_their_own_when_training_densely(
 
 
 def test_inverse_needs_ranks(small: SmallStore, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"--control inverse needs ranks, which .*plain\.zarr lacks"):
+    with pytest.raises(OptionError, match=r"`control='inverse'` needs ranks, which .*plain\.zarr lacks"):
         _train(small, tmp_path / "run", tickets=_without_ranks(small, tmp_path), control="inverse")
 
 
@@ -567,7 +566,7 @@ def _copy_with_source(small: SmallStore, folder: Path, source: str) -> str:
 @pytest.mark.parametrize("scheme", ["pipe:", "PIPE:", "file:", "ftp://"])
 def test_a_store_cannot_have_commands_run(small: SmallStore, tmp_path: Path, scheme: str) -> None:
     store = _copy_with_source(small, tmp_path, f"{scheme}touch {tmp_path}/executed; cat {small.folder}/x.tar")
-    with pytest.raises(DatalttError, match="--shards"):
+    with pytest.raises(DatalttError, match="`shards`"):
         _train(small, tmp_path / "run", tickets=store)
     assert not (tmp_path / "executed").exists()
 
@@ -577,14 +576,14 @@ def test_a_store_cannot_have_commands_run_by_a_brace_expression(small: SmallStor
     shard = small.shards.replace("*", "000000")
     command = f"touch {tmp_path}/executed;cat {shard}"
     store = _copy_with_source(small, tmp_path, f"{{{before.replace('SHARD', shard)},pipe:{command}}}")
-    with pytest.raises(DatalttError, match="--shards"):
+    with pytest.raises(DatalttError, match="`shards`"):
         _train(small, tmp_path / "run", tickets=store, max_steps=1)
     assert not (tmp_path / "executed").exists()
 
 
 def test_shards_of_a_store_that_are_not_here(small: SmallStore, tmp_path: Path) -> None:
     store = _copy_with_source(small, tmp_path, "/nowhere/train-{000000..000002}.tar")
-    with pytest.raises(ShardError, match=r"the shards that .* names are not here .*pass --shards"):
+    with pytest.raises(ShardError, match=r"the shards that .* names are not here .*pass `shards`"):
         _train(small, tmp_path / "run", tickets=store)
 
 
@@ -623,7 +622,7 @@ def test_a_label_beyond_the_classes_asked_for(small: SmallStore, tmp_path: Path)
 
 
 def test_a_loss_that_is_not_finite_is_an_error(small: SmallStore, tmp_path: Path) -> None:
-    with pytest.raises(DatalttError, match=r"the loss is not finite at step \d+ or before; lower --lr"):
+    with pytest.raises(DatalttError, match=r"the loss is not finite at step \d+ or before; lower `lr`"):
         _train(small, tmp_path / "run", lr=1e38, warmup_epochs=0)
 
 
@@ -668,7 +667,7 @@ def test_runs_are_told_by_their_folder(whole: Path) -> None:
 
 
 def test_foreign_weights_need_a_model(small: SmallStore) -> None:
-    with pytest.raises(CheckpointError, match="pass --model"):
+    with pytest.raises(CheckpointError, match="pass `model`"):
         load_student(small.weights)
     student, info, _ = load_student(small.weights, model=MODEL)
     assert info is None
@@ -743,7 +742,7 @@ def test_a_damaged_header_of_weights(stopped: Path, header: str) -> None:
 
 def _eval(small: SmallStore, checkpoint: Path, test: EvalProtocol, **changes: Any) -> EvalConfig:
     defaults: dict[str, Any] = {"tickets": small.store, "batch_size": 7, "workers": 0, "device": "cpu"}
-    return EvalConfig(checkpoint=checkpoint, shards=small.shards, test=test, **{**defaults, **changes})
+    return EvalConfig.of(checkpoint=checkpoint, shards=small.shards, test=test, **{**defaults, **changes})
 
 
 def _directly(small: SmallStore, weights: Path, keep_of: dict[str, Any] | None) -> Metrics:
@@ -802,14 +801,14 @@ def test_workers_test_the_same(small: SmallStore, tmp_path: Path) -> None:
 
 
 def test_random_subsets_need_a_size(small: SmallStore) -> None:
-    with pytest.raises(OptionError, match="--test random: how many patches"):
+    with pytest.raises(OptionError, match="`test='random'`: how many patches"):
         evaluate(_eval(small, small.weights, "random", tickets=None, model=MODEL))
     found = evaluate(_eval(small, small.weights, "random", tickets=None, model=MODEL, num_keep=25))
     assert found == evaluate(_eval(small, small.weights, "random", model=MODEL))
 
 
 def test_tickets_are_needed_to_test_on_them(small: SmallStore) -> None:
-    with pytest.raises(OptionError, match="--test ticket needs the tickets"):
+    with pytest.raises(OptionError, match="`test='ticket'` needs the tickets"):
         evaluate(_eval(small, small.weights, "ticket", tickets=None, model=MODEL))
 
 
@@ -822,7 +821,7 @@ def test_a_run_is_tested_on_as_many_random_patches_as_it_was_trained_on(whole: P
 def test_nothing_to_test_on(small: SmallStore, validation: Validation) -> None:
     config = _eval(small, small.weights, "ticket", model=MODEL, on_missing_ticket="skip")
     with pytest.raises(OptionError, match="there was no sample to test on"):
-        evaluate(replace(config, shards=validation.shards, recount=True))
+        evaluate(config.but(shards=validation.shards, recount=True))
 
 
 def test_skipped_samples_are_counted(small: SmallStore, tmp_path: Path) -> None:
@@ -837,9 +836,9 @@ def test_skipped_samples_are_counted(small: SmallStore, tmp_path: Path) -> None:
 def test_samples_skipped_after_the_last_batch_are_counted(small: SmallStore, tmp_path: Path) -> None:
     shards = make_shards(tmp_path, (12,), [*fashion_samples(5, first=700), *small.samples[:7]], name="first")
     config = _eval(small, small.weights, "ticket", model=MODEL, on_missing_ticket="skip")
-    assert evaluate(replace(config, shards=shards)).num_skipped == 5
+    assert evaluate(config.but(shards=shards)).num_skipped == 5
     shards = make_shards(tmp_path, (12,), [*small.samples[:7], *fashion_samples(5, first=700)], name="last")
-    assert evaluate(replace(config, shards=shards)).num_skipped == 5
+    assert evaluate(config.but(shards=shards)).num_skipped == 5
 
 
 def test_stores_of_the_same_images_are_the_same(small: SmallStore) -> None:
@@ -876,7 +875,7 @@ def test_an_interrupted_run_saves_the_step_it_was_at(
         train(config, _Interrupting(number, after=4))
     assert signal.getsignal(number) is before
     assert _latest(tmp_path / "run").name == "step-00000004"
-    train(replace(config, resume=True))
+    train(config.but(resume=True))
     ours, theirs = _weights(tmp_path / "run"), _weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -885,6 +884,6 @@ def test_an_interrupted_run_saves_the_step_it_was_at(
     ("name", "value"), [("lr", -1.0), ("smoothing", 3.0), ("hflip", 1.5), ("ema_decay", -0.1), ("drop_path", 1.0)]
 )
 def test_numbers_out_of_range(small: SmallStore, tmp_path: Path, name: str, value: float) -> None:
-    with pytest.raises(OptionError, match=f"--{name.replace('_', '-')} .* should lie between"):
+    with pytest.raises(OptionError, match=f"`{name}=.*` should (lie between|be at least)"):
         _train(small, tmp_path / "run", **{name: value})
     assert not (tmp_path / "run").exists()

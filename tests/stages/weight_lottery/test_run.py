@@ -39,7 +39,7 @@ from dataltt.stages.weight_lottery.run import run_lottery
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ...helpers import MODEL, fashion_samples, file_digests, make_shards, randomize, run_cli
+from ...helpers import MODEL, fashion_samples, file_digests, make_shards, randomize, recorded, run_cli
 
 _PER_BLOCK = {"attn.qkv": 3 * 64 * 64, "attn.proj": 64 * 64, "mlp.fc1": 4 * 64 * 64, "mlp.fc2": 4 * 64 * 64}
 _STEPS = 8
@@ -65,7 +65,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
 def _config(shards: Shards, out: Path, **changes: Any) -> LotteryConfig:
     """Two rounds of runs of two epochs of four steps."""
     base, _ = fashion_config(out, epochs=2)
-    recipe = replace(base, shards=shards.train, batch_size=4, lr=0.2, workers=0, device="cpu", drop_path=0.1)
+    recipe = base.but(shards=shards.train, batch_size=4, lr=0.2, workers=0, device="cpu", drop_path=0.1)
     defaults: dict[str, Any] = {"rounds": 2, "rate": 0.5, "seeds": (0,)}
     return LotteryConfig(out=out, train=recipe, test_shards=shards.test, **{**defaults, **changes})
 
@@ -185,8 +185,8 @@ def test_a_mask_of_all_weights_trains_to_the_dense_numbers(shards: Shards, tmp_p
         apply_mask(student.net, full_mask(prunable_layers(student.net, MODEL)))
         return student
 
-    train(replace(base, out=tmp_path / "dense"))
-    train(replace(base, out=tmp_path / "masked"), prepare=masked)
+    train(base.but(out=tmp_path / "dense"))
+    train(base.but(out=tmp_path / "masked"), prepare=masked)
     dense, other = (latest_checkpoint(tmp_path / name) for name in ("dense", "masked"))
     assert dense is not None
     assert other is not None
@@ -195,6 +195,7 @@ def test_a_mask_of_all_weights_trains_to_the_dense_numbers(shards: Shards, tmp_p
     assert all(torch.equal(found[n], expected[n]) for n in expected)
 
 
+@pytest.mark.long
 def test_pruned_weights_are_zero_and_masks_nested(done: Path) -> None:
     everything = full_mask(_layers())
     mask_1, mask_2 = (read_mask(done / "seed-0" / f"mask-{r}.safetensors", everything) for r in (1, 2))
@@ -212,6 +213,7 @@ def test_pruned_weights_are_zero_and_masks_nested(done: Path) -> None:
         assert all(torch.equal(mask[n], expected[n]) for n in mask)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rewind_step", [0, 3])
 def test_each_arm_starts_from_its_weights_on_the_same_batches(
     shards: Shards, done: Path, tmp_path: Path, rewind_step: int
@@ -224,7 +226,7 @@ def test_each_arm_starts_from_its_weights_on_the_same_batches(
     config = _config(shards, out).train
     if rewind_step:
         dense = tmp_path / "dense"
-        train(replace(config, out=dense, max_steps=rewind_step))
+        train(config.but(out=dense, max_steps=rewind_step))
         checkpoint = latest_checkpoint(dense)
         assert checkpoint is not None
         start = load_file(checkpoint / "model.safetensors")
@@ -251,7 +253,7 @@ def test_each_arm_starts_from_its_weights_on_the_same_batches(
                 apply_mask(student.net, given[1])
             return student
 
-        train(replace(config, out=run), prepare=prepare)
+        train(config.but(out=run), prepare=prepare)
         checkpoint = latest_checkpoint(run)
         assert checkpoint is not None
         expected = merge_masks(load_file(checkpoint / "model.safetensors"))
@@ -261,6 +263,7 @@ def test_each_arm_starts_from_its_weights_on_the_same_batches(
         assert all(torch.equal(t, expected[n]) for n, t in _weights(out, name).items()), name
 
 
+@pytest.mark.long
 def test_the_document_says_what_the_runs_came_to(done: Path) -> None:
     document = json.loads((done / DOCUMENT_FILE).read_text())
     assert (document["num_prunable"], document["num_steps"], document["num_images"]) == (294_912, _STEPS, 16)
@@ -293,6 +296,7 @@ def test_the_document_says_what_the_runs_came_to(done: Path) -> None:
     assert (done / "lottery.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_a_pruned_run_is_tested_like_any_other(shards: Shards, done: Path) -> None:
     run = done / "seed-1" / "ticket-2"
     options = ("--shards", shards.test, "--test", "dense", "--workers", 0, "--device", "cpu", "--json")
@@ -317,6 +321,7 @@ class _InterruptingReporter(SilentReporter):
             raise KeyboardInterrupt
 
 
+@pytest.mark.long
 def test_it_comes_to_the_same_however_often_it_is_interrupted(shards: Shards, done: Path, tmp_path: Path) -> None:
     config = _config(shards, tmp_path / "out", rewind_step=3, seeds=(0, 1))
     shutil.copytree(done / "seed-1", config.out / "seed-1")
@@ -334,6 +339,7 @@ def test_it_comes_to_the_same_however_often_it_is_interrupted(shards: Shards, do
     assert digests == expected
 
 
+@pytest.mark.long
 def test_what_is_lost_is_made_again_and_what_is_done_is_not(shards: Shards, done: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(done, out)
@@ -356,33 +362,34 @@ def test_what_is_lost_is_made_again_and_what_is_done_is_not(shards: Shards, done
     assert file_digests(out)["seed-0/rewind.safetensors"] == file_digests(done)["seed-0/rewind.safetensors"]
 
 
+@pytest.mark.long
 def test_rounds_and_seeds_may_be_added_but_nothing_else_changed(shards: Shards, done: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(done, out)
     config = _config(shards, out, rewind_step=3)
     whole = json.loads((out / DOCUMENT_FILE).read_text())
-    less = run_weight_lottery(replace(config, rounds=1, seeds=(1,)), SilentReporter())
+    less = run_weight_lottery(config.but(rounds=1, seeds=(1,)), SilentReporter())
     assert less is not None
     assert less["all_rounds"]["ticket_minus_fresh"]["low"] is None
     assert [row["arms"]["ticket"]["top1"] for row in less["rounds"]] == [
         {"1": whole["rounds"][0]["arms"]["ticket"]["top1"]["1"]}
     ]
-    more = run_weight_lottery(replace(config, rounds=3), SilentReporter())
+    more = run_weight_lottery(config.but(rounds=3), SilentReporter())
     assert more is not None
     assert [row["num_remaining"] for row in more["rounds"]] == [147_456, 73_728, 36_864]
     assert more["rounds"][1]["arms"]["fresh"]["top1"]["0"] == whole["rounds"][1]["arms"]["fresh"]["top1"]["0"]
     before = file_digests(out)
     for changed in (
-        replace(config, rate=0.4),
-        replace(config, scope="layer"),
-        replace(config, rewind_step=0),
-        replace(config, train=replace(config.train, lr=0.3)),
-        replace(config, train=replace(config.train, workers=1)),
+        config.but(rate=0.4),
+        config.but(scope="layer"),
+        config.but(rewind_step=0),
+        config.but(train=config.train.but(lr=0.3)),
+        config.but(train=config.train.but(workers=1)),
     ):
         with pytest.raises(OptionError, match=r"holds another weight lottery \(\w+ was .* and is .*\); give the same"):
             run_lottery(changed)
     # Left to itself, it takes the number of workers that the order of samples began with.
-    run_lottery(replace(config, train=replace(config.train, workers=None)))
+    run_lottery(config.but(train=config.train.but(workers=None)))
     assert file_digests(out) == before
 
 
@@ -403,8 +410,8 @@ def test_rounds_and_seeds_may_be_added_but_nothing_else_changed(shards: Shards, 
         ({"rate": 0.99, "rounds": 4}, "there remain 0, and every round should"),
         ({"test_shards": "nowhere/*.tar"}, "nowhere"),
         ({"train": {"ema_decay": 0.9}}, "averages no weights"),
-        ({"train": {"model": "resnet50"}}, "--model resnet50 has no blocks with linear layers"),
-        ({"train": {"model": "swin_t"}}, "--model swin_t has no blocks with linear layers"),
+        ({"train": {"model": "resnet50"}}, "`model='resnet50'` has no blocks with linear layers"),
+        ({"train": {"model": "swin_t"}}, "`model='swin_t'` has no blocks with linear layers"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_written(
@@ -412,15 +419,15 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
 ) -> None:
     out = tmp_path / "out"
     config = _config(shards, out)
-    recipe = replace(config.train, **changes.get("train", {}))
+    recipe = config.train.but(**changes.get("train", {}))
     with pytest.raises(DatalttError, match=message) as caught:
-        run_lottery(replace(config, **{**changes, "train": recipe}))
+        run_lottery(config.but(**{**changes, "train": recipe}))
     assert "\n" not in str(caught.value)
     assert not out.exists()
 
 
 def test_networks_without_linear_layers_in_blocks_are_refused() -> None:
-    with pytest.raises(ModelError, match="--model a convolution has no blocks with linear layers"):
+    with pytest.raises(ModelError, match="`model='a convolution'` has no blocks with linear layers"):
         prunable_layers(torch.nn.Conv2d(1, 1, 1), "a convolution")
 
 
@@ -439,7 +446,7 @@ def test_recipes_are_the_demos_and_deits(tmp_path: Path) -> None:
     assert test_shards == str(tmp_path / "shards" / "test-*.tar")
     train_shards = str(tmp_path / "shards" / "train-*.tar")
     assert base == replace(demo_recipe(4), out=tmp_path, shards=train_shards, model="vit_fashion", control="dense")
-    assert deit_config(tmp_path, "s", "deit_t") == TrainConfig(
+    assert deit_config(tmp_path, "s", "deit_t") == TrainConfig.of(
         out=tmp_path, shards="s", model="deit_t", control="dense", ema_decay=0.0
     )
     assert deit_config(tmp_path, "s", "lvvit_t").token_labels == "image"
@@ -454,7 +461,7 @@ def test_the_conclusion_is_the_intervals() -> None:
     one = lottery_conclusion(_document({"mean": 1.5, "low": None, "high": None}, 1))
     assert one == (
         "One seed only: over 1 round(s), ticket − fresh is +1.50 points of top-1, and whether that is more than chance "
-        "takes more --seeds."
+        "takes more seeds."
     )
     above = lottery_conclusion(_document({"mean": 1.5, "low": 1.0, "high": 2.0}, 3))
     assert above == (
@@ -468,6 +475,7 @@ def test_the_conclusion_is_the_intervals() -> None:
     assert below.startswith("The ticket does worse than the same mask")
 
 
+@pytest.mark.long
 def test_the_figure_shows_every_arm_over_remaining_weights(done: Path) -> None:
     document = json.loads((done / DOCUMENT_FILE).read_text())
     axes = lottery_figure(document).axes[0]
@@ -489,6 +497,7 @@ def test_the_figure_shows_every_arm_over_remaining_weights(done: Path) -> None:
     assert "one seed" in lottery_figure(document).axes[0].get_title()
 
 
+@pytest.mark.long
 def test_the_command_runs_on_embedded_images(tmp_path: Path) -> None:
     out = tmp_path / "out"
     pack_fashion(out / "shards", "test", 30, SilentReporter())  # what is packed is not packed again
@@ -535,5 +544,5 @@ def test_the_command_takes_any_shards(shards: Shards, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     document = json.loads(done.out)
     assert (document["scope"], document["lr"], document["num_steps"], document["seeds"]) == ("layer", 5e-4, 2, [3])
-    run = json.loads((tmp_path / "out" / "seed-3" / "fresh-1" / "config.json").read_text())
+    run = recorded(tmp_path / "out" / "seed-3" / "fresh-1")
     assert (run["mixup"], run["random_erasing"], run["ema_decay"]) == (0.8, 0.25, 0.0)

@@ -1,26 +1,24 @@
-"""A row of the paper's comparison: from its shards to the arms that are compared."""
+"""Runs a row of the paper's table: from its shards to the arms that are compared."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from ...stages.data.shards import listed_classes, resolve_shards
 from ...stages.models.checkpoints import find_weights
 from ...stages.models.families import family_of, resolve_input
 from ...stages.models.student import PatchInput
 from ...stages.runtime.reporting import Reporter
-from ...stages.selection.label import LabelConfig
-from ...stages.selection.select import SelectConfig
-from ...stages.training.config import TrainConfig
+from ...stages.selection.config import LabelConfig, SelectConfig
+from ...stages.training.config import FitSelectorConfig, TrainConfig
 from ...stages.training.evaluate import EvalProtocol
-from ...stages.training.fit_selector import FitSelectorConfig, fit_selector
-from ...stages.training.run_log import CONFIG_FILE
+from ...stages.training.fit_selector import fit_selector
 from .arms import Tickets, claims, paper_arms
 from .cost import CostPlan
-from .engine import Arm, Study, StudyInputs, exists, label_store, make_store
+from .engine import Arm, Study, exists, label_store, make_store
+from .inputs import StudyInputs
+from .paper_rows import LABELLER, PaperRow
 
 NUM_VIEWS = 16
 NUM_CLASSES = 1000  # ImageNet's, where no classes.json says otherwise
@@ -28,7 +26,6 @@ BATCH_SIZE, FIT_BATCH_SIZE = 128, 256  # per process; upstream has eight of them
 EPOCHS: int | None = None  # None: the family's, 300 of ViTs
 FIT_EPOCHS = 30
 _TRAIN_STORE, _TEST_STORE = "train.zarr", "test.zarr"
-LABELLER = "dm_nfnet_f6.dm_in1k"  # what the paper's LV-ViT students learned from
 
 # How students may be tested, by how tickets reach them: a packed Swin takes no other number of patches than K.
 _TESTS: Mapping[PatchInput | None, Sequence[EvalProtocol]] = {
@@ -38,38 +35,14 @@ _TESTS: Mapping[PatchInput | None, Sequence[EvalProtocol]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """What rows differ in.
-
-    Attributes:
-        selector: the model that selects; None: the student's.
-        fit: whether it is fine-tuned with token dropping first, else it selects as it is.
-        needs_checkpoint: whether there are no weights of the selector but those that the user gives.
-        recipe: what differs from DeiT's recipe, by the names of TrainConfig.
-        augment: how views are drawn, DeiT's way or another.
-        fit_recipe: what differs in the selector's fine-tuning, by the names of FitSelectorConfig.
-    """
-
-    student: str
-    keep_rate: float
-    selector: str | None = None
-    fit: bool = True
-    needs_checkpoint: bool = False
-    patch_input: PatchInput | None = None
-    augment: str = "deit"
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    fit_recipe: Mapping[str, Any] = field(default_factory=dict)
-
-
-def study_of(name: str, row: Row, inputs: StudyInputs, reporter: Reporter) -> Study:
+def study_of(row: PaperRow, inputs: StudyInputs, reporter: Reporter) -> Study:
     """Fits the selector, selects, labels where the student wants labels, and lists the arms.
 
     Raises:
         DatalttError: anything that the user can mend.
     """
-    inputs.needs(name, "shards", "test_shards", *(["checkpoint"] if row.needs_checkpoint else []))
-    selected = all(exists(inputs.out / store, inputs.device) for store in (_TRAIN_STORE, _TEST_STORE))
+    inputs.needs(row.name, "shards", "test_shards", *(["checkpoint"] if row.checkpoint else []))
+    selected = all(exists(inputs.folder / store, inputs.runtime.device) for store in (_TRAIN_STORE, _TEST_STORE))
     selector = inputs.checkpoint
     if row.fit and not selected:  # nobody else needs it, so a study may go on without it, or on other machines
         selector = _fitted_selector(row, inputs, reporter)
@@ -77,7 +50,7 @@ def study_of(name: str, row: Row, inputs: StudyInputs, reporter: Reporter) -> St
     if family_of(row.student).learns_token_labels:
         label_store(_label_config(tickets.train, inputs), reporter)
     return Study(
-        name=name,
+        name=row.name,
         arms=arms_of(row, tickets, inputs),
         comparisons=claims([tickets.label]),
         test_shards=_given(inputs.test_shards),
@@ -87,14 +60,14 @@ def study_of(name: str, row: Row, inputs: StudyInputs, reporter: Reporter) -> St
             batch_size=inputs.batch_size or BATCH_SIZE,
             num_classes=_num_classes(inputs),
             patch_input=row.patch_input,
-            precision=inputs.precision,
-            device=inputs.device,
+            precision=inputs.runtime.precision,
+            device=inputs.runtime.device,
         ),
-        note={"model": row.student, "selector": _selector_name(row), "views": inputs.views or NUM_VIEWS},
+        note={"model": row.student, "selector": row.selector_name, "views": inputs.num_views or NUM_VIEWS},
     )
 
 
-def arms_of(row: Row, tickets: Tickets, inputs: StudyInputs) -> tuple[Arm, ...]:
+def arms_of(row: PaperRow, tickets: Tickets, inputs: StudyInputs) -> tuple[Arm, ...]:
     """Dense, ticket and every control, all by the row's recipe."""
     tests = _TESTS[resolve_input(row.student, row.patch_input)]
     return paper_arms(
@@ -106,25 +79,21 @@ def arms_of(row: Row, tickets: Tickets, inputs: StudyInputs) -> tuple[Arm, ...]:
     )
 
 
-def train_config(row: Row, tickets: Tickets, inputs: StudyInputs) -> TrainConfig:
+def train_config(row: PaperRow, tickets: Tickets, inputs: StudyInputs) -> TrainConfig:
     """What all arms share: DeiT's recipe, which is TrainConfig's defaults, with what the row changes."""
-    base = TrainConfig(
-        out=inputs.out,
+    base = TrainConfig.of(
+        out=inputs.folder,
         shards=inputs.shards,
         model=row.student,
         tickets=tickets.train,  # all patches are shown the same views, too
         swin_input=row.patch_input,
         epochs=EPOCHS,
         batch_size=inputs.batch_size or BATCH_SIZE,
-        precision=inputs.precision,
-        workers=inputs.workers,
-        device=inputs.device,
+        precision=inputs.runtime.precision,
+        workers=inputs.runtime.workers,
+        device=inputs.runtime.device,
     )
-    return replace(base, **row.recipe)
-
-
-def _selector_name(row: Row) -> str:
-    return row.selector or row.student
+    return base.but(**row.recipe)
 
 
 def _given(shards: str | None) -> str:
@@ -136,32 +105,32 @@ def _num_classes(inputs: StudyInputs) -> int:
     return listed_classes(resolve_shards(_given(inputs.shards))) or NUM_CLASSES
 
 
-def _tickets(row: Row, selector: Path | None, inputs: StudyInputs, reporter: Reporter) -> Tickets:
+def _tickets(row: PaperRow, selector: Path | None, inputs: StudyInputs, reporter: Reporter) -> Tickets:
     """Selects training tickets of drawn views, and test tickets of the centre view."""
-    config = SelectConfig(
-        model=_selector_name(row),
+    config = SelectConfig.of(
+        model=row.selector_name,
         checkpoint=selector,
         shards=_given(inputs.shards),
-        out=inputs.out / _TRAIN_STORE,
+        out=inputs.folder / _TRAIN_STORE,
         keep_rate=row.keep_rate,
         augment=row.augment,
-        views=inputs.views or NUM_VIEWS,
+        num_views=inputs.num_views or NUM_VIEWS,
         ranks=True,
-        workers=inputs.workers,
-        device=inputs.device,
-        precision=inputs.precision,
+        workers=inputs.runtime.workers,
+        device=inputs.runtime.device,
+        precision=inputs.runtime.precision,
     )
-    of_tests = replace(
-        config, shards=_given(inputs.test_shards), out=inputs.out / _TEST_STORE, augment="none", views=1, ranks=False
+    of_tests = config.but(
+        shards=_given(inputs.test_shards), out=inputs.folder / _TEST_STORE, augment="none", num_views=1, ranks=False
     )
     return Tickets(label=f"r{row.keep_rate:g}", train=make_store(config, reporter), test=make_store(of_tests, reporter))
 
 
-def _fitted_selector(row: Row, inputs: StudyInputs, reporter: Reporter) -> Path:
+def _fitted_selector(row: PaperRow, inputs: StudyInputs, reporter: Reporter) -> Path:
     """Fine-tunes the selector with token dropping, once, from --checkpoint or timm's pretrained weights."""
-    out = inputs.out / "selector"
-    config = FitSelectorConfig(
-        model=_selector_name(row),
+    out = inputs.folder / "selector"
+    config = FitSelectorConfig.of(
+        model=row.selector_name,
         checkpoint=inputs.checkpoint,
         shards=_given(inputs.shards),
         val_shards=inputs.test_shards,
@@ -170,21 +139,21 @@ def _fitted_selector(row: Row, inputs: StudyInputs, reporter: Reporter) -> Path:
         num_classes=_num_classes(inputs),
         epochs=FIT_EPOCHS,
         batch_size=inputs.batch_size or FIT_BATCH_SIZE,
-        workers=inputs.workers,
-        device=inputs.device,
-        precision=inputs.precision,
-        resume=exists(out / CONFIG_FILE, inputs.device),
+        workers=inputs.runtime.workers,
+        device=inputs.runtime.device,
+        precision=inputs.runtime.precision,
+        auto_resume=True,
     )
-    fit_selector(replace(config, **row.fit_recipe), reporter)
+    fit_selector(config.but(**row.fit_recipe), reporter)
     return find_weights(out)
 
 
 def _label_config(store: str, inputs: StudyInputs) -> LabelConfig:
-    return LabelConfig(
+    return LabelConfig.of(
         model=LABELLER,
         store=store,
         shards=_given(inputs.shards),
-        workers=inputs.workers,
-        device=inputs.device,
-        precision=inputs.precision,
+        workers=inputs.runtime.workers,
+        device=inputs.runtime.device,
+        precision=inputs.runtime.precision,
     )

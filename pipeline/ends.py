@@ -1,0 +1,43 @@
+"""Ends of commands: what is printed when the work is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import typer
+
+
+def is_said(as_json: bool, document: Callable[[], Any]) -> bool:
+    """Whether nothing is left to print: on other ranks than 0, or once the document went out as JSON."""
+    from ..stages.runtime.distributed import is_main_process
+
+    if not is_main_process():
+        return True
+    if as_json:
+        print_json(document())
+    return as_json
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    typer.echo(json.dumps(value, indent=1, default=str))
+
+
+def warn(text: str) -> None:
+    """A sentence on standard error that is to be seen."""
+    typer.secho(text, fg=typer.colors.YELLOW, err=True)
+
+
+def end_run(result: Any, as_json: bool, next_command: str = "") -> None:
+    """Says what a run came to: a TrainResult."""
+    if is_said(as_json, lambda: asdict(result)):
+        return
+    best = f", best top-1 {result.best_top1:.2f}" if result.best_top1 is not None else ""
+    on = f" on {result.protocol}" if best and result.protocol is not None else ""
+    then = f"; next: {next_command}" if next_command else ""
+    typer.echo(f"{result.run}: step {result.step}, epoch {result.epoch}{best}{on}{then}")
+    if result.num_skipped:
+        warn(f"{result.num_skipped} sample(s) were left out, as asked")

@@ -1,0 +1,171 @@
+"""The record of a run: which options it was given, what came of them, and whether a run that goes on is the same.
+
+OUT/config.json holds
+  dataltt     the version that began the run
+  command     whose run it is
+  options     as they were given, in their groups: `--config OUT/config.json` gives them again
+  resolved    the options of training with every default filled in
+  world_size  processes
+  changes     what was changed when the run went on, and at which step
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ...artifacts_schema.errors import CheckpointError, OptionError, OutputExistsError
+from ...artifacts_schema.files import write_atomically
+from ..options import Declared, Group, options_of
+from ..runtime.version import tool_version
+from .config import TrainConfig
+
+RECORD_FILE = "config.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """What a run writes down of its options."""
+
+    dataltt: str
+    command: str
+    options: dict[str, Any]
+    resolved: dict[str, Any]
+    world_size: int
+    changes: list[dict[str, Any]] = field(default_factory=list)
+
+
+def new_record(asked: Group, resolved: TrainConfig, *, command: str, world_size: int) -> RunRecord:
+    """The record of a run that begins."""
+    return RunRecord(
+        dataltt=tool_version(),
+        command=command,
+        options=_recorded(asked),
+        resolved=_recorded(resolved),
+        world_size=world_size,
+    )
+
+
+def begin_run(run: Path, record: RunRecord) -> None:
+    """Creates the run's folder with its record.
+
+    Raises:
+        OutputExistsError: something is there.
+    """
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise OutputExistsError(f"{run} exists; give `resume` to go on with it, or choose another `out`")
+    run.mkdir(parents=True, exist_ok=True)
+    _write(run, record)
+
+
+def resume_run(run: Path, record: RunRecord, *, step: int, any_skipped: bool) -> list[str]:
+    """Goes on with a run, if it is the same one, and records what was changed.
+
+    Args:
+        any_skipped: whether a sample was left out so far, so that what is done about them must stay.
+
+    Returns:
+        What was changed, a phrase each.
+
+    Raises:
+        OptionError: there is no run to go on with, or it is another.
+    """
+    saved = read_record(run / RECORD_FILE)
+    if saved is None:
+        raise OptionError(f"there is no run in {run}; leave `resume` out to start one there")
+    if saved.command != record.command:
+        raise OptionError(f"{run} is a run of dataltt {saved.command}; go on with it by that command")
+    if saved.world_size != record.world_size:
+        raise OptionError(
+            f"{run} ran on {saved.world_size} process(es), and these are {record.world_size}; start as many"
+        )
+    changed = list(_differences(saved.resolved, record.resolved))
+    refused = [c for c in changed if not _may_change(*c, any_skipped=any_skipped)]
+    if refused:
+        listed = ", ".join(f"{d.name} was {was!r} and is {now!r}" for d, was, now in refused)
+        raise OptionError(f"{run} is another run ({listed}); give the same options, or another `out`")
+    if changed:
+        entry = {"step": step, **{d.name: {"was": was, "is": now} for d, was, now in changed}}
+        _write(run, replace(record, dataltt=saved.dataltt, changes=[*saved.changes, entry]))
+    return [f"{d.name} was {was!r} and is {now!r}" for d, was, now in changed]
+
+
+def read_record(path: Path) -> RunRecord | None:
+    """The record of a run; None if there is none.
+
+    Raises:
+        OptionError: another version wrote it.
+        CheckpointError: it cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        version = document.get("dataltt", document.get("tool_version", "unknown"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); start the run anew with another `out`") from None
+    if "dataltt" not in document:
+        raise OptionError(
+            f"{path} was written by dataltt {version}, whose options this version ({tool_version()}) does not read; "
+            "start the run anew with another `out`"
+        )
+    if _numbers(version) > _numbers(tool_version()):
+        raise OptionError(f"{path} was written by dataltt {version}, and this is {tool_version()}; install that one")
+    try:
+        return RunRecord(**document)
+    except TypeError as error:
+        raise CheckpointError(f"{path} is not the record of a run ({error}); start anew with another `out`") from None
+
+
+def recorded_option(record: RunRecord, name: str) -> Any:
+    """The value of an option of training as a run resolved it."""
+    (declared,) = [d for d in options_of(TrainConfig) if d.name == name]
+    return _value(record.resolved, declared)
+
+
+def _recorded(config: Group) -> dict[str, Any]:
+    """The options of a run as JSON types, without those that are about one call."""
+    document = config.to_json()
+    for d in options_of(type(config)):
+        if d.option.on_resume == "unrecorded":
+            del functools.reduce(lambda table, group: table[group], d.groups, document)[d.name]
+    return document
+
+
+def _differences(saved: dict[str, Any], given: dict[str, Any]) -> Iterator[tuple[Declared, Any, Any]]:
+    for d in options_of(TrainConfig):
+        was, now = _value(saved, d), _value(given, d)
+        if d.option.on_resume != "unrecorded" and was != now and not _same_place(d, was, now):
+            yield d, was, now
+
+
+def _value(document: dict[str, Any], declared: Declared) -> Any:
+    """An option's value in a record; one that an earlier version did not have is its default."""
+    table = functools.reduce(lambda t, group: t.get(group, {}), declared.groups, document)
+    return table.get(declared.name, declared.default)
+
+
+def _may_change(declared: Declared, was: Any, now: Any, *, any_skipped: bool) -> bool:
+    rule = declared.option.on_resume
+    return rule == "free" or (rule == "added" and was is None) or (rule == "unskipped" and not any_skipped)
+
+
+def _same_place(declared: Declared, was: Any, now: Any) -> bool:
+    """Whether two paths or URLs lead to the same, however they are spelt."""
+    if declared.option.on_resume not in ("place", "added") or not isinstance(was, str) or not isinstance(now, str):
+        return False
+    return os.path.realpath(was) == os.path.realpath(now)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """1.2 of 1.2.3 and of 1.2.dev4."""
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
+def _write(run: Path, record: RunRecord) -> None:
+    write_atomically(run / RECORD_FILE, (json.dumps(asdict(record), indent=1) + "\n").encode())

@@ -1,0 +1,37 @@
+"""Fixtures that several files ask for: a folder of their own, a fixed time, a small store. And one thread for all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from .helpers import SmallStore
+
+# The models are tiny: more threads would wait for each other, and one gives the same rounding everywhere.
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Moves into an empty folder without dataltt.toml and without DATALTT_SHARDS; wide lines, no colours."""
+    monkeypatch.delenv("DATALTT_SHARDS", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
+
+
+@pytest.fixture
+def fixed_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes every store say that it was written at 2023-11-14T22:13:20+00:00."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
+    """A centre-view store of 3 shards of 12 images, with ranks. Tests leave it as it is."""
+    from .helpers import make_store  # takes seconds to import, and the schema's tests do not need it
+
+    return make_store(tmp_path_factory.mktemp("small"))
