@@ -1,7 +1,8 @@
-# make demo | check | test | test-all | lint | clean: each sets up .venv by itself.
+# make demo | check | test | test-all | lint | docs | clean: each sets up .venv by itself.
 #   check     while you work, under 2 minutes: lint, types, architecture, tests but those marked long, two_ranks or slow
 #   test      what CI runs, under 8 minutes: the same lint, all tests but those marked slow, with coverage
 #   test-all  everything; a test whose tool (a browser, an S3 server, a framework) is absent is skipped and says so
+#   docs      the docs as one site, site/index.html
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +11,7 @@ SOURCES := $(shell find artifacts_schema stages pipeline -type f -not -path '*/_
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=worksteal
 
-.PHONY: demo check test test-all lint clean
+.PHONY: demo check test test-all lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/dataltt demo --overwrite
@@ -29,9 +30,20 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p dataltt.artifacts_schema -p dataltt.stages -p dataltt.pipeline
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/mdformat --check *.md docs
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info dataltt-demo
+	rm -rf $(VENV) build dist site *.egg-info dataltt-demo
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(VENV)/.docs: $(VENV)/bin/python pyproject.toml $(SOURCES)
+	rm -rf build
+	$(BIN)/python -m pip install --quiet '.[docs]'
+	rm -rf build
+	touch $(VENV)/.installed $@
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
