@@ -1,7 +1,8 @@
 """Everything that dataltt raises for a reason a user can act on, as one tree.
 
-Each message is one sentence that names the file, key or option and the way out; only the command line turns it
-into an exit code. Errors cross process boundaries (data-loader workers), so every class pickles with its fields.
+Each message is one sentence that names the file, key or option and the way out. Options stand between backticks as
+Python spells them (`num_classes`, `ranks=True`); only the command line turns them into flags, and an error into an exit
+code. Errors cross process boundaries (data-loader workers), so every class pickles with its fields.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class MissingTicketError(DatalttError):
         self.shard, self.key, self.store = shard, key, store
         super().__init__(
             f"{shard}: sample {key!r} has no ticket in {store}; "
-            "select tickets for these shards, or pass --on-missing-ticket skip"
+            "select tickets for these shards, or pass `on_missing_ticket='skip'`"
         )
 
 

@@ -69,6 +69,28 @@ class View:
     std: Annotated[list[Annotated[Finite, Field(gt=0)]], Field(min_length=1, max_length=16)]
     augment: dict[str, Any] | None = None
 
+    @property
+    def num_channels(self) -> int:
+        """Channels of the pixels, of which `mean` and `std` have one value each."""
+        return len(self.mean)
+
+    @property
+    def mode(self) -> Literal["L", "RGB"]:
+        """Mode that Pillow converts images to before they are cut: L (grey) for one channel, else RGB."""
+        return "L" if self.num_channels == 1 else "RGB"
+
+    @property
+    def policy_name(self) -> str | None:
+        """Name of the policy that drew the views; None of the centre view."""
+        name = (self.augment or {}).get("name")
+        return name if isinstance(name, str) else None
+
+    @property
+    def seed(self) -> int | None:
+        """Seed that the policy drew the views from; None of the centre view."""
+        seed = (self.augment or {}).get("seed")
+        return seed if isinstance(seed, int) else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:

@@ -22,6 +22,7 @@ from .commands import (
     verify,
     weight_lottery,
 )
+from .messages import as_flags
 
 _INTERRUPTED = 130  # what a shell calls a program that SIGINT ended
 
@@ -85,5 +86,5 @@ def main() -> None:
 
         if not isinstance(error, DatalttError | PermissionError):
             raise
-        typer.secho(f"dataltt: {error}", fg=typer.colors.RED, err=True)
+        typer.secho(f"dataltt: {as_flags(str(error))}", fg=typer.colors.RED, err=True)
         sys.exit(1)

@@ -1,4 +1,7 @@
-"""Progress for people: a live bar in a terminal, plain lines elsewhere; both show rate and time left."""
+"""Progress for people: a live bar in a terminal, plain lines elsewhere; both show rate and time left.
+
+Messages come from the library, so the options that they name are shown as flags.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from .messages import as_flags
 
 _LINE_EVERY_S = 10.0
 
@@ -81,7 +86,7 @@ class TerminalReporter:
         )
 
     def message(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(as_flags(text), highlight=False, markup=False)
 
     def close(self) -> None:
         if self._progress is not None:
@@ -127,7 +132,7 @@ class LineReporter:
         self._name = None
 
     def message(self, text: str) -> None:
-        self._print(text)
+        self._print(as_flags(text))
 
     def close(self) -> None:
         """Nothing is held open."""

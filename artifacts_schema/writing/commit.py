@@ -92,9 +92,9 @@ def check_destination(store_path: Path, *, overwrite: bool) -> None:
     if not store_path.exists():
         return
     if not is_store(str(store_path)):
-        raise OutputExistsError(f"{store_path} exists and is not a ticket store; choose another --out")
+        raise OutputExistsError(f"{store_path} exists and is not a ticket store; choose another `out`")
     if not overwrite:
-        raise OutputExistsError(f"{store_path} exists; pass --overwrite to replace it, or choose another --out")
+        raise OutputExistsError(f"{store_path} exists; pass `overwrite=True` to replace it, or choose another `out`")
 
 
 def commit(

@@ -36,7 +36,7 @@ def check_unlabelled(store_path: Path, manifest: Manifest, *, overwrite: bool) -
     """
     if manifest.token_labels is not None and not overwrite:
         raise OutputExistsError(
-            f"{store_path} has token labels of {manifest.token_labels.model}; pass --overwrite to replace them"
+            f"{store_path} has token labels of {manifest.token_labels.model}; pass `overwrite=True` to replace them"
         )
 
 
@@ -48,7 +48,7 @@ def local_store(store: str) -> Path:
     """
     path = Path(store)
     if "://" in store and not path.exists():
-        raise OptionError(f"--tickets {store}: token labels are written into a folder; copy the store here first")
+        raise OptionError(f"`tickets={store!r}`: token labels are written into a folder; copy the store here first")
     return path
 
 

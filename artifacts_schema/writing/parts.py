@@ -77,7 +77,7 @@ def begin_plan(
     *,
     discard_others: bool = False,
     work: str = "selection",
-    way_out: str = "choose another --out, or pass --overwrite to discard them",
+    way_out: str = "choose another `out`, or pass `overwrite=True` to discard them",
 ) -> None:
     """Creates the parts directory for a plan, or goes on with the one there if it is for the same plan.
 

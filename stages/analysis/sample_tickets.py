@@ -36,17 +36,16 @@ def sample_tickets(store: str, shards: str, count: int) -> list[SampleTicket]:
     """
     manifest: Manifest = read_manifest(store)
     join = TicketJoin(JoinConfig(store=store, geometry=True, views=range(1)))
-    mode = "L" if len(manifest.view.mean) == 1 else "RGB"
     shard = resolve_shards(shards)[0]
     skipped_keys = manifest.skipped_keys
     samples = (s for s in iter_samples(shard) if s.key not in skipped_keys)
     drawn = None
     if manifest.view.kind == "replay":
-        policy = replayed_policy(manifest.view, mode, store, allow_other_pixels=True)
+        policy = replayed_policy(manifest.view, manifest.view.mode, store, allow_other_pixels=True)
         drawn = PolicyViews(policy, manifest.view, manifest.image_px)
     found = []
     for sample, ticket in itertools.islice(join.join(shard, samples), count):
-        image = decode_image(sample, mode, "mend the shard")
+        image = decode_image(sample, manifest.view.mode, "mend the shard")
         mask = unpack_mask(ticket.packed[0], manifest.num_patches).reshape(manifest.grid)
         view = _first_view(image, sample.key, ticket, manifest, drawn)
         found.append(SampleTicket(key=sample.key, label=sample.label, image=view, mask=mask))
@@ -58,5 +57,4 @@ def _first_view(
 ) -> Image.Image:
     if drawn is None or ticket.boxes is None or ticket.flips is None:
         return center_crop(image, manifest.view, manifest.image_px)
-    seed = (manifest.view.augment or {})["seed"]
-    return drawn.show(image, ticket.boxes[0], bool(ticket.flips[0]), seed, key, 0).image
+    return drawn.show(image, ticket.boxes[0], bool(ticket.flips[0]), manifest.view.seed, key, 0).image

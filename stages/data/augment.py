@@ -76,7 +76,7 @@ def _auto_augment(spec: str, mean: list[float]) -> Callable[[Image.Image], Image
         randaugment = aa.rand_augment_transform(spec, {"img_mean": fill}, transforms=list(PHOTOMETRIC_OPS))
     except (AssertionError, ValueError) as error:
         raise OptionError(
-            f"--auto-augment {spec!r} is not understood; write it as timm does, e.g. rand-m9-mstd0.5, or 3a, or none"
+            f"`auto_augment={spec!r}` is not understood; write it as timm does, e.g. rand-m9-mstd0.5, or 3a, or none"
         ) from error
     for op in randaugment.ops:
         if op.name == "PosterizeIncreasing":

@@ -137,7 +137,7 @@ class TicketJoin:
             raise TicketMismatchError(
                 f"{sample.shard}: the image of sample {sample.key!r} is not the one that its ticket in "
                 f"{self._config.store} was made from; select tickets for these shards, or pass "
-                "--on-changed-image allow if they are a re-encoded copy"
+                "`on_changed_image='allow'` if they are a re-encoded copy"
             )
         return Ticket(
             packed=part.packed[i],

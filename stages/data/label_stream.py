@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,14 @@ class StoredBatch:
     index: int
     images: list[Tensor]  # B of uint8 [V, channels, H, W]
     last: bool = False
+
+
+class _StoredSample(NamedTuple):
+    """A sample with the geometry that the store holds of its views; None of a single centre view."""
+
+    sample: RawSample
+    boxes: npt.NDArray[np.float32] | None = None  # [V, 4]
+    flips: npt.NDArray[np.uint8] | None = None  # [V]
 
 
 class StoredViews(IterableDataset[Any]):
@@ -80,15 +88,15 @@ class StoredViews(IterableDataset[Any]):
             images.append(torch.stack([to_tensor(v.image) for v in shower.show_all(image, sample.key, boxes, flips)]))
         yield StoredBatch(index=index, images=images, last=True)
 
-    def _matched(self, store: TicketStore, shard: Shard) -> Iterator[tuple[RawSample, Any, Any]]:
-        """The samples of a shard with their boxes [V, 4] and flips [V] (None of a single centre view).
+    def _matched(self, store: TicketStore, shard: Shard) -> Iterator[_StoredSample]:
+        """The samples of a shard with their boxes and flips.
 
         Raises:
             TicketMismatchError: they are not the store's rows of this shard, one by one.
         """
         rows = store.rows_of_shard(shard.name)
         if rows is None:
-            raise TicketMismatchError(f"{shard.url} is not a shard of {self.store}; pass the --shards it was made from")
+            raise TicketMismatchError(f"{shard.url} is not a shard of {self.store}; pass the `shards` it was made from")
         keys, digests = store.read_keys(rows), store.read_digests(rows)
         boxes, flips = store.read_views(rows) or (None, None)
         skipped = {s.key for s in self.manifest.skipped if s.shard == shard.name}
@@ -102,11 +110,13 @@ class StoredViews(IterableDataset[Any]):
             if changed and self.on_changed_image == "error":
                 raise TicketMismatchError(
                     f"{shard.name}: the image of sample {sample.key!r} is not the one that its ticket in {self.store} "
-                    "was made from; pass the --shards it was made from, or --on-changed-image allow if these are a "
-                    "re-encoded copy"
+                    "was made from; pass the `shards` it was made from, or `on_changed_image='allow'` if these are "
+                    "a re-encoded copy"
                 )
-            of_sample = (None, None) if boxes is None or flips is None else (boxes[position], flips[position])
-            yield sample, *of_sample
+            if boxes is None or flips is None:
+                yield _StoredSample(sample)
+            else:
+                yield _StoredSample(sample, boxes[position], flips[position])
             position += 1
         if position < len(keys):
             raise TicketMismatchError(f"{shard.name}: sample {keys[position]!r} of {self.store} is missing; {_WAY_OUT}")
@@ -121,7 +131,7 @@ class StoredViews(IterableDataset[Any]):
         )
 
 
-_WAY_OUT = "pass the --shards it was made from, or select tickets for these shards"
+_WAY_OUT = "pass the `shards` it was made from, or select tickets for these shards"
 
 
 class _StoredViewShower:
@@ -129,9 +139,9 @@ class _StoredViewShower:
 
     def __init__(self, manifest: Manifest, policy: Policy | None) -> None:
         view = manifest.view
-        self.mode = "L" if len(view.mean) == 1 else "RGB"
+        self.mode = view.mode
         self._numbers = range(manifest.num_views)
-        self._seed = (view.augment or {}).get("seed")
+        self._seed = view.seed
         self._center = CenterViews(view, manifest.image_px)
         self._drawn = None if policy is None else PolicyViews(policy, view, manifest.image_px)
 

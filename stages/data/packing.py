@@ -141,13 +141,15 @@ def write_shards(
         OutputExistsError: shards of this name, or a classes.json of other classes, are in `out` already.
     """
     if max_count < 1:
-        raise OptionError(f"--max-count {max_count} should be at least 1")
+        raise OptionError(f"`max_count={max_count}` should be at least 1")
     if not name or "/" in name:
-        raise OptionError(f"--name {name!r} should be a plain name such as train")
+        raise OptionError(f"`name={name!r}` should be a plain name such as train")
     classes_path = out / "classes.json"
     classes_text = json.dumps({c: i for i, c in enumerate(classes)}, indent=1, ensure_ascii=False) + "\n"
     if taken := sorted(out.glob(f"{name}-*.tar")):
-        raise OutputExistsError(f"{taken[0]} exists; delete the {name} shards, or choose another OUT or --name")
+        raise OutputExistsError(
+            f"{taken[0]} exists; delete the {name} shards, or choose another `name` or another folder"
+        )
     if classes_path.exists() and classes_path.read_text() != classes_text:
         raise OutputExistsError(
             f"{classes_path} lists other classes than this source has; pack it into a folder of its own"

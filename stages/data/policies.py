@@ -68,14 +68,14 @@ def policy_of(name: str, *, min_crop: float | None = None) -> Policy:
         OptionError: there is no such policy, or it does not crop.
     """
     if name not in POLICIES:
-        raise OptionError(f"--augment {name!r} is not a policy of this version; it has {', '.join(POLICIES)}")
+        raise OptionError(f"`augment={name!r}` is not a policy of this version; it has {', '.join(POLICIES)}")
     policy = POLICIES[name]
     if min_crop is None:
         return policy
     if policy.crop_scale is None:
-        raise OptionError(f"--min-crop {min_crop}: --augment {name} shows whole images; choose another policy")
+        raise OptionError(f"`min_crop={min_crop}`: `augment={name!r}` shows whole images; choose another policy")
     if not 0 < min_crop <= 1:
-        raise OptionError(f"--min-crop {min_crop} lies outside (0, 1]; deit crops at least 0.08 of an image's area")
+        raise OptionError(f"`min_crop={min_crop}` lies outside (0, 1]; deit crops at least 0.08 of an image's area")
     return replace(policy, crop_scale=(float(min_crop), policy.crop_scale[1]))
 
 
@@ -98,8 +98,8 @@ def replayed_policy(view: View, mode: str, store: str, *, allow_other_pixels: bo
         TicketMismatchError: the policy, its version or its numbers are not known here, or it gives other pixels here.
     """
     found = view.augment or {}
-    name, number = found.get("name"), found.get("version")
-    way_out = "train with --views warp if it has ranks, or select again: dataltt select --augment deit"
+    name, number = view.policy_name, found.get("version")
+    way_out = "train with `view_mode='warp'` if it has ranks, or select again: dataltt select --augment deit"
     if name not in POLICIES:
         raise TicketMismatchError(
             f"{store} holds views of policy {name!r}, which this version does not know (it has {', '.join(POLICIES)}); "
@@ -120,14 +120,14 @@ def replayed_policy(view: View, mode: str, store: str, *, allow_other_pixels: bo
     if not allow_other_pixels and pixels_digest(policy, view, mode) != found.get("pixels_xxh3"):
         raise TicketMismatchError(
             f"{store}: policy {name!r} gives other pixels here than where its views were drawn "
-            f"({_differences(found.get('libraries'))}); install those versions, pass --on-other-pixels allow (boxes "
-            f"and flips still fit, colours differ), or {way_out}"
+            f"({_differences(found.get('libraries'))}); install those versions, pass `on_other_pixels='allow'` "
+            f"(boxes and flips still fit, colours differ), or {way_out}"
         )
     return policy
 
 
 def _with_min_crop(policy: Policy, numbers: Any) -> Policy:
-    """The policy with the smallest crop that a manifest gives, if it is one that --min-crop could have asked for."""
+    """The policy with the smallest crop that a manifest gives, if it is one that `min_crop` could have asked for."""
     scale = numbers.get("crop_scale") if isinstance(numbers, dict) else None
     if policy.crop_scale is None or not isinstance(scale, list) or len(scale) != 2 or type(scale[0]) is not float:
         return policy

@@ -71,7 +71,7 @@ class ShardBatches(IterableDataset[Any]):
                 yield batch
                 batch = _empty(index)
             try:
-                image = decode_image(sample, self.mode, "mend the shard, or pass --on-bad-image skip")
+                image = decode_image(sample, self.mode, "mend the shard, or pass `on_bad_image='skip'`")
             except BadImageError as error:
                 if self.on_bad_image == "error":
                     raise

@@ -51,7 +51,7 @@ class RawSample:
 
 
 def default_shards_spec() -> str:
-    """What --shards is when it is not given: $DATALTT_SHARDS, else [data] shards in ./dataltt.toml.
+    """The `shards` of whoever gives none: $DATALTT_SHARDS, else [data] shards in ./dataltt.toml.
 
     Raises:
         OptionError: neither is there.
@@ -63,11 +63,11 @@ def default_shards_spec() -> str:
         try:
             spec = tomllib.loads(path.read_text()).get("data", {}).get("shards")
         except (ValueError, AttributeError) as error:  # not UTF-8, not TOML, or [data] is no table
-            raise OptionError(f"{path} is not valid TOML ({error}); mend it, or pass --shards") from None
+            raise OptionError(f"{path} is not valid TOML ({error}); mend it, or pass `shards`") from None
         if isinstance(spec, str):
             return spec
     raise OptionError(
-        "which shards? pass --shards 'imagenet/train-{000000..001023}.tar' (braces, a glob, or a URL), "
+        "which shards? pass `shards='imagenet/train-{000000..001023}.tar'` (braces, a glob, or a URL), "
         f'set ${SHARDS_VARIABLE}, or write [data] shards = "…" into {CONFIG_FILE}'
     )
 
@@ -92,7 +92,7 @@ def resolve_shards(spec: str) -> list[Shard]:
     try:
         patterns = list(braceexpand.braceexpand(spec))
     except ValueError as error:  # unbalanced braces
-        raise ShardError(f"--shards {spec!r} has braces that do not match; write t-{{000000..000009}}.tar") from error
+        raise ShardError(f"`shards={spec!r}` has braces that do not match; write t-{{000000..000009}}.tar") from error
     for pattern in patterns:
         if is_url(pattern):
             urls.append(pattern)
@@ -101,13 +101,13 @@ def resolve_shards(spec: str) -> list[Shard]:
         elif Path(pattern).is_file():
             urls.append(pattern)
         elif Path(pattern).is_dir():
-            raise ShardError(f"--shards {spec!r} is a folder; give its shards, e.g. '{pattern}/*.tar'")
+            raise ShardError(f"`shards={spec!r}` is a folder; give its shards, e.g. '{pattern}/*.tar'")
         else:
-            raise ShardError(f"there is no shard {pattern} (from --shards {spec!r}); check the path and the range")
+            raise ShardError(f"there is no shard {pattern} (from `shards={spec!r}`); check the path and the range")
     if not urls:
-        raise ShardError(f"no shard matches --shards {spec!r}; check the path, and quote the pattern")
+        raise ShardError(f"no shard matches `shards={spec!r}`; check the path, and quote the pattern")
     if len(set(urls)) != len(urls):
-        raise ShardError(f"--shards {spec!r} names a shard twice")
+        raise ShardError(f"`shards={spec!r}` names a shard twice")
     return [Shard(url=u, name=n) for u, n in zip(urls, _shard_names(urls), strict=True)]
 
 
@@ -124,10 +124,10 @@ def stored_shards(store: str, manifest: Manifest, given: str | None = None) -> l
     try:
         shards = resolve_shards(source)
     except ShardError as error:
-        raise ShardError(f"the shards that {store} names are not here ({error}); pass --shards") from error
+        raise ShardError(f"the shards that {store} names are not here ({error}); pass `shards`") from error
     # A store is somebody else's; webdataset would run what stands behind pipe: as a command.
     if any(is_url(s.url) and s.url.split(":")[0] not in SAFE_SCHEMES for s in shards):
-        raise OptionError(f"{store} names its shards as {source!r}; pass --shards to say that you mean them")
+        raise OptionError(f"{store} names its shards as {source!r}; pass `shards` to say that you mean them")
     return shards
 
 
@@ -143,7 +143,7 @@ def listed_classes(shards: Sequence[Shard]) -> int | None:
     try:
         return len(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise OptionError(f"{path} does not list classes ({error}); mend it, or pass --num-classes") from None
+        raise OptionError(f"{path} does not list classes ({error}); mend it, or pass `num_classes`") from None
 
 
 def _shard_names(urls: Sequence[str]) -> list[str]:

@@ -52,9 +52,9 @@ class _Shown(NamedTuple):
     """A sample as the student is shown it."""
 
     key: str
-    pixels: Tensor  # uint8 [channels, H, W]
+    image: Tensor  # uint8 [channels, H, W]
     label: int
-    scores: Scores | None  # float32 [P]
+    scores: Scores | None  # float32 [P], None for all patches
     token_labels: LabelMaps | None  # [P, k]
 
 
@@ -107,9 +107,9 @@ class SampleStream(IterableDataset[Any]):
     def __init__(self, config: StreamConfig, position: StreamPosition) -> None:
         super().__init__()
         if config.subset in ("ticket", "inverse") and config.join is None:
-            raise OptionError(f"{config.subset} patches come from a ticket store; pass --tickets")
+            raise OptionError(f"{config.subset} patches come from a ticket store; pass `tickets`")
         if config.views == "replay" and config.join is None:
-            raise OptionError("replayed views come from a ticket store; pass --tickets")
+            raise OptionError("replayed views come from a ticket store; pass `tickets`")
         if config.token_labels:
             check_view_mode(config.views, config.view, has_join=config.join is not None)
         self.config, self.position = config, position
@@ -283,9 +283,9 @@ class StreamWorker:
         if sample.label >= c.num_classes:
             raise SampleError(
                 f"{sample.shard}: sample {sample.key!r} is of class {sample.label}, and the model has {c.num_classes} "
-                "classes; use shards of the model's classes, or train with a larger --num-classes"
+                "classes; use shards of the model's classes, or train with a larger `num_classes`"
             )
-        image = decode_image(sample, c.mode, "mend the shard, or pass --on-bad-image skip")
+        image = decode_image(sample, c.mode, "mend the shard, or pass `on_bad_image='skip'`")
         epoch = self.position.epoch
         if c.views == "warp" and ticket is not None and ticket.boxes is None:
             # A store of one centre view: its box follows from the image's size.
@@ -297,7 +297,7 @@ class StreamWorker:
         if c.random_erasing > 0:
             pixels = erase_patches(pixels, c.grid, c.view, c.random_erasing, c.seed, epoch, sample.key)
         labels = shown_labels(ticket, c.views, shown, c.grid) if c.token_labels and ticket is not None else None
-        return _Shown(sample.key, pixels, sample.label, scores, labels)
+        return _Shown(key=sample.key, image=pixels, label=sample.label, scores=scores, token_labels=labels)
 
     def _full_batches(self, samples: Iterator[_Shown]) -> Iterator[Batch]:
         """Each batch as soon as it is full."""
@@ -319,20 +319,21 @@ class StreamWorker:
 
     def _collate(self, batch: list[_Shown]) -> Batch:
         c = self.config
-        keys, images, labels, scores, label_maps = zip(*batch, strict=True)
         keep_indices = scored = None
-        if scores[0] is not None and c.mixing:
+        scores = [sample.scores for sample in batch if sample.scores is not None]  # of all samples, or of none
+        if scores and c.mixing:
             scored = torch.from_numpy(np.stack(scores))
-        elif scores[0] is not None:
+        elif scores:
             keep_indices = torch.from_numpy(np.stack([kept_of(s, c.num_keep) for s in scores]))
+        label_maps = [sample.token_labels for sample in batch if sample.token_labels is not None]
         return Batch(
-            images=torch.stack(images),
-            labels=torch.tensor(labels),
+            images=torch.stack([sample.image for sample in batch]),
+            labels=torch.tensor([sample.label for sample in batch]),
             keep_indices=keep_indices,
             num_skipped=self._newly_skipped(),
             scores=scored,
             token_labels=collate_labels(label_maps) if c.token_labels else None,
-            keys=keys,
+            keys=tuple(sample.key for sample in batch),
         )
 
     def _newly_skipped(self) -> int:
@@ -345,5 +346,5 @@ class StreamWorker:
 def _miscounted(counted: CountedShard, found: str) -> str:
     return (
         f"{counted.shard.url} holds {found} samples where {counted.num_samples} were expected: it is not the shard "
-        "that the tickets were made from; pass --recount if its samples were only dealt anew"
+        "that the tickets were made from; pass `recount=True` if its samples were only dealt anew"
     )

@@ -32,10 +32,12 @@ def check_view_mode(mode: ViewMode, view: View, *, has_join: bool) -> None:
         OptionError
     """
     if not has_join:
-        raise OptionError("token labels come from a ticket store; pass --tickets")
+        raise OptionError("token labels come from a ticket store; pass `tickets`")
     if mode == "warp" or (mode == "static" and view.kind != "center"):
         stored = "static" if view.kind == "center" else "replay"
-        raise OptionError(f"token labels belong to the store's own views; train with --views {stored}, not {mode}")
+        raise OptionError(
+            f"token labels belong to the store's own views; train with `view_mode={stored!r}`, not {mode}"
+        )
 
 
 def shown_labels(ticket: Ticket, mode: ViewMode, shown: DrawnView, grid: tuple[int, int]) -> LabelMaps:

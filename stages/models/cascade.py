@@ -13,7 +13,7 @@ def default_drop_blocks(depth: int) -> tuple[int, ...]:
     """Zero-based drop blocks of a ViT: 3, 6, 9 of 12 and 4, 8, 12 of 16 as in the paper, the same quarters else."""
     blocks = tuple(depth * i // (NUM_STAGES + 1) for i in range(1, NUM_STAGES + 1))
     if len(set(blocks)) < NUM_STAGES or blocks[0] == 0:
-        raise OptionError(f"a ViT of {depth} blocks has no default drop blocks; give --drop-blocks")
+        raise OptionError(f"a ViT of {depth} blocks has no default drop blocks; give `drop_blocks`")
     return blocks
 
 
@@ -30,11 +30,11 @@ def keep_counts(
         OptionError: both or neither are given, or one lies outside (0, 1].
     """
     if (ratio is None) == (keep_rate is None):
-        raise OptionError("give exactly one of --ratio (final kept share) and --keep-rate (share kept per drop block)")
-    name, value = ("--ratio", ratio) if keep_rate is None else ("--keep-rate", keep_rate)
+        raise OptionError("give exactly one of `ratio` (final kept share) and `keep_rate` (share kept per drop block)")
+    name, value = ("ratio", ratio) if keep_rate is None else ("keep_rate", keep_rate)
     assert value is not None
     if not 0 < value <= 1:
-        raise OptionError(f"{name} {value} lies outside (0, 1]; 0.5 keeps half")
+        raise OptionError(f"`{name}={value}` lies outside (0, 1]; 0.5 keeps half")
     if ratio is not None:
         # Rounded first, so that 0.55 · 100 is 55 and not the 56 that its binary fraction would give.
         return tuple(math.ceil(round(num_patches * ratio ** (i / num_stages), 9)) for i in range(1, num_stages + 1))

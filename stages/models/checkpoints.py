@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -93,7 +93,7 @@ def find_weights(path: Path, *, ema: bool = False) -> Path:
     if ema:
         if latest is not None and (latest / "ema.safetensors").exists():
             return latest / "ema.safetensors"
-        raise CheckpointError(f"{path} has no averaged weights (ema.safetensors); train with --ema-decay above 0")
+        raise CheckpointError(f"{path} has no averaged weights (ema.safetensors); train with `ema_decay` above 0")
     if (path / "best.safetensors").exists():
         return path / "best.safetensors"
     for candidate in (path, *([latest] if latest else [])):
@@ -102,10 +102,18 @@ def find_weights(path: Path, *, ema: bool = False) -> Path:
     raise CheckpointError(f"there are no weights at {path}; give a .safetensors or .pth file, or a run's folder")
 
 
+class LoadedStudent(NamedTuple):
+    """A student, what its weights say of themselves (None for foreign ones), and the file they came from."""
+
+    student: Student
+    info: CheckpointInfo | None
+    file: Path
+
+
 def load_student(
     path: Path, *, model: str | None = None, num_keep: int | None = None, ema: bool = False
-) -> tuple[Student, CheckpointInfo | None, Path]:
-    """A student, what it is of (None for foreign weights, which need `model`), and the file it came from.
+) -> LoadedStudent:
+    """A student from a weights file or a run's folder; foreign weights need `model`.
 
     Raises:
         CheckpointError, ModelError
@@ -114,7 +122,7 @@ def load_student(
     info = read_info(file)
     name = model or (info.model if info else None)
     if name is None:
-        raise CheckpointError(f"{file} does not say which model it is of; pass --model")
+        raise CheckpointError(f"{file} does not say which model it is of; pass `model`")
     weights = read_weights(file)
     student = create_student(
         name,
@@ -123,7 +131,7 @@ def load_student(
         num_classes=info.num_classes if info else num_classes_in(weights),
     )
     load_weights(student.net, weights, str(file), name)
-    return student, info, file
+    return LoadedStudent(student=student, info=info, file=file)
 
 
 def _folder(run: Path) -> Path:
@@ -137,7 +145,7 @@ def latest_checkpoint(run: Path) -> Path | None:
         return None
     path = _folder(run) / pointer.read_text().strip()
     if path.parent != _folder(run) or not path.is_dir():
-        raise CheckpointError(f"{pointer} names a checkpoint that is not there; start the run anew with another --out")
+        raise CheckpointError(f"{pointer} names a checkpoint that is not there; start the run anew with another `out`")
     return path
 
 
@@ -190,8 +198,8 @@ def load_training_state(checkpoint: Path, device: torch.device) -> dict[str, Any
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be read ({reason}); start the run anew with another --out") from error
+        raise CheckpointError(f"{path} cannot be read ({reason}); start the run anew with another `out`") from error
     missing = sorted(TRAINING_STATE - set(state)) if isinstance(state, dict) else sorted(TRAINING_STATE)
     if missing:
-        raise CheckpointError(f"{path} lacks {', '.join(missing)}; start the run anew with another --out")
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}; start the run anew with another `out`")
     return state

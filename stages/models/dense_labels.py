@@ -54,7 +54,7 @@ class DenseLabeller(nn.Module):
         if not TOP_K <= self.num_classes <= MAX_CLASSES:
             raise ModelError(
                 f"{name} has {self.num_classes} classes; token labels are the {TOP_K} likeliest of at most "
-                f"{MAX_CLASSES} classes, so label with another --model"
+                f"{MAX_CLASSES} classes, so label with another `model`"
             )
         if not hasattr(net, "forward_features") or not hasattr(net, "forward_head"):
             raise ModelError(f"{name} has no features apart from its head (timm's forward_features); try resnet50")

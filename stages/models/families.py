@@ -30,7 +30,7 @@ def family_of(name: str) -> Family:
         if known:
             return family
     raise ModelError(
-        f"--model {name}: tickets reach {', '.join(f.name for f in FAMILIES)} models, and this is none; try deit_s, "
+        f"`model={name!r}`: tickets reach {', '.join(f.name for f in FAMILIES)} models, and this is none; try deit_s, "
         "or add a family (stages/models/families.py)"
     )
 
@@ -47,7 +47,7 @@ def resolve_input(name: str, patch_input: PatchInput | None) -> PatchInput | Non
     if patch_input not in inputs:
         known = "is given zeroed patches in any case" if inputs else "computes on kept patches alone"
         known += "; it is for Swin, so leave it out"
-        raise OptionError(f"--swin-input {patch_input}: {name} {known}")
+        raise OptionError(f"`swin_input={patch_input!r}`: {name} {known}")
     return patch_input
 
 

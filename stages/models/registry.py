@@ -96,7 +96,7 @@ def entry_of(name: str) -> ModelEntry:
         near = [*difflib.get_close_matches(name, ALIASES, n=1), *timm.list_models(f"*{name}*")][:3]
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise ModelError(
-            f"--model {name!r} is neither an alias ({', '.join(ALIASES)}) nor a timm model{hint}; "
+            f"`model={name!r}` is neither an alias ({', '.join(ALIASES)}) nor a timm model{hint}; "
             "plain ViTs are listed by: python -c \"import timm; print(timm.list_models('*vit*'))\""
         )
     return ModelEntry(timm_name=name)
@@ -122,7 +122,7 @@ def create_network(name: str, *, pretrained: bool = False, **kwargs: Any) -> tor
     entry = entry_of(name)
     given = {**entry.kwargs, **{k: v for k, v in kwargs.items() if v is not None}}
     if pretrained and entry.build is not None:
-        raise CheckpointError(f"there are no pretrained weights of {name} to fetch; give a file with --checkpoint")
+        raise CheckpointError(f"there are no pretrained weights of {name} to fetch; give a file as `checkpoint`")
     try:
         if entry.build is not None:
             return entry.build(**given)
@@ -132,7 +132,7 @@ def create_network(name: str, *, pretrained: bool = False, **kwargs: Any) -> tor
             raise ModelError(f"{name} cannot be created ({type(error).__name__}: {error})") from error
         raise CheckpointError(
             f"timm's pretrained weights of {name} cannot be had ({type(error).__name__}); "
-            "connect to the hub once, or give a file with --checkpoint"
+            "connect to the hub once, or give a file as `checkpoint`"
         ) from error
     return net
 
@@ -242,7 +242,7 @@ def load_vit(
     """
     if checkpoint is None:
         if name in ALIASES and ALIASES[name].kwargs:
-            raise CheckpointError(f"there are no pretrained weights of {name}; give --checkpoint")
+            raise CheckpointError(f"there are no pretrained weights of {name}; give `checkpoint`")
         create_vit(name)  # refuses what cannot be used before anything is fetched
         return create_vit(name, pretrained=True, num_classes=num_classes, **kwargs)
     weights = read_weights(checkpoint)
@@ -271,7 +271,7 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], so
     if missing or unexpected or shapes:
         found = [("missing", missing), ("unknown", unexpected), ("of another shape", shapes)]
         text = "; ".join(f"{len(keys)} {what} (first: {keys[0]})" for what, keys in found if keys)
-        raise CheckpointError(f"{source} does not hold weights of {name}: {text}; check --model")
+        raise CheckpointError(f"{source} does not hold weights of {name}: {text}; check `model`")
     model.load_state_dict(dict(weights))
 
 

@@ -70,10 +70,10 @@ def check_square(num_keep: int, num_patches: int) -> int:
     if side * side == num_keep:
         return side
     near = [n * n for n in (side, side + 1) if 0 < n * n <= num_patches]
-    listed = " or ".join(f"{k} (--ratio {_ratio_of(k, num_patches)})" for k in near)
+    listed = " or ".join(f"{k} (`ratio={_ratio_of(k, num_patches)}`)" for k in near)
     raise OptionError(
-        f"--swin-input small-dense packs patches into a square, and {num_keep} is no square; select {listed}, or train "
-        "with --swin-input zero"
+        f"`swin_input='small-dense'` packs patches into a square, and {num_keep} is no square; select {listed}, or "
+        "train with `swin_input='zero'`"
     )
 
 

@@ -56,11 +56,13 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise OptionError(f"--device {name!r} is not a torch device; give auto, cpu, cuda or cuda:N") from None
+        raise OptionError(f"`device={name!r}` is not a torch device; give auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
-            raise OptionError(f"--device {name}: this machine has {count} CUDA device(s); pass --device cpu or auto")
+            raise OptionError(
+                f"`device={name!r}`: this machine has {count} CUDA device(s); pass `device='cpu'` or auto"
+            )
         return device if device.index is not None else torch.device("cuda", min(local_rank, count - 1))
     return device
 

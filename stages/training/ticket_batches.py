@@ -273,7 +273,7 @@ def ticket_batches(
         shards=count_shards(found, store, reporter or SilentReporter(), recount=recount),
         view=manifest.view,
         image_px=manifest.image_px,
-        mode="L" if len(manifest.view.mean) == 1 else "RGB",
+        mode=manifest.view.mode,
         grid=(manifest.grid[0], manifest.grid[1]),
         subset=subset,
         num_keep=manifest.num_keep,

@@ -33,7 +33,7 @@ def prunable_layers(net: nn.Module, name: str) -> dict[str, nn.Linear]:
     modules: Iterable[tuple[str, nn.Module]] = blocks.named_modules() if isinstance(blocks, nn.Module) else ()
     found = {f"blocks.{n}": m for n, m in modules if isinstance(m, nn.Linear)}
     if not found:
-        raise ModelError(f"--model {name} has no blocks with linear layers, whose weights are pruned; try deit_s")
+        raise ModelError(f"`model={name!r}` has no blocks with linear layers, whose weights are pruned; try deit_s")
     return found
 
 
@@ -121,7 +121,7 @@ def read_mask(path: Path, like: Mask) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); delete it, and it is made again") from error
     if {n: (t.shape, t.dtype) for n, t in found.items()} != {n: (t.shape, t.dtype) for n, t in like.items()}:
-        raise CheckpointError(f"{path} is no mask of this network's layers; choose another --out")
+        raise CheckpointError(f"{path} is no mask of this network's layers; choose another `out`")
     return {name: found[name] for name in like}
 
 

@@ -36,14 +36,14 @@ PROBLEMS = [
     Problem(where="labels", kind="dtype", message="is int64, should be int32"),
 ]
 ALL = [
-    BadImageError("a.tar", "n01/é", "truncated", "pass --on-bad-image skip"),
+    BadImageError("a.tar", "n01/é", "truncated", "pass `on_bad_image='skip'`"),
     CheckpointError("weights.pt cannot be read"),
     DatalttError("something"),
     DuplicateKeyError("n01/é", "a.tar", "b.tar"),
     IncompletePartsError("no part for b.tar"),
     MissingTicketError("a.tar", "n01/é", "store.zarr"),
     ModelError("no such model"),
-    OptionError("--views 0"),
+    OptionError("`num_views=0`"),
     OutputExistsError("store.zarr exists"),
     SampleError("no label"),
     SchemaError("store.zarr", PROBLEMS),

@@ -16,6 +16,7 @@ from dataltt.artifacts_schema import (
     SkippedSample,
     StoreNotFoundError,
     UnsupportedVersionError,
+    View,
     parse_manifest,
     read_manifest,
 )
@@ -300,3 +301,27 @@ def test_no_store_and_an_unfinished_store_are_told_apart(tmp_path: Path) -> None
     (tmp_path / "s.zarr.parts").mkdir()
     with pytest.raises(StoreNotFoundError, match="is not finished"):
         read_manifest(str(path))
+
+
+def _view(**changes: Any) -> View:
+    return View(**{**DOCUMENT["view"], **changes})
+
+
+def test_what_follows_from_a_view_of_colour_images_drawn_by_a_policy() -> None:
+    view = _view()
+    assert (view.num_channels, view.mode, view.policy_name, view.seed) == (3, "RGB", "rrc", 7)
+
+
+def test_what_follows_from_the_centre_view_of_grey_images() -> None:
+    view = _view(kind="center", mean=[0.286], std=[0.353], augment=None)
+    assert (view.num_channels, view.mode, view.policy_name, view.seed) == (1, "L", None, None)
+
+
+@pytest.mark.parametrize("augment", [{}, {"name": 7, "seed": "rrc"}, {"name": None, "seed": None}])
+def test_a_centre_view_whose_augment_names_no_policy_has_none(augment: dict[str, Any]) -> None:
+    view = _view(kind="center", augment=augment)
+    assert (view.policy_name, view.seed) == (None, None)
+
+
+def test_what_follows_from_a_view_is_not_written() -> None:
+    assert parse_manifest(DOCUMENT, "s.zarr").to_json()["view"] == DOCUMENT["view"]

@@ -403,7 +403,7 @@ def test_a_plan_without_parts_stands_in_nobodys_way(tmp_path: Path) -> None:
     begin_plan(directory, {"ratio": 0.7})
     assert json.loads((directory / "plan.json").read_text()) == {"ratio": 0.7}
     (directory / "part-000000.parquet").write_bytes(b"")
-    with pytest.raises(IncompletePartsError, match=r"differs in ratio.*--overwrite"):
+    with pytest.raises(IncompletePartsError, match=r"differs in ratio.*`overwrite=True`"):
         begin_plan(directory, {"ratio": 0.5})
     begin_plan(directory, {"ratio": 0.5}, discard_others=True)
     assert [p.name for p in directory.iterdir()] == ["plan.json"]

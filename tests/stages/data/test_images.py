@@ -260,7 +260,7 @@ def test_none_leaves_the_pixels_alone() -> None:
 
 @pytest.mark.parametrize("spec", ["", "nonsense", "augmix-m5", "rand-x9", "rand-mhigh9", "rand-m9.5"])
 def test_an_augmentation_that_timm_does_not_know(spec: str) -> None:
-    with pytest.raises(OptionError, match="--auto-augment"):
+    with pytest.raises(OptionError, match="`auto_augment="):
         PhotometricAugment(AugmentConfig(auto_augment=spec), [0.5])
 
 

@@ -238,7 +238,7 @@ def test_a_foreign_image_is_named(small: SmallStore, tmp_path: Path, name: str, 
     assert caught.value.shard == place[caught.value.key]
     assert caught.value.shard in str(caught.value)
     assert repr(caught.value.key) in str(caught.value)
-    assert "--on-missing-ticket skip" in str(caught.value)
+    assert "pass `on_missing_ticket='skip'`" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["train", "other"])
@@ -316,7 +316,7 @@ def test_a_label_that_the_model_does_not_have(
 
 
 def test_tickets_need_a_store(small: SmallStore) -> None:
-    with pytest.raises(OptionError, match="--tickets"):
+    with pytest.raises(OptionError, match="pass `tickets`"):
         SampleStream(_stream(small, join=None), StreamPosition())
 
 
@@ -595,7 +595,7 @@ def test_a_shard_of_another_count(
 ) -> None:
     config = _stream(small, subset=subset, training=training, on_bad_image=on_bad_image)
     counted = [replace(c, num_samples=c.num_samples + difference * (i == 1)) for i, c in enumerate(config.shards)]
-    with pytest.raises(ShardError, match=r"train-000001\.tar holds .* where .* were expected.*--recount"):
+    with pytest.raises(ShardError, match=r"train-000001\.tar holds .* where .* were expected.*`recount=True`"):
         _run(replace(config, shards=tuple(counted), batch_size=1))
 
 

@@ -69,7 +69,7 @@ def _refusal(view: View, **options: Any) -> str:
     assert said.startswith(_STORE)
     assert "\n" not in said
     assert "dataltt select --augment deit" in said
-    assert "--views warp" in said
+    assert "`view_mode='warp'`" in said
     return said
 
 
@@ -142,7 +142,7 @@ def test_other_pixels(digest: Any) -> None:
     said = _refusal(view)
     assert "policy 'deit' gives other pixels here than where its views were drawn" in said
     assert "with the same library versions" in said
-    assert "--on-other-pixels allow" in said
+    assert "`on_other_pixels='allow'`" in said
     assert replayed_policy(view, "L", _STORE, allow_other_pixels=True) == POLICIES["deit"]
 
 
@@ -319,18 +319,18 @@ def test_a_manifest_that_names_no_policy(augment: dict[str, Any] | None) -> None
 
 
 def test_a_name_that_is_no_policy() -> None:
-    with pytest.raises(OptionError, match=r"--augment 'deit5' is not a policy .* it has deit, deit3, crop, whole$"):
+    with pytest.raises(OptionError, match=r"`augment='deit5'` is not a policy .* it has deit, deit3, crop, whole$"):
         policy_of("deit5")
 
 
 @pytest.mark.parametrize("min_crop", [0.0, -0.5, 1.0001, float("nan"), float("inf")])
 def test_a_smallest_crop_that_cannot_be_meant(min_crop: float) -> None:
-    with pytest.raises(OptionError, match=rf"--min-crop {min_crop} lies outside \(0, 1\]"):
+    with pytest.raises(OptionError, match=rf"`min_crop={min_crop}` lies outside \(0, 1\]"):
         policy_of("deit", min_crop=min_crop)
 
 
 def test_whole_images_have_no_smallest_crop() -> None:
-    with pytest.raises(OptionError, match=r"--min-crop 0\.5: --augment whole shows whole images; choose another"):
+    with pytest.raises(OptionError, match=r"`min_crop=0\.5`: `augment='whole'` shows whole images; choose another"):
         policy_of("whole", min_crop=0.5)
 
 
@@ -551,8 +551,12 @@ _BAD_OPTIONS: list[tuple[str, tuple[object, ...], tuple[str, ...]]] = [
     ("center", ("--views", "static", "--num-views", 1), ("--num-views has no effect with --views static",)),
     ("center", ("--views", "static", "--min-crop", 0.5), ("--min-crop has no effect with --views static",)),
     ("center", ("--views", "warp", "--num-views", 2), ("--num-views 2", "1 view (centre)", "--views 2")),
-    ("center", ("--augment", "deit9"), ("--augment 'deit9'", "it has deit, deit3, crop, whole")),
-    ("center", ("--views", "warp", "--augment", "none"), ("--augment 'none'", "it has deit, deit3, crop, whole")),
+    ("center", ("--augment", "deit9"), ("--augment deit9 is not a policy", "it has deit, deit3, crop, whole")),
+    (
+        "center",
+        ("--views", "warp", "--augment", "none"),
+        ("--augment none is not a policy", "it has deit, deit3, crop, whole"),
+    ),
     ("center", ("--views", "warp", "--min-crop", 3), ("--min-crop 3.0 lies outside (0, 1]",)),
     ("replayed", ("--num-views", 9), (_REPLAYED, "dataltt select --augment deit --views 9")),
     (

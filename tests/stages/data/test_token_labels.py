@@ -170,7 +170,7 @@ def test_without_labels_there_is_no_check_and_a_sentence(made: Made) -> None:
 
 def test_labels_are_replaced_only_when_asked(made: Made) -> None:
     maps = add_labels(made.path)
-    with pytest.raises(OutputExistsError, match="--overwrite"):
+    with pytest.raises(OutputExistsError, match="`overwrite=True`"):
         commit_labels(made.path, LABELLER)
     assert _same(TicketStore.open(str(made.path)).read_token_labels(range(11)), maps)
     others = add_labels(made.path, seed=1, overwrite=True)
@@ -518,9 +518,9 @@ def test_batches_have_none_where_none_are_asked_for(replayed: tuple[SmallStore, 
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"views": "warp"}, "train with --views replay, not warp"),
-        ({"views": "static", "subset": "random"}, "train with --views replay, not static"),
-        ({"join": None, "subset": "random", "views": "static"}, "pass --tickets"),
+        ({"views": "warp"}, "train with `view_mode='replay'`, not warp"),
+        ({"views": "static", "subset": "random"}, "train with `view_mode='replay'`, not static"),
+        ({"join": None, "subset": "random", "views": "static"}, "pass `tickets`"),
     ],
 )
 def test_views_without_labels_are_refused(

@@ -96,15 +96,15 @@ def test_earlier_counts_are_geometric(num_patches: int, ratio: float, num_stages
 
 @pytest.mark.parametrize(("ratio", "keep_rate"), [(None, None), (0.5, 0.8)])
 def test_exactly_one_dial(ratio: float | None, keep_rate: float | None) -> None:
-    with pytest.raises(OptionError, match=r"exactly one of --ratio .* and --keep-rate"):
+    with pytest.raises(OptionError, match=r"exactly one of `ratio` .* and `keep_rate`"):
         keep_counts(196, ratio=ratio, keep_rate=keep_rate)
 
 
 @pytest.mark.parametrize("value", [0.0, -0.5, 1.0001, 50.0, math.nan, math.inf])
 def test_dials_outside_their_range(value: float) -> None:
-    with pytest.raises(OptionError, match=r"--ratio .* outside \(0, 1\]"):
+    with pytest.raises(OptionError, match=r"`ratio=.*` lies outside \(0, 1\]"):
         keep_counts(196, ratio=value, keep_rate=None)
-    with pytest.raises(OptionError, match=r"--keep-rate .* outside \(0, 1\]"):
+    with pytest.raises(OptionError, match=r"`keep_rate=.*` lies outside \(0, 1\]"):
         keep_counts(196, ratio=None, keep_rate=value)
 
 
@@ -117,7 +117,7 @@ def test_default_drop_blocks() -> None:
 
 @pytest.mark.parametrize("depth", [0, 1, 2, 3])
 def test_too_few_blocks_for_a_default(depth: int) -> None:
-    with pytest.raises(OptionError, match="--drop-blocks"):
+    with pytest.raises(OptionError, match="`drop_blocks`"):
         default_drop_blocks(depth)
 
 

@@ -282,7 +282,7 @@ def test_small_dense_swin_is_a_swin_of_packed_images(num_keep: int, px: int, win
 
 
 def test_no_square_names_the_nearest_squares_and_their_ratios() -> None:
-    with pytest.raises(OptionError, match=r"98 is no square; select 81 \(--ratio 0\.41\) or 100 \(--ratio 0\.51\)"):
+    with pytest.raises(OptionError, match=r"98 is no square; select 81 \(`ratio=0\.41`\) or 100 \(`ratio=0\.51`\)"):
         check_square(98, 196)
     for num_keep in range(1, 197):
         if math.isqrt(num_keep) ** 2 == num_keep:
@@ -292,7 +292,7 @@ def test_no_square_names_the_nearest_squares_and_their_ratios() -> None:
             check_square(num_keep, 196)
         words = str(caught.value).split("select ")[1].split(",")[0].split(" or ")
         for word in words:
-            near, ratio = int(word.split()[0]), float(word.split()[2].rstrip(")"))
+            near, ratio = int(word.split()[0]), float(word.split("=")[1].rstrip("`)"))
             assert keep_counts(196, ratio=ratio, keep_rate=None)[-1] == near
             assert math.isqrt(near) in (math.isqrt(num_keep), math.isqrt(num_keep) + 1)
 
@@ -336,14 +336,16 @@ def test_epochs_are_the_families() -> None:
 
 
 def test_what_is_of_no_family_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"convnext_tiny: tickets reach ViT, LV-ViT, Swin, ResNet models.*try deit_s"):
+    with pytest.raises(
+        ModelError, match=r"`model='convnext_tiny'`: tickets reach ViT, LV-ViT, Swin, ResNet models.*try deit_s"
+    ):
         family_of("convnext_tiny")
     with pytest.raises(ModelError, match="neither an alias"):
         family_of("deit_huge")
 
 
 def test_inputs_belong_to_families() -> None:
-    with pytest.raises(OptionError, match="--swin-input zero: deit_t computes on kept patches alone"):
+    with pytest.raises(OptionError, match="`swin_input='zero'`: deit_t computes on kept patches alone"):
         create_student("deit_t", num_keep=98, patch_input="zero")
     with pytest.raises(
         OptionError,

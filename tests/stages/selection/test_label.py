@@ -406,12 +406,16 @@ def _changed_shards(name: str, samples: list[Sample]) -> list[Sample]:
 
 
 _MISFITS = [
-    ("missing inside", {}, ("train-000000.tar: sample 'train/00002' stands where", "'train/00001'", "--shards")),
-    ("missing at the end", {}, ("train-000000.tar: sample 'train/00003' of", "is missing", "--shards")),
-    ("extra inside", {}, ("train-000000.tar: sample 'train/extra' is not in", "--shards")),
-    ("extra at the end", {}, ("train-000000.tar: sample 'train/extra' is not in", "--shards")),
+    ("missing inside", {}, ("train-000000.tar: sample 'train/00002' stands where", "'train/00001'", "the `shards`")),
+    ("missing at the end", {}, ("train-000000.tar: sample 'train/00003' of", "is missing", "the `shards`")),
+    ("extra inside", {}, ("train-000000.tar: sample 'train/extra' is not in", "the `shards`")),
+    ("extra at the end", {}, ("train-000000.tar: sample 'train/extra' is not in", "the `shards`")),
     ("reordered", {}, ("train-000000.tar: sample 'train/00002' stands where", "in another order")),
-    ("changed", {}, ("train-000000.tar: the image of sample 'train/00002' is not the one", "--on-changed-image allow")),
+    (
+        "changed",
+        {},
+        ("train-000000.tar: the image of sample 'train/00002' is not the one", "`on_changed_image='allow'`"),
+    ),
     ("not an image", {"on_changed_image": "allow"}, ("image of sample 'train/00002' cannot be decoded", "mend")),
 ]
 
@@ -439,7 +443,7 @@ def test_reencoded_copies_are_labelled_where_allowed(tmp_path: Path) -> None:
         for s in small.samples
     ]
     shards = make_shards(tmp_path / "copies", [4], copies)
-    with pytest.raises(DatalttError, match="--on-changed-image allow"):
+    with pytest.raises(DatalttError, match="`on_changed_image='allow'`"):
         label(_config(small, shards=shards))
     label(_config(small, shards=shards, on_changed_image="allow", overwrite=True))
     _check(small, small.weights, small.samples)
@@ -471,7 +475,7 @@ def test_shards_are_the_stores_own_all_of_them(tmp_path: Path) -> None:
     with pytest.raises(DatalttError, match=r"more-000000.tar is not a shard of"):
         label(_config(small, shards=str(tmp_path / "shards" / "*.tar")))
     moved = (tmp_path / "shards").rename(tmp_path / "elsewhere")
-    with pytest.raises(DatalttError, match=r"are not here .*; pass --shards"):
+    with pytest.raises(DatalttError, match=r"are not here .*; pass `shards`"):
         label(_config(small))
     label(_config(small, shards=str(moved / "train-*.tar")))
     _check(small, small.weights, small.samples)
@@ -480,7 +484,7 @@ def test_shards_are_the_stores_own_all_of_them(tmp_path: Path) -> None:
 def test_a_store_cannot_name_commands_as_its_shards(tmp_path: Path) -> None:
     small = make_store(tmp_path, counts=(2,))
     edit_manifest(small.path, lambda m: m["dataset"].update(source=f"pipe:touch {tmp_path / 'ran'}/train-000000.tar"))
-    with pytest.raises(DatalttError, match="pass --shards to say that you mean them"):
+    with pytest.raises(DatalttError, match="pass `shards` to say that you mean them"):
         label(_config(small))
     assert not (tmp_path / "ran").exists()
 
@@ -499,7 +503,7 @@ def test_views_that_are_drawn_otherwise_here_are_labelled_only_where_allowed(tmp
     [
         ({"checkpoint": None}, "there are no pretrained weights of vit_fashion; give --checkpoint"),
         ({"checkpoint": Path("nowhere.safetensors")}, "there are no weights at nowhere.safetensors"),
-        ({"model": "no_such_model"}, "'no_such_model' is neither an alias"),
+        ({"model": "no_such_model"}, "`model='no_such_model'` is neither an alias"),
         ({"model": "test_vit"}, "does not hold weights of test_vit"),
         ({"num_classes": 12}, "has 10 classes; leave it out"),
         ({"batch_size": 0}, "--batch-size 0"),

@@ -333,7 +333,7 @@ def test_parts_of_another_selection(
     out = tmp_path / "s.zarr"
     parts = _interrupted(shards, weights, out, monkeypatch)
     before = file_digests(parts)
-    with pytest.raises(IncompletePartsError, match=rf"differs in {what}\); .*--overwrite"):
+    with pytest.raises(IncompletePartsError, match=rf"differs in {what}\); .*`overwrite=True`"):
         _select(shards, weights, out, **{"ranks": True, **changes})
     assert file_digests(parts) == before
 
@@ -381,7 +381,7 @@ def test_a_damaged_part_is_named(shards: str, weights: Path, tmp_path: Path, mon
 
 def test_an_existing_store_is_left_alone(expected: Path, shards: str, weights: Path) -> None:
     before = file_digests(expected.parent)
-    with pytest.raises(OutputExistsError, match="--overwrite"):
+    with pytest.raises(OutputExistsError, match="`overwrite=True`"):
         _select(shards, weights, expected, ranks=False)
     assert file_digests(expected.parent) == before
 
@@ -414,7 +414,9 @@ def _damaged(samples: Sequence[Sample], *numbers: int) -> list[Sample]:
 
 def test_a_bad_image_stops_the_selection(weights: Path, tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "shards", (4, 4), _damaged(fashion_samples(8), 6))
-    with pytest.raises(BadImageError, match=r"train-000001\.tar: image of sample 'train/00006' .*--on-bad-image skip"):
+    with pytest.raises(
+        BadImageError, match=r"train-000001\.tar: image of sample 'train/00006' .*`on_bad_image='skip'`"
+    ):
         _select(shards, weights, tmp_path / "s.zarr")
     assert not (tmp_path / "s.zarr").exists()
 
@@ -557,7 +559,7 @@ def test_weights_that_are_not_finite(shards: str, tmp_path: Path, weights: Path)
 
 def test_the_small_model_has_no_pretrained_weights(shards: str, tmp_path: Path) -> None:
     config = SelectConfig(model=MODEL, shards=shards, out=tmp_path / "s.zarr", ratio=0.5, device="cpu")
-    with pytest.raises(CheckpointError, match="--checkpoint"):
+    with pytest.raises(CheckpointError, match="`checkpoint`"):
         select(config)
 
 
@@ -571,7 +573,7 @@ def test_drop_blocks_that_cannot_be_meant(shards: str, weights: Path, tmp_path: 
 
 @pytest.mark.parametrize("device", ["warp", "cuda:99"])
 def test_devices_that_are_not_there(shards: str, weights: Path, tmp_path: Path, device: str) -> None:
-    with pytest.raises(OptionError, match="--device"):
+    with pytest.raises(OptionError, match="`device="):
         _select(shards, weights, tmp_path / "s.zarr", device=device)
     assert list(tmp_path.iterdir()) == []
 
@@ -583,6 +585,6 @@ def test_only_a_store_is_ever_overwritten(shards: str, weights: Path, tmp_path: 
         out.mkdir()
     thesis = out / "thesis.txt" if kind == "folder" else out
     thesis.write_text("two years of work")
-    with pytest.raises(OutputExistsError, match="is not a ticket store; choose another --out"):
+    with pytest.raises(OutputExistsError, match="is not a ticket store; choose another `out`"):
         _select(shards, weights, out, overwrite=True)
     assert thesis.read_text() == "two years of work"

@@ -503,8 +503,8 @@ def _without_ranks(small: SmallStore, folder: Path) -> str:
         ({"opt": "sgd", "momentum": 0.0}, "--momentum 0: sgd is with Nesterov momentum"),
         ({"momentum": 1.0}, "--momentum 1.0 should lie between 0 and 0.9999"),
         ({"batch_size": 37}, "36 samples are fewer than one batch of 37"),
-        ({"auto_augment": "nonsense"}, "--auto-augment"),
-        ({"device": "warp"}, "--device"),
+        ({"auto_augment": "nonsense"}, "`auto_augment="),
+        ({"device": "warp"}, "`device='warp'`"),
     ],
 )
 def test_options_that_cannot_be_meant(
@@ -567,7 +567,7 @@ def _copy_with_source(small: SmallStore, folder: Path, source: str) -> str:
 @pytest.mark.parametrize("scheme", ["pipe:", "PIPE:", "file:", "ftp://"])
 def test_a_store_cannot_have_commands_run(small: SmallStore, tmp_path: Path, scheme: str) -> None:
     store = _copy_with_source(small, tmp_path, f"{scheme}touch {tmp_path}/executed; cat {small.folder}/x.tar")
-    with pytest.raises(DatalttError, match="--shards"):
+    with pytest.raises(DatalttError, match="`shards`"):
         _train(small, tmp_path / "run", tickets=store)
     assert not (tmp_path / "executed").exists()
 
@@ -577,14 +577,14 @@ def test_a_store_cannot_have_commands_run_by_a_brace_expression(small: SmallStor
     shard = small.shards.replace("*", "000000")
     command = f"touch {tmp_path}/executed;cat {shard}"
     store = _copy_with_source(small, tmp_path, f"{{{before.replace('SHARD', shard)},pipe:{command}}}")
-    with pytest.raises(DatalttError, match="--shards"):
+    with pytest.raises(DatalttError, match="`shards`"):
         _train(small, tmp_path / "run", tickets=store, max_steps=1)
     assert not (tmp_path / "executed").exists()
 
 
 def test_shards_of_a_store_that_are_not_here(small: SmallStore, tmp_path: Path) -> None:
     store = _copy_with_source(small, tmp_path, "/nowhere/train-{000000..000002}.tar")
-    with pytest.raises(ShardError, match=r"the shards that .* names are not here .*pass --shards"):
+    with pytest.raises(ShardError, match=r"the shards that .* names are not here .*pass `shards`"):
         _train(small, tmp_path / "run", tickets=store)
 
 
@@ -668,7 +668,7 @@ def test_runs_are_told_by_their_folder(whole: Path) -> None:
 
 
 def test_foreign_weights_need_a_model(small: SmallStore) -> None:
-    with pytest.raises(CheckpointError, match="pass --model"):
+    with pytest.raises(CheckpointError, match="pass `model`"):
         load_student(small.weights)
     student, info, _ = load_student(small.weights, model=MODEL)
     assert info is None

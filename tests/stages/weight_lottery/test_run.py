@@ -403,8 +403,8 @@ def test_rounds_and_seeds_may_be_added_but_nothing_else_changed(shards: Shards, 
         ({"rate": 0.99, "rounds": 4}, "there remain 0, and every round should"),
         ({"test_shards": "nowhere/*.tar"}, "nowhere"),
         ({"train": {"ema_decay": 0.9}}, "averages no weights"),
-        ({"train": {"model": "resnet50"}}, "--model resnet50 has no blocks with linear layers"),
-        ({"train": {"model": "swin_t"}}, "--model swin_t has no blocks with linear layers"),
+        ({"train": {"model": "resnet50"}}, "`model='resnet50'` has no blocks with linear layers"),
+        ({"train": {"model": "swin_t"}}, "`model='swin_t'` has no blocks with linear layers"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_written(
@@ -420,7 +420,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
 
 
 def test_networks_without_linear_layers_in_blocks_are_refused() -> None:
-    with pytest.raises(ModelError, match="--model a convolution has no blocks with linear layers"):
+    with pytest.raises(ModelError, match="`model='a convolution'` has no blocks with linear layers"):
         prunable_layers(torch.nn.Conv2d(1, 1, 1), "a convolution")
 
 
@@ -454,7 +454,7 @@ def test_the_conclusion_is_the_intervals() -> None:
     one = lottery_conclusion(_document({"mean": 1.5, "low": None, "high": None}, 1))
     assert one == (
         "One seed only: over 1 round(s), ticket − fresh is +1.50 points of top-1, and whether that is more than chance "
-        "takes more --seeds."
+        "takes more seeds."
     )
     above = lottery_conclusion(_document({"mean": 1.5, "low": 1.0, "high": 2.0}, 3))
     assert above == (
