@@ -25,20 +25,25 @@ if TYPE_CHECKING:
         ShardError,
         StoreNotFoundError,
         TicketMismatchError,
+        UnknownKeyError,
         UnsupportedVersionError,
     )
+    from .image_tickets import ImageTickets
     from .manifest import SCHEMA_VERSION, Dataset, Labeller, Manifest, Selector, SkippedSample, View, parse_manifest
-    from .store import TicketStore, read_manifest
+    from .manifest_file import read_manifest
+    from .store import TicketStore, open_store
     from .token_labels import LabelMaps
 
 _HOMES = {
     "errors": (
         "BadImageError CheckpointError DatalttError DuplicateKeyError IncompletePartsError MissingTicketError "
         "ModelError OptionError OutputExistsError Problem SampleError SchemaError ShardError StoreNotFoundError "
-        "TicketMismatchError UnsupportedVersionError"
+        "TicketMismatchError UnknownKeyError UnsupportedVersionError"
     ),
+    "image_tickets": "ImageTickets",
     "manifest": "SCHEMA_VERSION Dataset Labeller Manifest Selector SkippedSample View parse_manifest",
-    "store": "TicketStore read_manifest",
+    "manifest_file": "read_manifest",
+    "store": "TicketStore open_store",
     "token_labels": "LabelMaps",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -50,6 +55,7 @@ __all__ = [
     "DatalttError",
     "Dataset",
     "DuplicateKeyError",
+    "ImageTickets",
     "IncompletePartsError",
     "LabelMaps",
     "Labeller",
@@ -67,8 +73,10 @@ __all__ = [
     "StoreNotFoundError",
     "TicketMismatchError",
     "TicketStore",
+    "UnknownKeyError",
     "UnsupportedVersionError",
     "View",
+    "open_store",
     "parse_manifest",
     "read_manifest",
 ]

@@ -93,6 +93,15 @@ class MissingTicketError(DatalttError):
         )
 
 
+class UnknownKeyError(MissingTicketError):
+    """A store is asked for a key that it does not have."""
+
+    def __init__(self, store: str, key: str, near: Sequence[str] = ()) -> None:
+        self.shard, self.key, self.store = "", key, store
+        way_out = f"did you mean {', '.join(map(repr, near))}?" if near else "`for key in store` gives those it has"
+        DatalttError.__init__(self, f"{store} has no ticket of key {key!r}; {way_out}")
+
+
 class TicketMismatchError(DatalttError):
     """Tickets that belong to another image, grid, or view than the one at hand."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -15,19 +16,23 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import StorePath, WrapperStore
 
-from .errors import Problem, SchemaError, StoreNotFoundError
-from .layout import ALLOWED_CODECS, MAX_CHUNK_BYTES, array_specs
-from .manifest import MANIFEST_ATTRIBUTE, Manifest, parse_manifest
+from .codecs import codec_problems
+from .errors import OptionError, Problem, SchemaError, UnknownKeyError
+from .image_tickets import ImageTickets
+from .layout import array_specs
+from .lookup import KeyLookup, iter_row_blocks
+from .manifest import Manifest
+from .manifest_file import invalid_store, read_manifest
 from .strings import MAX_STRING_BYTES, decode_strings
-from .tickets import Packed, Ranks, bad_ranks, bad_tickets
+from .tickets import Packed, Ranks, bad_ranks, bad_tickets, mask_to_indices, unpack_mask
 from .token_labels import LabelMaps, bad_label_maps, no_token_labels
 
-_MAX_METADATA_BYTES = 256 << 20
 # What Zarr raises on bytes that are not what they should be.
 _ZARR_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, ArithmeticError, AssertionError)
 # A store of fewer stored bytes per thousand rows than this is made up: a digest alone is 8 bytes that do not compress.
 _MIN_BYTES_PER_1000_ROWS = 1000
-
+# Looking for keys like a wrong one takes about a second for so many.
+_MAX_NEAR_ROWS = 20_000
 
 # A run of rows (one contiguous read), or any row numbers, int64 [n].
 Rows = range | npt.NDArray[np.int64]
@@ -36,52 +41,6 @@ ALL_VIEWS = slice(None)
 
 def _selection(rows: Rows) -> slice | npt.NDArray[np.int64]:
     return slice(rows.start, rows.stop) if isinstance(rows, range) else rows
-
-
-def read_manifest(path: str) -> Manifest:
-    """Reads and validates a store's manifest without opening its arrays (no Zarr, so no thread is started).
-
-    Raises:
-        StoreNotFoundError: there is no store at `path`.
-        SchemaError, UnsupportedVersionError: there is one, but it is not valid.
-    """
-    fs, root = fsspec.core.url_to_fs(str(path))
-    location = f"{root}/zarr.json"
-    if not fs.exists(location):
-        raise StoreNotFoundError(_not_found(path, fs, root))
-    if fs.size(location) > _MAX_METADATA_BYTES:
-        raise _invalid(path, "zarr.json", "too_large", f"is larger than {_MAX_METADATA_BYTES} bytes")
-    try:
-        document = json.loads(fs.cat_file(location))
-    except (ValueError, RecursionError) as error:
-        raise _invalid(path, "zarr.json", "json_invalid", f"is not JSON ({error})") from None
-    attributes = document.get("attributes") if isinstance(document, dict) else None
-    if not isinstance(attributes, dict) or MANIFEST_ATTRIBUTE not in attributes:
-        raise _invalid(path, "zarr.json", "missing", f"has no attribute {MANIFEST_ATTRIBUTE!r}")
-    return parse_manifest(attributes[MANIFEST_ATTRIBUTE], str(path))
-
-
-def is_store(path: str) -> bool:
-    """Whether a ticket store, sound or not, stands at this path: the only thing that `overwrite` may replace."""
-    try:
-        read_manifest(path)
-    except StoreNotFoundError:
-        return False
-    except SchemaError as error:
-        return not any(p.where == "zarr.json" for p in error.problems)
-    return True
-
-
-def _not_found(path: str, fs: Any, root: str) -> str:
-    if fs.exists(root):
-        return f"{path} is not a ticket store; give the folder that dataltt select wrote"
-    if fs.exists(f"{root}.parts"):
-        return f"{path} is not finished (only {path}.parts is there); run the same select again to finish it"
-    return f"there is no ticket store at {path}; make one with: dataltt select --out {path}"
-
-
-def _invalid(path: str, where: str, kind: str, message: str) -> SchemaError:
-    return SchemaError(str(path), [Problem(where=where, kind=kind, message=message)])
 
 
 class _NoFillValues(WrapperStore[Store]):
@@ -94,8 +53,22 @@ class _NoFillValues(WrapperStore[Store]):
         return found
 
 
+def open_store(path: str | Path) -> TicketStore:
+    """Opens the ticket store at a local path or fsspec URL, for reading.
+
+    Raises:
+        StoreNotFoundError: there is none.
+        SchemaError, UnsupportedVersionError: there is one, but it is not valid.
+    """
+    return TicketStore.open(str(path))
+
+
 class TicketStore:
     """A complete store, opened for reading.
+
+    For people: `store[key]` gives the tickets of one image as `ImageTickets`, `store.tickets(rows)` those of some
+    rows, `len(store)` the number of images; `key in store` and `for key in store` do what they say. What the store
+    was made of stands in `store.manifest`. The methods `read_…` give arrays of many rows at once.
 
     Open it in the process that reads it: Zarr runs an event-loop thread, which a fork does not carry over.
     """
@@ -121,7 +94,7 @@ class TicketStore:
             strict = StorePath(_NoFillValues(plain.store), plain.store_path.path)
             group = zarr.open_group(strict, mode="r", zarr_format=3)
         except _ZARR_ERRORS as error:
-            raise _invalid(path, "zarr.json", "zarr", f"cannot be opened ({error})") from None
+            raise invalid_store(path, "zarr.json", "zarr", f"cannot be opened ({error})") from None
         return cls(path, manifest, group)
 
     def _missing_objects(self) -> Iterator[Problem]:
@@ -162,7 +135,7 @@ class TicketStore:
                 yield Problem(where=path, kind="shape", message=f"has shape {list(array.shape)}, should be {want}")
             if array.dtype != spec.dtype:
                 yield Problem(where=path, kind="dtype", message=f"is {array.dtype}, should be {spec.dtype}")
-            yield from _codec_problems(path, array)
+            yield from codec_problems(path, array)
             self._arrays[path] = array
 
     def _read(self, path: str, selection: Any) -> npt.NDArray[Any]:
@@ -170,8 +143,78 @@ class TicketStore:
             values: npt.NDArray[Any] = np.asarray(self._arrays[path].oindex[selection])
         except _ZARR_ERRORS as error:
             reason = str(error) or type(error).__name__
-            raise _invalid(self.path, path, "damaged", f"cannot be read ({reason}); fetch it again") from error
+            raise invalid_store(self.path, path, "damaged", f"cannot be read ({reason}); fetch it again") from error
         return values
+
+    def __len__(self) -> int:
+        return self.manifest.num_images
+
+    def __iter__(self) -> Iterator[str]:
+        for block in iter_row_blocks(len(self)):
+            yield from self.read_keys(block)
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and int(self._lookup.find([key])[0]) >= 0
+
+    def __getitem__(self, key: str) -> ImageTickets:
+        """The tickets of the image of this key.
+
+        Raises:
+            UnknownKeyError: the store has no such key.
+            SchemaError: the store is damaged.
+        """
+        if not isinstance(key, str):
+            raise OptionError(f"a store is asked by key, and {key!r} is none; for rows there is store.tickets([0, 1])")
+        row = int(self._lookup.find([key])[0])
+        if row < 0:
+            few = self.manifest.num_images <= _MAX_NEAR_ROWS
+            raise UnknownKeyError(self.path, key, difflib.get_close_matches(key, self, n=3) if few else ())
+        return self.tickets([row])[0]
+
+    def tickets(self, rows: Sequence[int]) -> list[ImageTickets]:
+        """The tickets of some rows (a range is one read), in the order asked for.
+
+        Raises:
+            OptionError: a row that the store does not have.
+            SchemaError: the store is damaged.
+        """
+        is_run = isinstance(rows, range) and rows.step == 1
+        wanted = np.array(rows, dtype=np.int64)
+        outside = wanted[(wanted < 0) | (wanted >= len(self))]
+        if outside.size:
+            raise OptionError(f"{self.path} has rows 0 to {len(self) - 1}, and not {outside[0]}; ask for others")
+        if not wanted.size:
+            return []
+        # Zarr reads increasing rows; they are put back into the order asked for.
+        unique, places = np.unique(wanted, return_inverse=True)
+        read = self._image_tickets(range(int(unique[0]), int(unique[-1]) + 1) if is_run else unique)
+        return [read[place] for place in places]
+
+    def _image_tickets(self, rows: Rows) -> list[ImageTickets]:
+        m = self.manifest
+        kept = mask_to_indices(unpack_mask(self.read_tickets(rows), m.num_patches), m.num_keep)
+        ranks = self.read_ranks(rows) if m.has_ranks else None
+        boxes, flips = self.read_views(rows) or (None, None)
+        labels, digests = self.read_labels(rows), self.read_digests(rows)
+        runs = [rows] if isinstance(rows, range) else [range(int(row), int(row) + 1) for row in rows]
+        keys = [key for run in runs for key in self.read_keys(run)]
+        return [
+            ImageTickets(
+                key=key,
+                row=int(row),
+                label=None if labels[i] < 0 else int(labels[i]),
+                digest=int(digests[i]),
+                kept=kept[i],
+                ranks=None if ranks is None else ranks[i],
+                boxes=None if boxes is None else boxes[i],
+                flips=None if flips is None else flips[i].astype(np.bool_),
+            )
+            for i, (row, key) in enumerate(zip(rows, keys, strict=True))
+        ]
+
+    @cached_property
+    def _lookup(self) -> KeyLookup:
+        return KeyLookup(self)
 
     @cached_property
     def shard_names(self) -> list[str]:
@@ -180,9 +223,9 @@ class TicketStore:
         try:
             names = decode_strings(data, offsets)
         except ValueError as error:
-            raise _invalid(self.path, "shards", "strings", str(error)) from None
+            raise invalid_store(self.path, "shards", "strings", str(error)) from None
         if names != self.manifest.dataset.shards:
-            raise _invalid(self.path, "shards", "inconsistent", "are not the shards that the manifest names")
+            raise invalid_store(self.path, "shards", "inconsistent", "are not the shards that the manifest names")
         return names
 
     @cached_property
@@ -190,7 +233,7 @@ class TicketStore:
         """int64 [S + 1]: rows of shard s are shard_rows[s] up to shard_rows[s + 1]."""
         rows = self._read("shards/rows", slice(None))
         if rows[0] != 0 or rows[-1] != self.manifest.num_images or (np.diff(rows) < 0).any():
-            raise _invalid(self.path, "shards/rows", "inconsistent", "does not divide the rows")
+            raise invalid_store(self.path, "shards/rows", "inconsistent", "does not divide the rows")
         return rows
 
     @cached_property
@@ -208,13 +251,13 @@ class TicketStore:
         num_bytes = self._arrays["keys/data"].shape[0]
         first, last = int(offsets[0]), int(offsets[-1])
         if not 0 <= first <= last <= num_bytes or last - first > MAX_STRING_BYTES * len(rows):
-            raise _invalid(self.path, "keys/offsets", "inconsistent", f"is wrong in rows {rows.start}-{rows.stop}")
+            raise invalid_store(self.path, "keys/offsets", "inconsistent", f"is wrong in rows {rows.start}-{rows.stop}")
         data = self._read("keys/data", slice(first, last))
         try:
             return decode_strings(data, offsets - first)
         except ValueError as error:
             where = f"keys[{rows.start}:{rows.stop}]"
-            raise _invalid(self.path, where, "strings", str(error)) from None
+            raise invalid_store(self.path, where, "strings", str(error)) from None
 
     def read_tickets(self, rows: Rows, views: slice = ALL_VIEWS) -> Packed:
         """Packed tickets uint8 [n, V, W], each with exactly K bits and no spare bit set."""
@@ -257,7 +300,7 @@ class TicketStore:
         """Raises if any of `bad`, bool [n, V], is set."""
         if bad.any():
             row = int(rows[int(np.flatnonzero(bad.any(axis=1))[0])])
-            raise _invalid(self.path, f"{path}[{row}]", "damaged", f"is {why}; fetch the store again")
+            raise invalid_store(self.path, f"{path}[{row}]", "damaged", f"is {why}; fetch the store again")
 
     def read_views(
         self, rows: Rows, views: slice = ALL_VIEWS
@@ -283,22 +326,3 @@ class TicketStore:
             if owner is not None:
                 sizes[owner] += info["size"]
         return sizes
-
-
-def _codec_problems(path: str, array: zarr.Array[Any]) -> Iterator[Problem]:
-    document = array.metadata.to_dict()
-    names = set(_codec_names(document.get("codecs", ())))
-    for name in sorted(names - ALLOWED_CODECS):
-        yield Problem(where=path, kind="codec", message=f"uses codec {name!r}, which is not one of the core codecs")
-    chunk_bytes = int(np.prod(array.chunks, dtype=np.float64)) * array.dtype.itemsize
-    if chunk_bytes > MAX_CHUNK_BYTES:
-        yield Problem(where=path, kind="chunk_size", message=f"has chunks of {chunk_bytes} bytes")
-
-
-def _codec_names(codecs: Any) -> Iterator[str]:
-    for codec in codecs:
-        if isinstance(codec, dict):
-            yield codec.get("name", "?")
-            configuration = codec.get("configuration") or {}
-            yield from _codec_names(configuration.get("codecs", ()))
-            yield from _codec_names(configuration.get("index_codecs", ()))

@@ -30,7 +30,7 @@ from ..manifest import (
     View,
     parse_manifest,
 )
-from ..store import is_store
+from ..manifest_file import is_store
 from ..strings import MAX_STRING_BYTES, encode_strings, hash_strings, keys_digest
 from ..tickets import bad_ranks, bad_tickets, pack_ranks, ranks_dtype
 from .array_writer import ArrayWriter

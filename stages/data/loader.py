@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ...artifacts_schema import DatalttError
 
@@ -21,6 +21,16 @@ class Failure:
     """An error on its way out of a worker; torch would make its traceback the message."""
 
     error: DatalttError
+
+
+def raisable(error: DatalttError) -> DatalttError:
+    """An error that comes out of any loader's worker as a `DatalttError`.
+
+    Torch makes it again in the parent from one argument, its traceback; a class that takes others would be lost.
+    """
+    if get_worker_info() is None or type(error).__init__ is Exception.__init__:
+        return error
+    return DatalttError(str(error))
 
 
 def num_workers_for(requested: int | None, local_world_size: int = 1) -> int:

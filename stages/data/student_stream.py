@@ -46,11 +46,13 @@ class Batch(NamedTuple):
     num_skipped: int
     scores: Tensor | None = None  # float32 [B, P], instead of keep_indices where images are to be mixed
     token_labels: TokenLabels | None = None
+    keys: tuple[str, ...] = ()  # B
 
 
-class _Processed(NamedTuple):
-    """A sample as it goes into a batch."""
+class _Shown(NamedTuple):
+    """A sample as the student is shown it."""
 
+    key: str
     image: Tensor  # uint8 [channels, H, W]
     label: int
     scores: Scores | None  # float32 [P], None for all patches
@@ -117,13 +119,18 @@ class SampleStream(IterableDataset[Any]):
         info = get_worker_info()
         worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
         try:
-            yield from _Worker(self.config, self.position, worker, num_workers).batches()
+            yield from StreamWorker(self.config, self.position, worker, num_workers).batches()
         except DatalttError as error:
             yield Failure(error)
 
 
-class _Worker:
-    """One worker's share of one epoch."""
+class StreamWorker:
+    """One worker's share of one epoch.
+
+    Attributes:
+        worker: whose share it is: of `num_workers`, this one's steps are `worker`, `worker + num_workers`, …
+        num_done: batches of this share that were given before `position.first_step`.
+    """
 
     def __init__(self, config: StreamConfig, position: StreamPosition, worker: int, num_workers: int) -> None:
         self.config, self.position = config, position
@@ -163,12 +170,25 @@ class _Worker:
             return replace(join, geometry=True, views=range(self.config.num_views))
         return join
 
-    def batches(self) -> Iterator[Batch]:
+    @property
+    def _steps(self) -> range:
+        """The training steps whose batches this share is."""
+        num_steps = num_train_steps(self.config.num_samples, self.config.batch_size, self.position.world_size)
+        return worker_steps(num_steps, self.worker, self.num_workers)
+
+    @property
+    def num_done(self) -> int:
+        return sum(1 for s in self._steps if s < self.position.first_step)
+
+    def batches(self, num_done: int | None = None) -> Iterator[Batch]:
+        """The batches of this share after the first `num_done` (None: after those before the position's step)."""
         c, p = self.config, self.position
+        if num_done is None:
+            num_done = self.num_done
         if not c.training:
             part = p.rank * self.num_workers + self.worker
             run = eval_run(num_samples=c.num_samples, part=part, num_parts=p.world_size * self.num_workers)
-            yield from self._all_batches(self._processed(self._joined(run)))
+            yield from itertools.islice(self._all_batches(self._processed(self._joined(run))), num_done, None)
             return
         run = train_run(
             num_samples=c.num_samples,
@@ -178,13 +198,10 @@ class _Worker:
             worker=self.worker,
             num_workers=self.num_workers,
         )
-        num_steps = num_train_steps(c.num_samples, c.batch_size, p.world_size)
-        steps = worker_steps(num_steps, self.worker, self.num_workers)
-        num_done = sum(1 for s in steps if s < p.first_step)
         samples = self._resumed(run, num_done * c.batch_size)
-        yield from itertools.islice(self._full_batches(samples), len(steps) - num_done)
+        yield from itertools.islice(self._full_batches(samples), len(self._steps) - num_done)
 
-    def _resumed(self, run: tuple[int, int], num_done: int) -> Iterator[_Processed]:
+    def _resumed(self, run: tuple[int, int], num_done: int) -> Iterator[_Shown]:
         """The samples of a run after the first `num_done`, which an earlier process trained on."""
         c = self.config
         if c.on_bad_image == "error" and (c.join is None or c.join.on_missing_ticket == "error"):
@@ -197,13 +214,13 @@ class _Worker:
         self._newly_skipped()
         yield from samples
 
-    def _refilled(self, run: tuple[int, int], skip: int) -> Iterator[_Processed]:
+    def _refilled(self, run: tuple[int, int], skip: int) -> Iterator[_Shown]:
         """The samples of a run; where some were skipped, as the user asked, others of the run fill their places."""
         while True:
             num_given = 0
-            for processed in self._processed(self._shuffled(run, skip)):
+            for shown in self._processed(self._shuffled(run, skip)):
                 num_given += 1
-                yield processed
+                yield shown
             if num_given + skip == 0:
                 raise SampleError("every sample of a worker's share was skipped; check the shards and the tickets")
             skip = 0
@@ -251,7 +268,7 @@ class _Worker:
             if i >= skip:
                 yield item
 
-    def _processed(self, items: Iterator[tuple[RawSample, Ticket | None]]) -> Iterator[_Processed]:
+    def _processed(self, items: Iterator[tuple[RawSample, Ticket | None]]) -> Iterator[_Shown]:
         for sample, ticket in items:
             try:
                 yield self._process(sample, ticket)
@@ -260,7 +277,7 @@ class _Worker:
                     raise
                 self.num_skipped += 1
 
-    def _process(self, sample: RawSample, ticket: Ticket | None) -> _Processed:
+    def _process(self, sample: RawSample, ticket: Ticket | None) -> _Shown:
         c = self.config
         if sample.label < 0:
             raise SampleError(f"{sample.shard}: sample {sample.key!r} has no .cls; repack the shard with labels")
@@ -281,16 +298,16 @@ class _Worker:
         if c.random_erasing > 0:
             pixels = erase_patches(pixels, c.grid, c.view, c.random_erasing, c.seed, epoch, sample.key)
         labels = shown_labels(ticket, c.view_mode, shown, c.grid) if c.token_labels and ticket is not None else None
-        return _Processed(image=pixels, label=sample.label, scores=scores, token_labels=labels)
+        return _Shown(key=sample.key, image=pixels, label=sample.label, scores=scores, token_labels=labels)
 
-    def _full_batches(self, samples: Iterator[_Processed]) -> Iterator[Batch]:
+    def _full_batches(self, samples: Iterator[_Shown]) -> Iterator[Batch]:
         """Each batch as soon as it is full."""
         while len(batch := list(itertools.islice(samples, self.config.batch_size))) == self.config.batch_size:
             yield self._collate(batch)
 
-    def _all_batches(self, samples: Iterator[_Processed]) -> Iterator[Batch]:
+    def _all_batches(self, samples: Iterator[_Shown]) -> Iterator[Batch]:
         """Every sample; the last batch is made when none is left, so that it reports all that were skipped."""
-        batch: list[_Processed] = []
+        batch: list[_Shown] = []
         for sample in samples:
             if len(batch) == self.config.batch_size:
                 yield self._collate(batch)
@@ -301,7 +318,7 @@ class _Worker:
         elif num_skipped := self._newly_skipped():
             yield Batch(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), None, num_skipped)
 
-    def _collate(self, batch: list[_Processed]) -> Batch:
+    def _collate(self, batch: list[_Shown]) -> Batch:
         c = self.config
         keep_indices = scored = None
         scores = [sample.scores for sample in batch if sample.scores is not None]  # of all samples, or of none
@@ -317,6 +334,7 @@ class _Worker:
             num_skipped=self._newly_skipped(),
             scores=scored,
             token_labels=collate_labels(label_maps) if c.token_labels else None,
+            keys=tuple(sample.key for sample in batch),
         )
 
     def _newly_skipped(self) -> int:

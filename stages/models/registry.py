@@ -18,6 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from ...artifacts_schema import CheckpointError, ModelError, View
 from .lvvit import LVViT
+from .prune import PrunedViT
 from .selector import is_supported_block
 from .student import Geometry
 
@@ -155,7 +156,7 @@ def check_plain_vit(model: torch.nn.Module, name: str) -> None:
     """
     if (
         not isinstance(model, VisionTransformer)
-        or type(model) not in (VisionTransformer, LVViT)
+        or type(model) not in (VisionTransformer, PrunedViT, LVViT)
         or not all(is_supported_block(b) for b in model.blocks)
     ):
         raise ModelError(f"{name} is not a plain ViT (timm's VisionTransformer with standard blocks); try deit_s")

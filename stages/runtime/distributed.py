@@ -72,6 +72,13 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
+def rank_and_world_size() -> tuple[int, int]:
+    """Which process this is of how many: as torch's process group says, else as torchrun's environment does."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
 @contextmanager
 def process_group(device: str = "auto") -> Iterator[Process]:
     """Joins the group that torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK) describes, if there is one.

@@ -27,6 +27,7 @@ from dataltt.artifacts_schema.errors import (
     ShardError,
     StoreNotFoundError,
     TicketMismatchError,
+    UnknownKeyError,
     UnsupportedVersionError,
 )
 
@@ -49,6 +50,7 @@ ALL = [
     ShardError("a.tar ends early"),
     StoreNotFoundError("no store at x"),
     TicketMismatchError("grid 14x14, not 16x16"),
+    UnknownKeyError("store.zarr", "n01/é", ["n01/e"]),
     UnsupportedVersionError("store.zarr", "2.0", "1"),
 ]
 

@@ -1,0 +1,133 @@
+"""Any plain timm ViT, given kept patches: the same network, with a forward pass that takes `keep_indices`.
+
+Letters: B batch, P patches of the grid, K kept patches, T prefix tokens, C channels, p patch side in pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from timm.layers import PatchEmbed
+from timm.models import checkpoint_seq
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from ...artifacts_schema import ModelError
+
+
+class PrunedViT(VisionTransformer):
+    """A timm ViT whose forward pass takes kept patches. Made by `prune`; everything else is timm's.
+
+    Its state dict has timm's names, so that checkpoints go both ways. DistributedDataParallel and `torch.compile` take
+    it as they take any ViT.
+    """
+
+    # timm's own second argument is an attention mask, which a ViT on some of its patches has no use for.
+    def forward(self, images: Tensor, keep_indices: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Class logits from some patches of each image.
+
+        Args:
+            images: float [B, channels, height, width], normalised.
+            keep_indices: int64 [B, K], patches of the grid, row-major, prefix tokens excluded, in any order; None for
+                all patches, which is timm's own forward pass.
+
+        Returns:
+            float [B, classes].
+
+        Raises:
+            ModelError: shapes that do not fit the network or each other.
+        """
+        if keep_indices is None:
+            whole: Tensor = super().forward(images)
+            return whole
+        wanted = tuple(self.patch_embed.img_size)
+        if images.shape[2:] != wanted:
+            raise ModelError(
+                f"images are {list(images.shape)}, and this ViT takes [B, channels, {wanted[0]}, {wanted[1]}]"
+            )
+        if keep_indices.ndim != 2 or len(keep_indices) != len(images):
+            raise ModelError(
+                f"`keep_indices` are {list(keep_indices.shape)} and images {list(images.shape)}; give int64 [B, K], "
+                "the kept patches of each image"
+            )
+        return forward_kept(self, images, keep_indices)
+
+
+def prune(vit: nn.Module) -> PrunedViT:
+    """Gives a plain timm ViT a forward pass that takes kept patches: `net(images, keep_indices)`.
+
+    The result shares its parameters with `vit`, which stays as it is: training one trains the other, and either may be
+    dropped. Without `keep_indices` it computes what `vit` computes.
+
+    Args:
+        vit: from `timm.create_model`; of any width, depth, pooling, with registers or without a CLS token.
+
+    Raises:
+        ModelError: a network that is not a plain ViT, or whose patches cannot be left out.
+    """
+    check_prunable(vit)
+    net: PrunedViT = PrunedViT.__new__(PrunedViT)
+    # The tables of parameters, modules and hooks are copied, what stands in them is shared.
+    shared: dict[str, Any] = {k: v.copy() if isinstance(v, dict | set) else v for k, v in vars(vit).items()}
+    shared.pop("_compiled_call_impl", None)  # of vit.compile(), which compiled the other forward pass
+    net.__dict__.update(shared)
+    return net
+
+
+def check_prunable(vit: nn.Module) -> None:
+    """Refuses networks that cannot compute on some patches alone.
+
+    Raises:
+        ModelError
+    """
+    name = type(vit).__name__
+    way_out = "give a plain ViT, such as timm.create_model('deit_small_patch16_224')"
+    if type(vit) not in (VisionTransformer, PrunedViT):
+        raise ModelError(f"{name} is not timm's plain VisionTransformer, and cannot be given kept patches; {way_out}")
+    vit = cast(VisionTransformer, vit)
+    if vit.pos_embed is None:
+        raise ModelError(f"this {name} has no absolute position embeddings, which tell kept patches apart; {way_out}")
+    embed = vit.patch_embed
+    if type(embed) is not PatchEmbed or embed.proj.kernel_size != embed.proj.stride:
+        raise ModelError(f"this {name} does not embed separate patches; {way_out}")
+    if vit.dynamic_img_size or embed.img_size is None:
+        raise ModelError(f"this {name} takes images of any size, so its patch grid is not fixed; {way_out}")
+
+
+def forward_kept(vit: VisionTransformer, images: Tensor, keep_indices: Tensor) -> Tensor:
+    """timm's forward pass on kept patches, int64 [B, K]; equal to it, up to rounding, with all of them."""
+    x = _add_prefix(vit, _embed_patches(vit, images, keep_indices), keep_indices)
+    x = vit.norm_pre(vit.patch_drop(vit.pos_drop(x)))
+    x = checkpoint_seq(vit.blocks, x) if vit.grad_checkpointing else vit.blocks(x)
+    logits: Tensor = vit.forward_head(vit.norm(x))
+    return logits
+
+
+def _embed_patches(vit: VisionTransformer, images: Tensor, keep_indices: Tensor) -> Tensor:
+    """Patch embeddings of the kept patches, [B, K, C]: pixels are gathered first, the rest is never embedded."""
+    embed = vit.patch_embed
+    height, width = embed.grid_size
+    batch = torch.arange(len(images), device=images.device)[:, None]
+    # [B, channels, height, p, width, p] with the grid dimensions moved to the front, still a view.
+    tiles = images.unflatten(2, (height, -1)).unflatten(4, (width, -1)).permute(0, 2, 4, 1, 3, 5)
+    pixels = tiles[batch, keep_indices // width, keep_indices % width]  # [B, K, channels, p, p]
+    # A convolution whose stride is its kernel is a linear map of each patch.
+    embedded: Tensor = embed.norm(F.linear(pixels.flatten(2), embed.proj.weight.flatten(1), embed.proj.bias))
+    return embedded
+
+
+def _add_prefix(vit: VisionTransformer, patches: Tensor, keep_indices: Tensor) -> Tensor:
+    """Position embeddings of the original grid positions, and prefix tokens in front: [B, T + K, C]."""
+    tokens: list[Tensor] = [t for t in (vit.cls_token, vit.reg_token) if t is not None]
+    # Older ViTs have position embeddings for prefix tokens too; DeiT III and later do not.
+    positions = cast(Tensor, vit.pos_embed)  # [1, T + P, C] or [1, P, C]
+    num_embedded = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    patches = patches + F.embedding(keep_indices + num_embedded, positions[0])
+    if not tokens:
+        return patches
+    prefix = torch.cat(tokens, dim=1)
+    if num_embedded:
+        prefix = prefix + positions[:, :num_embedded]
+    return torch.cat([prefix.expand(len(patches), -1, -1), patches], dim=1)

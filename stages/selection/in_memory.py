@@ -1,0 +1,165 @@
+"""Tickets of a batch of images, in memory: what `dataltt select` writes of their centre views.
+
+Letters: B images, P patches of the grid, K kept patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, NamedTuple, cast
+
+import torch
+from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from ...artifacts_schema import OptionError, View
+from ..data.images import center_crop, normalize, to_tensor
+from ..models.cascade import default_drop_blocks, keep_counts
+from ..models.checkpoints import find_weights
+from ..models.dropping_vit import check_drop_blocks
+from ..models.registry import center_view_of, check_plain_vit, entry_of, geometry_of, load_vit
+from ..models.selector import TicketSelector
+from ..models.student import Geometry
+from ..runtime.distributed import resolve_device
+from ..runtime.precision import autocast
+
+_ONE_OF_A_KIND = "give a list of PIL images, or a uint8 tensor [B, channels, height, width]"
+
+
+class BatchTickets(NamedTuple):
+    """The tickets of a batch, and the views whose patches they keep.
+
+    Attributes:
+        keep_indices: int64 [B, K], the kept patches of each image, ascending; row-major on the grid, prefix tokens
+            excluded. What a pruned ViT takes.
+        ranks: int64 [B, P], 0 for the most informative patch; those below K are kept.
+        images: uint8 [B, channels, H, W], the centre view of each image, which the patches are of.
+    """
+
+    keep_indices: Tensor
+    ranks: Tensor
+    images: Tensor
+
+
+def tickets_for(
+    model: str | nn.Module,
+    images: Tensor | Sequence[Image.Image],
+    *,
+    ratio: float | None = None,
+    keep_rate: float | None = None,
+    drop_blocks: Sequence[int] | None = None,
+    checkpoint: str | Path | None = None,
+    batch_size: int = 128,
+    device: str = "auto",
+    precision: Literal["fp32", "bf16"] = "fp32",
+) -> BatchTickets:
+    """Finds the patches of some images that a ViT attends to most, as `dataltt select` finds them for shards.
+
+    Images are shown as the ViT's centre view: the shorter side resized, the central square cut out, normalised as its
+    authors did. So any size goes, and what is given is not normalised.
+
+    Args:
+        model: a timm ViT with its weights, on any device; or a name, whose weights are read anew by every call.
+        images: PIL images, or a tensor uint8 [B, channels, H, W] on any device.
+        ratio: the share of patches kept in the end; or instead
+        keep_rate: the share kept at each drop block.
+        drop_blocks: zero-based; None for those of a model's name, or of a ViT a quarter, half, and three quarters of
+            its depth.
+        checkpoint: of a name: a weights file or a run's folder; None for timm's pretrained weights.
+        batch_size: images that go through the ViT at a time.
+        device: where a named model is put.
+        precision: of its arithmetic.
+
+    Returns:
+        Tensors on the device of `images`; on the CPU for PIL images.
+
+    Raises:
+        ModelError: a ViT that cannot select.
+        OptionError: options or images that are not of this kind.
+        CheckpointError: weights that cannot be had.
+    """
+    if batch_size < 1:
+        raise OptionError(f"`batch_size` {batch_size} should be at least 1")
+    keep_counts(1, ratio=ratio, keep_rate=keep_rate)  # cheap checks come before the model is loaded
+    pictures = _pictures(images)
+    vit, name = _vit(model, checkpoint, device)
+    blocks = tuple(drop_blocks or _drop_blocks(model, vit))
+    check_drop_blocks(blocks, len(vit.blocks), name)
+    geometry = geometry_of(vit, name)
+    counts = keep_counts(geometry.num_patches, ratio=ratio, keep_rate=keep_rate, num_stages=len(blocks))
+    view = center_view_of(vit)
+    views = _views(pictures, view, geometry)
+    order = torch.cat([_order(vit, blocks, counts, part, view, precision) for part in views.split(batch_size)])
+    place = images.device if isinstance(images, Tensor) else torch.device("cpu")
+    kept = order[:, : counts[-1]].sort(dim=1).values
+    return BatchTickets(kept.to(place), order.argsort(dim=1).to(place), views.to(place))
+
+
+def _pictures(images: Tensor | Sequence[Image.Image]) -> list[Image.Image]:
+    """The images as PIL's, whatever they were given as."""
+    if not isinstance(images, Tensor):
+        if isinstance(images, Image.Image) or not all(isinstance(i, Image.Image) for i in images):
+            raise OptionError(f"`images` are of type {_kind(images)}; {_ONE_OF_A_KIND}")
+        pictures = list(images)
+    elif images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        shape = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
+        raise OptionError(f"`images` are a tensor {shape}; {_ONE_OF_A_KIND}, not normalised (the ViT's own is applied)")
+    else:
+        arrays = images.permute(0, 2, 3, 1).cpu().numpy()
+        pictures = [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in arrays]
+    if not pictures:
+        raise OptionError(f"`images` are none; {_ONE_OF_A_KIND}")
+    return pictures
+
+
+def _kind(images: object) -> str:
+    listed = isinstance(images, list | tuple) and images
+    return type(images).__name__ + (f" of {type(images[0]).__name__}" if listed else "")  # type: ignore[index]
+
+
+def _vit(model: str | nn.Module, checkpoint: str | Path | None, device: str) -> tuple[VisionTransformer, str]:
+    if isinstance(model, str):
+        file = None if checkpoint is None else find_weights(Path(checkpoint))
+        return load_vit(model, file).to(resolve_device(device)), model
+    if checkpoint is not None:
+        raise OptionError("`checkpoint` is for a model that is given by name; load it into the ViT, or leave it out")
+    check_plain_vit(model, "the ViT")
+    return cast(VisionTransformer, model), "the ViT"
+
+
+def _drop_blocks(model: str | nn.Module, vit: VisionTransformer) -> Sequence[int]:
+    known = entry_of(model).drop_blocks if isinstance(model, str) else None
+    return known or default_drop_blocks(len(vit.blocks))
+
+
+def _views(pictures: Sequence[Image.Image], view: View, geometry: Geometry) -> Tensor:
+    """Centre views, uint8 [B, channels, H, W]."""
+    converted = (p if p.mode == geometry.mode else p.convert(geometry.mode) for p in pictures)
+    return torch.stack([to_tensor(center_crop(p, view, geometry.image_px)) for p in converted])
+
+
+def _order(
+    vit: VisionTransformer, blocks: Sequence[int], counts: Sequence[int], views: Tensor, view: View, precision: str
+) -> Tensor:
+    """Patches from most to least informative, int64 [B, P], on the CPU."""
+    device = next(vit.parameters()).device
+    with _borrowed(vit), autocast(device, precision):
+        order: Tensor = TicketSelector(vit, blocks, counts)(normalize(views.to(device), view))
+    return order.cpu().clone()  # a clone: the selector's own is an inference tensor
+
+
+@contextmanager
+def _borrowed(vit: VisionTransformer) -> Iterator[None]:
+    """Puts a ViT that is not ours back as it was: the selector freezes what it wraps, and ends its training."""
+    modes = [(module, module.training) for module in vit.modules()]
+    wanted = [(parameter, parameter.requires_grad) for parameter in vit.parameters()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in wanted:
+            parameter.requires_grad_(requires_grad)
