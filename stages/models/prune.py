@@ -25,7 +25,9 @@ class PrunedViT(VisionTransformer):
     """
 
     # timm's own second argument is an attention mask, which a ViT on some of its patches has no use for.
-    def forward(self, images: Tensor, keep_indices: Tensor | None = None) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, images: Tensor, keep_indices: Tensor | None = None
+    ) -> Tensor:
         """Class logits from some patches of each image.
 
         Args:
@@ -40,7 +42,7 @@ class PrunedViT(VisionTransformer):
             ModelError: shapes that do not fit the network or each other.
         """
         if keep_indices is None:
-            return cast(Tensor, super().forward(images))
+            return super().forward(images)
         wanted = tuple(self.patch_embed.img_size)
         if images.shape[2:] != wanted:
             raise ModelError(
@@ -119,7 +121,7 @@ def _embed_patches(vit: VisionTransformer, images: Tensor, keep_indices: Tensor)
 
 def _add_prefix(vit: VisionTransformer, patches: Tensor, keep_indices: Tensor) -> Tensor:
     """Position embeddings of the original grid positions, and prefix tokens in front: [B, T + K, C]."""
-    tokens = [t for t in (vit.cls_token, vit.reg_token) if t is not None]
+    tokens: list[Tensor] = [t for t in (vit.cls_token, vit.reg_token) if t is not None]
     # Older ViTs have position embeddings for prefix tokens too; DeiT III and later do not.
     positions = cast(Tensor, vit.pos_embed)  # [1, T + P, C] or [1, P, C]
     num_embedded = 0 if vit.no_embed_class else vit.num_prefix_tokens
