@@ -28,7 +28,7 @@ test-all: lint
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p dataltt.artifacts_schema -p dataltt.stages -p dataltt.pipeline
+	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p dataltt
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/mdformat --check *.md docs

@@ -25,7 +25,9 @@ class PrunedViT(VisionTransformer):
     """
 
     # timm's own second argument is an attention mask, which a ViT on some of its patches has no use for.
-    def forward(self, images: Tensor, keep_indices: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, images: Tensor, keep_indices: Tensor | None = None
+    ) -> Tensor:
         """Class logits from some patches of each image.
 
         Args:
@@ -40,8 +42,7 @@ class PrunedViT(VisionTransformer):
             ModelError: shapes that do not fit the network or each other.
         """
         if keep_indices is None:
-            whole: Tensor = super().forward(images)
-            return whole
+            return super().forward(images)
         wanted = tuple(self.patch_embed.img_size)
         if images.shape[2:] != wanted:
             raise ModelError(
