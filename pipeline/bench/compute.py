@@ -13,6 +13,7 @@ from ...stages.models.families import create_student, family_of
 from ...stages.models.registry import create_vit
 from ...stages.models.selector import TicketSelector
 from ...stages.models.student import PatchInput, Student, TokenLogits
+from ...stages.options import CascadeOptions
 from ...stages.runtime.device import device_name
 from ...stages.runtime.distributed import resolve_device
 from ...stages.runtime.precision import autocast
@@ -31,7 +32,7 @@ def bench_select(*, device: str, precision: str, batch_size: int, repeats: int, 
     where = resolve_device(device)
     vit = create_vit("deit_t").eval().to(where)
     depth = len(vit.blocks)
-    selector = TicketSelector(vit, default_drop_blocks(depth), keep_counts(196, ratio=None, keep_rate=0.8))
+    selector = TicketSelector(vit, default_drop_blocks(depth), keep_counts(196, CascadeOptions(keep_rate=0.8)))
     images = torch.randn(batch_size, 3, 224, 224, generator=torch.Generator().manual_seed(0)).to(where)
 
     @torch.inference_mode()
@@ -70,7 +71,7 @@ def bench_train(
     where = resolve_device(device)
     patch_input: PatchInput | None = "small-dense" if "small-dense" in family_of(model).inputs else None
     dense, ticket = (_student(model, patch_input, n, where) for n in (_NUM_PATCHES, _SWIN_KEEP))
-    num_keep = _SWIN_KEEP if patch_input else keep_counts(_NUM_PATCHES, ratio=0.5, keep_rate=None)[-1]
+    num_keep = _SWIN_KEEP if patch_input else keep_counts(_NUM_PATCHES, CascadeOptions(ratio=0.5))[-1]
     ticket = ticket if patch_input else dense
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch_size, 3, 224, 224, generator=generator).to(where)

@@ -22,6 +22,7 @@ from ...stages.models.dropping_vit import DroppingViT
 from ...stages.models.families import create_student
 from ...stages.models.registry import create_vit
 from ...stages.models.student import PatchInput, Student, TokenLogits
+from ...stages.options import CascadeOptions
 from ...stages.runtime.device import device_name
 from ...stages.runtime.distributed import process_group, resolve_device
 from ...stages.runtime.precision import autocast
@@ -138,9 +139,8 @@ def _ways(plan: CostPlan, manifests: list[Manifest], device: torch.device) -> _W
 
 def _selector(manifest: Manifest, device: torch.device) -> DroppingViT:
     s = manifest.selector
-    selector = DroppingViT(
-        create_vit(s.model), s.model, drop_blocks=s.drop_blocks, ratio=s.ratio, keep_rate=s.keep_rate
-    )
+    cascade = CascadeOptions(ratio=s.ratio, keep_rate=s.keep_rate, drop_blocks=tuple(s.drop_blocks))
+    selector = DroppingViT(create_vit(s.model), s.model, cascade=cascade)
     return selector.eval().requires_grad_(False).to(device)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ...stages.models.cascade import NUM_STAGES, keep_counts
 from ...stages.models.families import family_of, resolve_input
+from ...stages.options import CascadeOptions
 from .paper_rows import LABELLER, NUM_PATCHES, STUDENTS, PaperRow
 
 _WIDTH = 116
@@ -51,7 +52,7 @@ class RowCost:
 
 def num_keep(row: PaperRow) -> int:
     """Patches that the row keeps."""
-    return keep_counts(NUM_PATCHES, ratio=None, keep_rate=row.keep_rate)[-1]
+    return keep_counts(NUM_PATCHES, CascadeOptions(keep_rate=row.keep_rate))[-1]
 
 
 def cost_of(row: PaperRow) -> RowCost:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ...artifacts_schema import OptionError
+from ..options import CascadeOptions
 
 NUM_STAGES = 3
 
@@ -17,18 +18,16 @@ def default_drop_blocks(depth: int) -> tuple[int, ...]:
     return blocks
 
 
-def keep_counts(
-    num_patches: int, *, ratio: float | None, keep_rate: float | None, num_stages: int = NUM_STAGES
-) -> tuple[int, ...]:
+def keep_counts(num_patches: int, cascade: CascadeOptions, num_stages: int = NUM_STAGES) -> tuple[int, ...]:
     """Patches kept after each drop block, from exactly one of two dials.
 
-    Args:
-        ratio: R, the final kept share. The last count is ceil(R·P); earlier ones are geometric, ceil(P·R^(i/3)).
-        keep_rate: r, upstream's rate per drop block: n → ceil(r·n), block by block.
+    `ratio` is R, the final kept share: the last count is ceil(R·P), earlier ones are geometric, ceil(P·R^(i/3)).
+    `keep_rate` is r, upstream's rate per drop block: n → ceil(r·n), block by block.
 
     Raises:
         OptionError: both or neither are given, or one lies outside (0, 1].
     """
+    ratio, keep_rate = cascade.ratio, cascade.keep_rate
     if (ratio is None) == (keep_rate is None):
         raise OptionError("give exactly one of `ratio` (final kept share) and `keep_rate` (share kept per drop block)")
     name, value = ("ratio", ratio) if keep_rate is None else ("keep_rate", keep_rate)

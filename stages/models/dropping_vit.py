@@ -20,7 +20,8 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
 
 from ...artifacts_schema import ModelError
-from .cascade import keep_counts
+from ..options import CascadeOptions
+from .cascade import default_drop_blocks, keep_counts
 from .registry import geometry_of
 from .selector import _cls_attention, _project
 from .student import Student
@@ -31,8 +32,7 @@ class DroppingViT(Student):
 
     Args:
         name: the ViT's, for error messages.
-        drop_blocks: zero-based, increasing.
-        ratio, keep_rate: one of the two, as `cascade.keep_counts` takes them; what is kept in testing.
+        cascade: where it drops patches, and how many it keeps in testing.
         shrink_epochs: in training, the share kept falls to that from 1 on a cosine over so many epochs.
 
     Attributes:
@@ -46,16 +46,15 @@ class DroppingViT(Student):
         vit: VisionTransformer,
         name: str = "the ViT",
         *,
-        drop_blocks: Sequence[int],
-        ratio: float | None = None,
-        keep_rate: float | None = None,
+        cascade: CascadeOptions,
         shrink_epochs: float = 0,
     ) -> None:
         super().__init__(vit, geometry_of(vit, name))
-        check_drop_blocks(drop_blocks, len(vit.blocks), name)
-        self.drop_blocks = tuple(drop_blocks)
-        self.keep_counts = self._counts(ratio, keep_rate)
-        self._ratio, self._keep_rate, self._shrink_epochs = ratio, keep_rate, shrink_epochs
+        depth, blocks = len(vit.blocks), cascade.drop_blocks
+        self.drop_blocks = default_drop_blocks(depth) if blocks is None else blocks
+        check_drop_blocks(self.drop_blocks, depth, name)
+        self.keep_counts = self._counts(cascade)
+        self._cascade, self._shrink_epochs = cascade, shrink_epochs
         self._training_counts = self.counts_after(0)
 
     def begin_step(self, epochs: float) -> None:
@@ -66,12 +65,12 @@ class DroppingViT(Student):
         """Patches kept at each drop block in training after so many epochs, in full and in part."""
         if epochs >= self._shrink_epochs:
             return self.keep_counts
-        shares = (shrunk_share(share, epochs, self._shrink_epochs) for share in (self._ratio, self._keep_rate))
-        return self._counts(*shares)
+        target = self._cascade
+        ratio, keep_rate = (shrunk_share(s, epochs, self._shrink_epochs) for s in (target.ratio, target.keep_rate))
+        return self._counts(CascadeOptions(ratio=ratio, keep_rate=keep_rate))
 
-    def _counts(self, ratio: float | None, keep_rate: float | None) -> tuple[int, ...]:
-        num_patches = self.geometry.num_patches
-        return keep_counts(num_patches, ratio=ratio, keep_rate=keep_rate, num_stages=len(self.drop_blocks))
+    def _counts(self, cascade: CascadeOptions) -> tuple[int, ...]:
+        return keep_counts(self.geometry.num_patches, cascade, len(self.drop_blocks))
 
     def forward(self, images: Tensor, keep_indices: Tensor | None = None) -> Tensor:
         """Class logits float [B, classes] of normalised images float [B, channels, height, width].

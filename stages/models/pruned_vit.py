@@ -10,6 +10,7 @@ from typing import cast
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from ..options import CascadeOptions
 from .cascade import default_drop_blocks, keep_counts
 from .prune import forward_kept
 from .registry import check_plain_vit, entry_of, geometry_of
@@ -56,7 +57,7 @@ def order_by_attention(vit: VisionTransformer, name: str, images: Tensor, num_ke
     known = name != "the ViT"
     blocks = (entry_of(name).drop_blocks if known else None) or default_drop_blocks(len(vit.blocks))
     num_patches = vit.patch_embed.num_patches
-    counts = keep_counts(num_patches, ratio=num_keep / num_patches, keep_rate=None, num_stages=len(blocks))
+    counts = keep_counts(num_patches, CascadeOptions(ratio=num_keep / num_patches), len(blocks))
     gradients = [p.requires_grad for p in vit.parameters()]
     was_training = vit.training
     order: Tensor = TicketSelector(vit, blocks, counts)(images)

@@ -23,6 +23,7 @@ from ..models.dropping_vit import check_drop_blocks
 from ..models.registry import center_view_of, check_plain_vit, entry_of, geometry_of, load_vit
 from ..models.selector import TicketSelector
 from ..models.student import Geometry
+from ..options import CascadeOptions
 from ..runtime.distributed import resolve_device
 from ..runtime.precision import autocast
 
@@ -83,13 +84,14 @@ def tickets_for(
     """
     if batch_size < 1:
         raise OptionError(f"`batch_size` {batch_size} should be at least 1")
-    keep_counts(1, ratio=ratio, keep_rate=keep_rate)  # cheap checks come before the model is loaded
+    cascade = CascadeOptions(ratio=ratio, keep_rate=keep_rate)
+    keep_counts(1, cascade)  # cheap checks come before the model is loaded
     pictures = _pictures(images)
     vit, name = _vit(model, checkpoint, device)
     blocks = tuple(drop_blocks or _drop_blocks(model, vit))
     check_drop_blocks(blocks, len(vit.blocks), name)
     geometry = geometry_of(vit, name)
-    counts = keep_counts(geometry.num_patches, ratio=ratio, keep_rate=keep_rate, num_stages=len(blocks))
+    counts = keep_counts(geometry.num_patches, cascade, len(blocks))
     view = center_view_of(vit)
     views = _views(pictures, view, geometry)
     order = torch.cat([_order(vit, blocks, counts, part, view, precision) for part in views.split(batch_size)])

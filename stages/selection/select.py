@@ -67,7 +67,7 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
     policy = None if config.views.augment == "none" else policy_of(config.views.augment, min_crop=config.views.min_crop)
     num_views = _num_views(config, policy)
     # Cheap checks come before the model is loaded.
-    keep_counts(1, ratio=config.cascade.ratio, keep_rate=config.cascade.keep_rate)
+    keep_counts(1, config.cascade)
     shards = resolve_shards(given_shards(config.shards))
     with process_group(config.runtime.device) as process:
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
@@ -158,7 +158,7 @@ def _store_spec(
     c = config.cascade
     blocks = c.drop_blocks or entry_of(config.model).drop_blocks or default_drop_blocks(len(model.blocks))
     num_patches = geometry.grid[0] * geometry.grid[1]
-    counts = keep_counts(num_patches, ratio=c.ratio, keep_rate=c.keep_rate, num_stages=len(blocks))
+    counts = keep_counts(num_patches, c, len(blocks))
     selector = Selector(
         model=canonical_name(config.model),
         weights_sha256=weights_sha256(model),

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -27,6 +27,7 @@ from ..models.dropping_vit import DroppingViT, check_drop_blocks
 from ..models.families import family_of
 from ..models.registry import canonical_name, create_vit, entry_of, geometry_of, load_initial_weights, load_vit
 from ..models.student import Student
+from ..options import CascadeOptions
 from ..runtime.distributed import is_main_process
 from ..runtime.reporting import Reporter, SilentReporter
 from .config import FitSelectorConfig, TrainConfig, check_options
@@ -36,14 +37,17 @@ from .train import TrainResult, train
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedSelector:
-    """What selector.json says: the selector that a run fits."""
+    """The selector that a run fits, as selector.json records it."""
 
     model: str
-    drop_blocks: tuple[int, ...]
-    ratio: float | None
-    keep_rate: float | None
+    cascade: CascadeOptions
     keep_counts: tuple[int, ...]
     shrink_epochs: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields as JSON types, those of the cascade in its place."""
+        own = {"model": self.model, "keep_counts": list(self.keep_counts), "shrink_epochs": self.shrink_epochs}
+        return {**own, **self.cascade.to_json()}
 
 
 def fit_selector(config: FitSelectorConfig, reporter: Reporter | None = None) -> TrainResult:
@@ -53,9 +57,7 @@ def fit_selector(config: FitSelectorConfig, reporter: Reporter | None = None) ->
         DatalttError: anything that the user can mend.
     """
     quiet = reporter if reporter is not None and is_main_process() else SilentReporter()
-    keep_counts(
-        1, ratio=config.cascade.ratio, keep_rate=config.cascade.keep_rate
-    )  # cheap checks come before a model is made
+    keep_counts(1, config.cascade)  # cheap checks come before a model is made
     if config.run.out is None:
         config = config.but(out=FitSelectorConfig.default_out(config.flat()))
     training = settled(_train_config(config))
@@ -74,7 +76,7 @@ def fit_selector(config: FitSelectorConfig, reporter: Reporter | None = None) ->
     gradually = f", shrinking to that over {config.shrink_epochs:g} epochs" if config.shrink_epochs else ""
     quiet.message(
         f"{config.model} keeps {_listed(fitted.keep_counts)} of {num_patches} patches at blocks "
-        f"{_listed(fitted.drop_blocks)}{gradually}"
+        f"{_listed(fitted.cascade.drop_blocks or ())}{gradually}"
     )
     return train(
         training,
@@ -92,9 +94,7 @@ class _FittedViT(DroppingViT):
         super().__init__(
             vit,
             name,
-            drop_blocks=fitted.drop_blocks,
-            ratio=fitted.ratio,
-            keep_rate=fitted.keep_rate,
+            cascade=fitted.cascade,
             shrink_epochs=fitted.shrink_epochs,
         )
         self._fitted = fitted
@@ -103,7 +103,7 @@ class _FittedViT(DroppingViT):
 
     def begin_step(self, epochs: float) -> None:
         if self._to_write is not None:
-            write_atomically(self._to_write, (json.dumps(asdict(self._fitted), indent=1) + "\n").encode())
+            write_atomically(self._to_write, (json.dumps(self._fitted.to_json(), indent=1) + "\n").encode())
             self._to_write = None
         super().begin_step(epochs)
 
@@ -139,15 +139,10 @@ def _fitted(config: FitSelectorConfig) -> tuple[FittedSelector, int]:
     if blocks is None:
         blocks = entry_of(config.model).drop_blocks or default_drop_blocks(depth)
     check_drop_blocks(blocks, depth, config.model)
-    counts = keep_counts(
-        num_patches, ratio=config.cascade.ratio, keep_rate=config.cascade.keep_rate, num_stages=len(blocks)
-    )
     fitted = FittedSelector(
         model=canonical_name(config.model),
-        drop_blocks=blocks,
-        ratio=config.cascade.ratio,
-        keep_rate=config.cascade.keep_rate,
-        keep_counts=counts,
+        cascade=config.cascade.but(drop_blocks=blocks),
+        keep_counts=keep_counts(num_patches, config.cascade, len(blocks)),
         shrink_epochs=config.shrink_epochs,
     )
     return fitted, num_patches
@@ -168,7 +163,7 @@ def _check_same(out: Path, fitted: FittedSelector) -> None:
         found = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); start the run anew with another `out`") from None
-    given = json.loads(json.dumps(asdict(fitted)))
+    given = fitted.to_json()
     different = [k for k in sorted({*found, *given}) if found.get(k) != given.get(k)]
     if different:
         listed = ", ".join(f"{k} was {found.get(k)!r} and is {given.get(k)!r}" for k in different)

@@ -23,6 +23,7 @@ from dataltt.stages.models.registry import (
     load_vit,
 )
 from dataltt.stages.models.selector import TicketSelector
+from dataltt.stages.options import CascadeOptions
 from hypothesis import given
 from hypothesis import strategies as st
 from timm.layers import HybridEmbed
@@ -54,13 +55,13 @@ needs_weights = pytest.mark.skipif(not _WEIGHTS.exists(), reason="no DeiT-Tiny w
 
 @pytest.mark.parametrize(("rate", "cascade", "share"), _TABLE)
 def test_keep_rates_give_the_papers_cascades(rate: float, cascade: tuple[int, ...], share: float) -> None:
-    assert keep_counts(196, ratio=None, keep_rate=rate) == cascade
+    assert keep_counts(196, CascadeOptions(keep_rate=rate)) == cascade
     assert round(100 * cascade[-1] / 196, 1) == share
 
 
 @given(num_patches=st.integers(1, 1000), rate=st.floats(0.001, 1))
 def test_keep_rates_give_upstreams_chain(num_patches: int, rate: float) -> None:
-    assert keep_counts(num_patches, ratio=None, keep_rate=rate) == reference_keep_counts(num_patches, rate)
+    assert keep_counts(num_patches, CascadeOptions(keep_rate=rate)) == reference_keep_counts(num_patches, rate)
 
 
 @pytest.mark.parametrize(
@@ -75,19 +76,19 @@ def test_keep_rates_give_upstreams_chain(num_patches: int, rate: float) -> None:
     ],
 )
 def test_ratios_are_the_final_share(num_patches: int, ratio: float, counts: tuple[int, ...]) -> None:
-    assert keep_counts(num_patches, ratio=ratio, keep_rate=None) == counts
+    assert keep_counts(num_patches, CascadeOptions(ratio=ratio)) == counts
 
 
 @given(num_patches=st.integers(1, 1000), percent=st.integers(1, 100))
 def test_the_last_count_of_a_ratio_is_rounded_up(num_patches: int, percent: int) -> None:
-    counts = keep_counts(num_patches, ratio=percent / 100, keep_rate=None)
+    counts = keep_counts(num_patches, CascadeOptions(ratio=percent / 100))
     assert counts[-1] == -(-num_patches * percent // 100)
     assert num_patches >= counts[0] >= counts[1] >= counts[2] >= 1
 
 
 @given(num_patches=st.integers(1, 1000), ratio=st.floats(0.01, 1), num_stages=st.integers(1, 5))
 def test_earlier_counts_are_geometric(num_patches: int, ratio: float, num_stages: int) -> None:
-    counts = keep_counts(num_patches, ratio=ratio, keep_rate=None, num_stages=num_stages)
+    counts = keep_counts(num_patches, CascadeOptions(ratio=ratio), num_stages)
     assert len(counts) == num_stages
     for i, count in enumerate(counts, start=1):
         exact = num_patches * ratio ** (i / num_stages)
@@ -97,15 +98,15 @@ def test_earlier_counts_are_geometric(num_patches: int, ratio: float, num_stages
 @pytest.mark.parametrize(("ratio", "keep_rate"), [(None, None), (0.5, 0.8)])
 def test_exactly_one_dial(ratio: float | None, keep_rate: float | None) -> None:
     with pytest.raises(OptionError, match=r"exactly one of `ratio` .* and `keep_rate`"):
-        keep_counts(196, ratio=ratio, keep_rate=keep_rate)
+        keep_counts(196, CascadeOptions(ratio=ratio, keep_rate=keep_rate))
 
 
 @pytest.mark.parametrize("value", [0.0, -0.5, 1.0001, 50.0, math.nan, math.inf])
 def test_dials_outside_their_range(value: float) -> None:
-    with pytest.raises(OptionError, match=r"`ratio=.*` lies outside \(0, 1\]"):
-        keep_counts(196, ratio=value, keep_rate=None)
-    with pytest.raises(OptionError, match=r"`keep_rate=.*` lies outside \(0, 1\]"):
-        keep_counts(196, ratio=None, keep_rate=value)
+    with pytest.raises(OptionError, match=r"`ratio=.*` (lies outside \(0, 1\]|should be a number)"):
+        keep_counts(196, CascadeOptions(ratio=value))
+    with pytest.raises(OptionError, match=r"`keep_rate=.*` (lies outside \(0, 1\]|should be a number)"):
+        keep_counts(196, CascadeOptions(keep_rate=value))
 
 
 def test_default_drop_blocks() -> None:
@@ -164,7 +165,7 @@ def test_the_order_is_the_references(variant: str, rate: float) -> None:
     options = _VARIANTS[variant]
     vit = _small_vit(**options)
     images = _noise(4, 96, options.get("in_chans", 3))
-    counts = keep_counts(36, ratio=None, keep_rate=rate)
+    counts = keep_counts(36, CascadeOptions(keep_rate=rate))
     expected = reference_order(vit, images, (3, 6, 9), counts)
     selector = TicketSelector(vit, (3, 6, 9), counts)
     for batch_size in (1, 4):
@@ -236,7 +237,7 @@ def deit_images(deit: VisionTransformer) -> Tensor:
 @needs_weights
 @pytest.mark.parametrize("rate", _KEEP_RATES)
 def test_the_order_of_deit_is_the_references(deit: VisionTransformer, deit_images: Tensor, rate: float) -> None:
-    counts = keep_counts(196, ratio=None, keep_rate=rate)
+    counts = keep_counts(196, CascadeOptions(keep_rate=rate))
     expected = reference_order(deit, deit_images, (3, 6, 9), counts)
     selector = TicketSelector(deit, (3, 6, 9), counts)
     alone = [0, 1, _NUM_PHOTOGRAPHS, 15]

@@ -22,6 +22,7 @@ from dataltt.stages.models.selector import TicketSelector
 from dataltt.stages.models.student import TokenLogits
 from dataltt.stages.models.swin import check_square, pack_patches
 from dataltt.stages.models.zeroed import zero_patches
+from dataltt.stages.options import CascadeOptions
 from dataltt.stages.training.mixing import Mix, Mixed, mix_batch
 from dataltt.stages.training.token_loss import TokenTargets, both_losses, image_targets, shown_targets, token_loss
 from hypothesis import given, settings
@@ -155,7 +156,7 @@ def test_mixed_tokens_are_those_of_the_other_image() -> None:
 def test_lvvit_selects_and_can_be_its_own_selector() -> None:
     net = create_vit("lvvit_s", img_size=32, embed_dim=48, num_classes=5)
     randomize(net)
-    counts = keep_counts(4, ratio=0.5, keep_rate=None)
+    counts = keep_counts(4, CascadeOptions(ratio=0.5))
     order = TicketSelector(net, (4, 8, 12), counts)(_images())
     assert order.sort(1).values.tolist() == [list(range(4))] * 3
     student = LVViTStudent(cast(LVViT, net), "lvvit_s").train()
@@ -293,7 +294,7 @@ def test_no_square_names_the_nearest_squares_and_their_ratios() -> None:
         words = str(caught.value).split("select ")[1].split(",")[0].split(" or ")
         for word in words:
             near, ratio = int(word.split()[0]), float(word.split("=")[1].rstrip("`)"))
-            assert keep_counts(196, ratio=ratio, keep_rate=None)[-1] == near
+            assert keep_counts(196, CascadeOptions(ratio=ratio))[-1] == near
             assert math.isqrt(near) in (math.isqrt(num_keep), math.isqrt(num_keep) + 1)
 
 

@@ -21,6 +21,7 @@ from dataltt.stages.models.dropping_vit import DroppingViT, shrunk_share
 from dataltt.stages.models.lvvit import LVViT
 from dataltt.stages.models.registry import canonical_name, center_view_of, create_vit, weights_sha256
 from dataltt.stages.models.selector import TicketSelector
+from dataltt.stages.options import CascadeOptions
 from dataltt.stages.selection.config import SelectConfig
 from dataltt.stages.selection.select import select
 from dataltt.stages.training.fit_selector import SELECTOR_FILE, FitSelectorConfig, fit_selector
@@ -57,6 +58,10 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "norm within": {"scale_attn_norm": True, "scale_mlp_norm": True},
     "average pooling": {"global_pool": "avg"},
 }
+
+
+def _dropping(vit: Any, name: str = "the ViT", *, shrink_epochs: float = 0, **cascade: Any) -> DroppingViT:
+    return DroppingViT(vit, name, cascade=CascadeOptions.of(**cascade), shrink_epochs=shrink_epochs)
 
 
 def _vit(variant: str = "plain", **changes: Any) -> VisionTransformer:
@@ -114,13 +119,13 @@ def _plain_logits(vit: VisionTransformer, images: Tensor, blocks: Sequence[int],
 @pytest.mark.parametrize("variant", _VARIANTS)
 def test_keeping_everything_is_timms_forward(variant: str, training: bool) -> None:
     vit, images = _vit(variant), _noise(3)
-    student = DroppingViT(vit, drop_blocks=_BLOCKS, keep_rate=1.0).train(training)
+    student = _dropping(vit, drop_blocks=_BLOCKS, keep_rate=1.0).train(training)
     torch.testing.assert_close(student(images), vit(images), rtol=0, atol=1e-5)
 
 
 def test_keeping_everything_is_lvvits_forward() -> None:
     vit, images = _lvvit(), _noise(2, 64)
-    student = DroppingViT(vit, drop_blocks=(4, 8, 12), keep_rate=1.0).eval()
+    student = _dropping(vit, drop_blocks=(4, 8, 12), keep_rate=1.0).eval()
     torch.testing.assert_close(student(images), vit(images), rtol=0, atol=1e-5)
 
 
@@ -128,9 +133,9 @@ def test_keeping_everything_is_lvvits_forward() -> None:
 @pytest.mark.parametrize("variant", _VARIANTS)
 def test_logits_and_tickets_are_the_references(variant: str, keep_rate: float) -> None:
     vit, images = _vit(variant), _noise(4)
-    counts = keep_counts(36, ratio=None, keep_rate=keep_rate)
+    counts = keep_counts(36, CascadeOptions(keep_rate=keep_rate))
     order, logits = reference_order_and_logits(vit, images, _BLOCKS, counts)
-    student = DroppingViT(vit, drop_blocks=_BLOCKS, keep_rate=keep_rate).eval()
+    student = _dropping(vit, drop_blocks=_BLOCKS, keep_rate=keep_rate).eval()
     torch.testing.assert_close(student(images), logits, rtol=0, atol=2e-5)
     tokens, kept = student.features(images)
     assert tokens.shape == (4, vit.num_prefix_tokens + counts[-1], 32)
@@ -140,7 +145,7 @@ def test_logits_and_tickets_are_the_references(variant: str, keep_rate: float) -
 @pytest.mark.parametrize("variant", _VARIANTS)
 def test_gradients_are_those_of_the_plain_pass(variant: str) -> None:
     vit, images = _vit(variant), _noise(3)
-    student = DroppingViT(vit, drop_blocks=_BLOCKS, ratio=0.3)
+    student = _dropping(vit, drop_blocks=_BLOCKS, ratio=0.3)
     student.train()
     expected = _gradients(vit, _plain_logits(vit, images, _BLOCKS, student.keep_counts))
     found = _gradients(vit, student(images))
@@ -154,7 +159,7 @@ def test_gradients_are_those_of_the_plain_pass(variant: str) -> None:
 
 def test_gradients_of_lvvit_reach_both_heads() -> None:
     vit, images = _lvvit(), _noise(2, 64)
-    student = DroppingViT(vit, drop_blocks=(4, 8, 12), ratio=0.5).eval()  # the stem's batch norm as in testing
+    student = _dropping(vit, drop_blocks=(4, 8, 12), ratio=0.5).eval()  # the stem's batch norm as in testing
     expected = _gradients(vit, _plain_logits(vit, images, (4, 8, 12), student.keep_counts))
     found = _gradients(vit, student(images))
     largest = max(float(g.abs().max()) for g in expected.values())
@@ -174,10 +179,10 @@ def _tickets(student: DroppingViT, images: Tensor) -> tuple[Tensor, Tensor]:
 def test_the_kept_patches_are_the_selectors_ticket(share: dict[str, float]) -> None:
     vit = create_vit(MODEL)
     randomize(vit)
-    student = DroppingViT(vit, MODEL, drop_blocks=(1, 3, 5), **share).eval()
+    student = _dropping(vit, MODEL, drop_blocks=(1, 3, 5), **share).eval()
     ours, theirs = _tickets(student, _noise(16, 28, 1))
     assert torch.equal(ours, theirs)
-    student = DroppingViT(_lvvit(), drop_blocks=(4, 8, 12), **share).eval()
+    student = _dropping(_lvvit(), drop_blocks=(4, 8, 12), **share).eval()
     ours, theirs = _tickets(student, _noise(8, 64))
     assert torch.equal(ours, theirs)
 
@@ -186,7 +191,7 @@ def test_dropout_and_stochastic_depth_act_in_training_alone() -> None:
     images = _noise(8)
     for changes in ({"attn_drop_rate": 0.5}, {"proj_drop_rate": 0.5}, {"drop_path_rate": 0.5}):
         vit = _vit(depth=2, **changes)
-        student = DroppingViT(vit, drop_blocks=(1,), keep_rate=0.5)
+        student = _dropping(vit, drop_blocks=(1,), keep_rate=0.5)
         student.train()
         vit.blocks[0].eval()  # so that the block that drops is the only one to draw
         torch.manual_seed(0)
@@ -196,7 +201,7 @@ def test_dropout_and_stochastic_depth_act_in_training_alone() -> None:
 
 
 def test_it_chooses_its_patches_itself() -> None:
-    student = DroppingViT(_vit(), drop_blocks=_BLOCKS, ratio=0.5)
+    student = _dropping(_vit(), drop_blocks=_BLOCKS, ratio=0.5)
     with pytest.raises(ModelError, match="chooses its patches itself"):
         student(_noise(1), torch.arange(4)[None])
 
@@ -225,13 +230,12 @@ def test_the_share_never_rises_nor_leaves_its_bounds(target: float) -> None:
 @pytest.mark.parametrize("dial", ["ratio", "keep_rate"])
 def test_counts_follow_the_schedule_in_training_alone(dial: str) -> None:
     share: dict[str, Any] = {dial: 0.5}
-    student = DroppingViT(_vit(), drop_blocks=_BLOCKS, shrink_epochs=4, **share)
-    other = {"ratio": None, "keep_rate": None}
+    student = _dropping(_vit(), drop_blocks=_BLOCKS, shrink_epochs=4, **share)
     expected = {
         0: (36, 36, 36),
-        2: keep_counts(36, **{**other, dial: 0.75}),
-        4: keep_counts(36, **{**other, dial: 0.5}),
-        9: keep_counts(36, **{**other, dial: 0.5}),
+        2: keep_counts(36, CascadeOptions.of(**{dial: 0.75})),
+        4: keep_counts(36, CascadeOptions.of(**{dial: 0.5})),
+        9: keep_counts(36, CascadeOptions.of(**{dial: 0.5})),
     }
     assert student.keep_counts == expected[4]
     images = _noise(1)
@@ -244,7 +248,7 @@ def test_counts_follow_the_schedule_in_training_alone(dial: str) -> None:
 
 
 def test_without_a_schedule_the_target_counts_from_the_start() -> None:
-    student = DroppingViT(_vit(), drop_blocks=_BLOCKS, keep_rate=0.7).train()
+    student = _dropping(_vit(), drop_blocks=_BLOCKS, keep_rate=0.7).train()
     assert student.counts_after(0) == student.keep_counts == (26, 19, 14)
     assert student.features(_noise(1))[1].shape[1] == 14
 
@@ -252,7 +256,7 @@ def test_without_a_schedule_the_target_counts_from_the_start() -> None:
 @pytest.mark.parametrize("blocks", [(3, 6), (-1, 3), (3, 1), (3, 3), ()])
 def test_drop_blocks_that_are_not_there(blocks: tuple[int, ...]) -> None:
     with pytest.raises(ModelError, match="drop blocks"):
-        DroppingViT(_vit(), drop_blocks=blocks, ratio=0.5)
+        _dropping(_vit(), drop_blocks=blocks, ratio=0.5)
 
 
 # Fits
@@ -368,7 +372,7 @@ def test_the_first_step_is_that_of_the_dropping_vit(given: Given, tmp_path: Path
     vit.load_state_dict(load_file(given.weights))
     samples = fashion_samples(36)
     images, labels = _center_images(vit), torch.tensor([s.label for s in samples])
-    counts = [keep_counts(NUM_PATCHES, ratio=ratio, keep_rate=None) for ratio in (0.1, 1.0)]
+    counts = [keep_counts(NUM_PATCHES, CascadeOptions(ratio=ratio)) for ratio in (0.1, 1.0)]
     with torch.no_grad():
         logits = [_plain_logits(vit, images, (1, 3, 5), count) for count in counts]
     expected = [float(nn.functional.cross_entropy(each, labels)) for each in logits]
