@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ...stages.options import Group, Option, Precision
-from ..ends import print_json
+from ..ends import is_said
 from ..options import takes
 from ..progress import reporting
 
@@ -46,8 +46,7 @@ def bench(config: BenchConfig, as_json: bool) -> None:
     """
     with reporting() as reporter:
         found = _run(config, reporter)
-    if as_json:
-        print_json([asdict(row) for row in found])
+    if is_said(as_json, lambda: [asdict(row) for row in found]):
         return
     from rich.console import Console
     from rich.table import Table

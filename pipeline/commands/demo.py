@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ...stages.options import Group, Option, Overwrite, Seed
-from ..ends import print_json
+from ..ends import is_said
 from ..options import takes
 from ..progress import reporting
 
@@ -34,8 +34,7 @@ def demo(config: DemoConfig, as_json: bool) -> None:
 
     with reporting() as reporter:
         result = run_demo(config.out, seed=config.seed, overwrite=config.overwrite, reporter=reporter)
-    if as_json:
-        print_json(asdict(result))
+    if is_said(as_json, lambda: asdict(result)):
         return
     from rich.console import Console
     from rich.table import Table

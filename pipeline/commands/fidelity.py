@@ -10,7 +10,7 @@ import typer
 
 from ...stages.analysis.config import FidelityConfig
 from ...stages.options import Group, Option
-from ..ends import print_json
+from ..ends import is_said
 from ..options import takes
 from ..progress import reporting
 
@@ -44,8 +44,7 @@ def fidelity(config: FidelityCommandConfig, as_json: bool) -> None:
     title = f"IoU with the online ticket: {result.num_keep} of {result.num_patches} patches, policy {result.augment}"
     if png is not None:
         fidelity_figure([(r.name, r.mean, r.percentile_5) for r in result.rows], title).savefig(png, dpi=150)
-    if as_json:
-        print_json(asdict(result))
+    if is_said(as_json, lambda: asdict(result)):
         return
     from rich.console import Console
     from rich.table import Table

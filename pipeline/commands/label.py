@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ...stages.selection.config import LabelConfig
-from ..ends import print_json
+from ..ends import is_said
 from ..options import takes
 from ..progress import reporting
 
@@ -29,8 +29,8 @@ def label(config: LabelConfig, as_json: bool) -> None:
     tickets = config.tickets
     stored = TicketStore.open(tickets).num_stored_bytes()
     bytes_per_image = sum(stored[f"token_labels/{name}"] for name in ("ids", "scores")) / manifest.num_images
-    if as_json:
-        print_json({"store": tickets, "token_label_bytes_per_image": bytes_per_image, **manifest.to_json()})
+    document = {"store": tickets, "token_label_bytes_per_image": bytes_per_image, **manifest.to_json()}
+    if is_said(as_json, lambda: document):
         return
     views = f"{manifest.num_views} view{'s' if manifest.num_views > 1 else ''}"
     typer.echo(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ...stages.options import Group, Option, Seed
-from ..ends import print_json
+from ..ends import is_said
 from ..options import takes
 from ..progress import reporting
 
@@ -39,10 +39,9 @@ def pack(config: PackConfig, as_json: bool) -> None:
         summary = pack_image_folder(
             c.src, c.out, name=c.name, max_count=c.max_count, shuffle=c.shuffle, seed=c.seed, reporter=reporter
         )
-    if as_json:
-        print_json(asdict(summary))
-    else:
-        typer.echo(
-            f"{summary.num_samples} images of {summary.num_classes} classes in {len(summary.shards)} shard(s): "
-            f"{summary.shards[0]} …"
-        )
+    if is_said(as_json, lambda: asdict(summary)):
+        return
+    typer.echo(
+        f"{summary.num_samples} images of {summary.num_classes} classes in {len(summary.shards)} shard(s): "
+        f"{summary.shards[0]} …"
+    )

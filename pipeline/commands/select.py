@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ...stages.selection.config import SelectConfig
-from ..ends import print_json, warn
+from ..ends import is_said, warn
 from ..options import takes
 from ..progress import reporting
 
@@ -25,11 +25,8 @@ def select(config: SelectConfig, as_json: bool) -> None:
 
     with reporting() as reporter:
         manifest = run(config, reporter)
-    if manifest is None:
-        return  # not rank 0
     out = config.out
-    if as_json:
-        print_json({"store": str(out), **manifest.to_json()})
+    if manifest is None or is_said(as_json, lambda: {"store": str(out), **manifest.to_json()}):
         return
     kept = f"{manifest.num_keep} of {manifest.num_patches} patches ({manifest.num_keep / manifest.num_patches:.1%})"
     typer.echo(f"{out}: {kept} of {manifest.num_images} images; next: dataltt train --tickets {out}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...stages.options import Group, Option
-from ..ends import print_json
+from ..ends import is_said
 from ..options import takes
 from ..progress import reporting
 from ..studies.inputs import StudyInputs
@@ -59,8 +59,7 @@ def study(config: StudyConfig, as_json: bool) -> None:
     if not is_main_process():
         return
     report = write_study_report(inputs.folder)
-    if as_json:
-        print_json(document)
+    if is_said(as_json, lambda: document):
         return
     from rich.console import Console
 

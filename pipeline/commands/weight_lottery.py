@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ...stages.options import Group, Option, RuntimeOptions
 from ...stages.weight_lottery.config import PruningOptions, Seeds
-from ..ends import print_json
+from ..ends import is_said
 from ..options import takes
 from ..progress import reporting
 
@@ -68,10 +68,7 @@ def weight_lottery(config: WeightLotteryConfig, as_json: bool) -> None:
     with reporting() as reporter:
         num_fashion = (config.images or NUM_FASHION) if config.shards is None else None
         document = run_weight_lottery(lottery, reporter, num_fashion=num_fashion)
-    if document is None:
-        return
-    if as_json:
-        print_json(document)
+    if document is None or is_said(as_json, lambda: document):
         return
     _print(document, config.out)
 

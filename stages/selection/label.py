@@ -32,7 +32,6 @@ from ...artifacts_schema.writing.label_commit import check_unlabelled, commit_la
 from ...artifacts_schema.writing.label_parts import LabelPartWriter, label_parts_dir, open_label_part
 from ...artifacts_schema.writing.parts import begin_plan, part_path
 from ..data.label_stream import StoredViews
-from ..data.loader import iterate, num_workers_for
 from ..data.policies import Policy, replayed_policy
 from ..data.shards import Shard, listed_classes, stored_shards
 from ..models.checkpoints import find_weights, read_info
@@ -51,6 +50,7 @@ from ..runtime.precision import autocast
 from ..runtime.reporting import Reporter, SilentReporter
 from ..runtime.version import tool_version
 from .config import LabelConfig
+from .parts import batches_of, keep_undone, make_all_parts
 
 
 def label(config: LabelConfig, reporter: Reporter | None = None) -> Manifest | None:
@@ -79,15 +79,6 @@ def label(config: LabelConfig, reporter: Reporter | None = None) -> Manifest | N
                 f"note: {config.model} has {labeller.num_classes} classes, and classes.json beside the shards lists "
                 f"{listed}; students of these images will refuse such token labels"
             )
-        if process.is_main:
-            begin_plan(
-                label_parts_dir(path),
-                _plan(manifest, labeller, config),
-                discard_others=config.overwrite,
-                work="labelling",
-                way_out="or give `overwrite=True` to discard them",
-            )
-        process.barrier()
         views = StoredViews(
             config.tickets,
             manifest,
@@ -96,14 +87,25 @@ def label(config: LabelConfig, reporter: Reporter | None = None) -> Manifest | N
             batch_size=config.batch_size,
             on_changed_image=config.on_changed_image,
         )
-        _make_parts(config, model, views, process, quiet)
-        process.barrier()
-        if not process.is_main:
-            return None
-        quiet.start("writing the token labels", len(shards), "shards")
-        manifest = commit_labels(path, labeller, overwrite=config.overwrite, on_progress=lambda *_: quiet.advance(1))
-        quiet.finish()
-        return manifest
+        return make_all_parts(
+            process,
+            quiet,
+            begin=lambda: _begin(path, manifest, labeller, config),
+            make=lambda: _make_parts(config, model, views, process, quiet),
+            commit=lambda progress: commit_labels(path, labeller, overwrite=config.overwrite, on_progress=progress),
+            writing="the token labels",
+            num_shards=len(shards),
+        )
+
+
+def _begin(path: Path, manifest: Manifest, labeller: Labeller, config: LabelConfig) -> None:
+    begin_plan(
+        label_parts_dir(path),
+        _plan(manifest, labeller, config),
+        discard_others=config.overwrite,
+        work="labelling",
+        way_out="or give `overwrite=True` to discard them",
+    )
 
 
 def load_labeller(config: LabelConfig, reporter: Reporter) -> DenseLabeller:
@@ -199,18 +201,13 @@ def _make_parts(
     """Writes this rank's parts that are not there yet."""
     directory = label_parts_dir(Path(config.tickets))
     m, store = views.manifest, TicketStore.open(config.tickets)
-    mine = views.shards[process.rank :: process.world_size]
-    todo = [(i, s) for i, s in mine if not _is_done(directory, i, s, store)]
-    if len(todo) < len(mine):
-        reporter.message(f"{len(mine) - len(todo)} of {len(mine)} shards were done before; going on from there")
-    views.shards = todo
-    num_workers = min(num_workers_for(config.runtime.workers, process.local_world_size), len(todo))
+    todo = keep_undone(views, process, reporter, lambda index, shard: _is_done(directory, index, shard, store))
     writers: dict[int, LabelPartWriter] = {}
     names = dict(todo)
     num_images = sum(len(store.rows_of_shard(s.name) or ()) for _, s in todo)
     reporter.start("labelling tokens", num_images, "images")
     num_done = 0
-    for batch in iterate(views, num_workers, pin_memory=process.device.type == "cuda"):
+    for batch in batches_of(views, config.runtime, process, len(todo)):
         if batch.index not in writers:
             writers[batch.index] = LabelPartWriter(
                 directory, batch.index, names[batch.index].name, num_views=m.num_views, num_patches=m.num_patches

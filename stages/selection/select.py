@@ -30,7 +30,6 @@ from ...artifacts_schema.writing.commit import StoreSpec, check_destination, com
 from ...artifacts_schema.writing.parts import Part, begin_plan, part_path, parts_dir, read_header, write_part
 from ..data.drawing import ViewDrawer
 from ..data.images import normalize
-from ..data.loader import iterate, num_workers_for
 from ..data.policies import POLICIES, Policy, describe, policy_of
 from ..data.selection_stream import ShardBatches, ViewBatch
 from ..data.shards import Shard, absolute_spec, given_shards, is_url, resolve_shards
@@ -43,6 +42,7 @@ from ..runtime.precision import autocast
 from ..runtime.reporting import Reporter, SilentReporter
 from ..runtime.version import tool_version
 from .config import SelectConfig
+from .parts import batches_of, keep_undone, make_all_parts
 
 # Views that are not drawn at random: one, and that one mirrored.
 MAX_FIXED_VIEWS = 2
@@ -74,17 +74,16 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
         model = _model(config, quiet)
         spec = _store_spec(config, model, shards, policy, num_views)
         selector = TicketSelector(model, spec.selector.drop_blocks, spec.selector.keep_counts).to(process.device)
-        if process.is_main:
-            begin_plan(parts_dir(config.out), _plan(spec, shards, config), discard_others=config.overwrite)
-        process.barrier()
-        _make_parts(config, selector, spec, _shard_batches(config, shards, spec, policy), process, quiet)
-        process.barrier()
-        if not process.is_main:
-            return None
-        quiet.start("writing the store", len(shards), "shards")
-        manifest = commit(config.out, spec, overwrite=config.overwrite, on_progress=lambda *_: quiet.advance(1))
-        quiet.finish()
-        return manifest
+        plan, batches = _plan(spec, shards, config), _shard_batches(config, shards, spec, policy)
+        return make_all_parts(
+            process,
+            quiet,
+            begin=lambda: begin_plan(parts_dir(config.out), plan, discard_others=config.overwrite),
+            make=lambda: _make_parts(config, selector, spec, batches, process, quiet),
+            commit=lambda progress: commit(config.out, spec, overwrite=config.overwrite, on_progress=progress),
+            writing="the store",
+            num_shards=len(shards),
+        )
 
 
 def _model(config: SelectConfig, reporter: Reporter) -> VisionTransformer:
@@ -215,16 +214,11 @@ def _make_parts(
 ) -> None:
     """Writes this rank's parts that are not there yet."""
     directory = parts_dir(config.out)
-    mine = dataset.shards[process.rank :: process.world_size]
-    todo = [(i, s) for i, s in mine if not _is_done(directory, i)]
-    if len(todo) < len(mine):
-        reporter.message(f"{len(mine) - len(todo)} of {len(mine)} shards were done before; going on from there")
-    dataset.shards = todo
-    num_workers = min(num_workers_for(config.runtime.workers, process.local_world_size), len(todo))
+    todo = keep_undone(dataset, process, reporter, lambda index, _: _is_done(directory, index))
     pending: dict[int, list[tuple[ViewBatch, npt.NDArray[np.int64]]]] = {}
     reporter.start("selecting tickets", None, "images")
     num_done = num_written = 0
-    for batch in iterate(dataset, num_workers, pin_memory=process.device.type == "cuda"):
+    for batch in batches_of(dataset, config.runtime, process, len(todo)):
         order = _orders(selector, batch.images, spec, config, process)
         pending.setdefault(batch.index, []).append((batch, order))
         if batch.last:
