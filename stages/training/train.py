@@ -326,7 +326,8 @@ class _Trainer:
         state = None if checkpoint is None else load_training_state(checkpoint, self.process.device)
         step, num_skipped = (0, 0) if state is None else (state["step"], state["num_skipped"])
         if self.process.is_main:
-            for change in resume_run(self.out, self.record, step=step, any_skipped=num_skipped > 0):
+            options, any_skipped = type(self.config), num_skipped > 0
+            for change in resume_run(self.out, self.record, options, step=step, any_skipped=any_skipped):
                 self.reporter.message(f"changed from step {step} on: {change}")
         if checkpoint is None or state is None:
             self.reporter.message(f"there is no checkpoint in {self.out} yet; starting at step 0")
