@@ -185,7 +185,8 @@ def _as_toml(ctx: Any, config: Group, declared: tuple[Declared, ...]) -> str:
     values, settings = config.flat(), ctx.meta.get("settings", {})
     lines: list[str] = []
     table: tuple[str, ...] = ()
-    for d in sorted(declared, key=lambda d: bool(d.groups)):  # TOML has tables last
+    tables = [(), *dict.fromkeys(d.groups for d in declared)]  # TOML has tables last, and each of them once
+    for d in sorted(declared, key=lambda d: tables.index(d.groups)):
         if d.groups != table:
             table = d.groups
             lines += ["", f"[{'.'.join(table)}]"] if table else [""]

@@ -154,7 +154,9 @@ class _Trainer:
 
     def _run_epochs(self) -> None:
         if self._is_to_stop():
-            self.reporter.message(f"nothing left to do at step {self.step}; raise `max_steps` or `epochs`")
+            is_at_end = self.step >= self.epochs * self.steps_per_epoch
+            why = f"all {self.epochs} epoch(s) are done" if is_at_end else "raise `max_steps`"
+            self.reporter.message(f"nothing left to do at step {self.step}: {why}")
         for epoch in range(self.step // self.steps_per_epoch, self.epochs):
             if self._is_to_stop():
                 return
