@@ -174,7 +174,7 @@ def _is_place(declared: Declared) -> bool:
 
 def _absolute(place: Any) -> Any:
     """A path from the root, since a run may go on from another working directory; a URL as it is."""
-    return os.path.abspath(place) if isinstance(place, str) and ":" not in place else place
+    return str(Path(place).absolute()) if isinstance(place, str) and ":" not in place else place
 
 
 def _same_place(declared: Declared, was: Any, now: Any) -> bool:
