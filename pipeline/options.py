@@ -6,6 +6,7 @@ that goes on, the environment, the command line.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -16,8 +17,7 @@ from typing import Annotated, Any, TypeVar, get_args
 import typer
 from typer.core import TyperCommand
 
-from ..artifacts_schema.errors import OptionError
-from ..stages.options import Declared, Group, jsonable, options_of
+from ..stages.options import Declared, Group, jsonable, options_of, parsed_value
 from .messages import as_flags
 from .settings import Setting, file_settings, project_settings, record_settings
 
@@ -48,6 +48,7 @@ def takes(config: type[C]) -> Callable[[Callable[[C, bool], None]], Callable[...
         command.__signature__ = inspect.Signature([context, *parameters, *_COMMON_PARAMETERS])  # type: ignore[attr-defined]
         command.__doc__ = run.__doc__
         command.__name__ = run.__name__
+        command.runs = run  # type: ignore[attr-defined]
         command.takes_config = config  # type: ignore[attr-defined]
         return command
 
@@ -129,13 +130,18 @@ class ConfiguredCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Reads the files that the arguments name, then parses the arguments over them."""
         config: type[Group] = self.callback.takes_config  # type: ignore[union-attr]
+        settings: dict[str, Setting] = {}
         if not ctx.resilient_parsing and not {"--help", "-h"} & set(args):
             settings = _settings_of(self, ctx, config, args)
-            ctx.default_map = {name: _as_default(setting.value) for name, setting in settings.items()}
             ctx.meta["settings"] = settings
+            ctx.default_map = {k: _as_default(s.value) for k, s in settings.items() if s.value is not None}
         rest: list[str] = super().parse_args(ctx, args)
-        for name, default in list(ctx.params.items()):
-            ctx.params[name] = _parsed(config, name, default)
+        for name, setting in settings.items():
+            if setting.value is None and _source_name(ctx, name) == "DEFAULT":
+                ctx.params[name] = None
+        for d in options_of(config):
+            if d.name in ctx.params:
+                ctx.params[d.name] = parsed_value(d.name, ctx.params[d.name], d.option)
         return rest
 
 
@@ -143,13 +149,23 @@ def _settings_of(command: Any, ctx: Any, config: type[Group], args: list[str]) -
     typed, _, _ = command.make_parser(ctx).parse_args(args=list(args))
     commands = list(ctx.parent.command.commands) if ctx.parent is not None else [command.name]
     settings = project_settings(command.name, config, commands)
-    explicit = file_settings(Path(typed["config"]), command.name, config) if typed.get("config") else {}
+    explicit = file_settings(Path(typed["config"]), command.name, config, commands) if typed.get("config") else {}
     settings |= explicit
     known = {d.name: d.default for d in options_of(config)} | {k: s.value for k, s in settings.items()} | typed
     if known.get("resume") or known.get("auto_resume"):
-        out = known["out"] or config.default_out(known)  # type: ignore[attr-defined]
+        out = known["out"] or config.default_out(known | _numbers(config, typed))  # type: ignore[attr-defined]
         settings |= _recorded(Path(out), command.name, config) | explicit
     return settings
+
+
+def _numbers(config: type[Group], typed: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers among texts of the command line; what is none is left to its option's check."""
+    found: dict[str, float] = {}
+    for d in options_of(config):
+        if d.name in typed and float in (d.kind, *get_args(d.kind)):
+            with contextlib.suppress(ValueError):
+                found[d.name] = float(typed[d.name])
+    return found
 
 
 def _recorded(out: Path, command: str, config: type[Group]) -> dict[str, Setting]:
@@ -164,22 +180,13 @@ def _as_default(value: Any) -> Any:
     return ",".join(map(str, value)) if isinstance(value, tuple) else jsonable(value)
 
 
-def _parsed(config: type[Group], name: str, value: Any) -> Any:
-    for d in options_of(config):
-        if d.name == name and d.option.parser is not None and isinstance(value, str):
-            try:
-                return d.option.parser(value)
-            except ValueError:
-                raise OptionError(f"`{name}={value!r}` should be whole numbers such as 3,6,9") from None
-    return value
-
-
 def _as_toml(ctx: Any, config: Group, declared: tuple[Declared, ...]) -> str:
     """All options as TOML, each with where it comes from; what has no value is a comment."""
     values, settings = config.flat(), ctx.meta.get("settings", {})
     lines: list[str] = []
     table: tuple[str, ...] = ()
-    for d in sorted(declared, key=lambda d: bool(d.groups)):  # TOML has tables last
+    tables = [(), *dict.fromkeys(d.groups for d in declared)]  # TOML has tables last, and each of them once
+    for d in sorted(declared, key=lambda d: tables.index(d.groups)):
         if d.groups != table:
             table = d.groups
             lines += ["", f"[{'.'.join(table)}]"] if table else [""]
@@ -191,11 +198,15 @@ def _as_toml(ctx: Any, config: Group, declared: tuple[Declared, ...]) -> str:
 
 
 def _source(ctx: Any, declared: Declared, settings: Mapping[str, Setting]) -> str:
-    source = ctx.get_parameter_source(declared.name)
-    name = "" if source is None else source.name
+    name = _source_name(ctx, declared.name)
     if name == "DEFAULT_MAP":
         return settings[declared.name].source
     return {"COMMANDLINE": "command line", "ENVIRONMENT": f"${declared.option.variable}"}.get(name, "")
+
+
+def _source_name(ctx: Any, name: str) -> str:
+    source = ctx.get_parameter_source(name)
+    return "" if source is None else str(source.name)
 
 
 def _toml_value(value: Any) -> str:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import difflib
 import functools
 import math
+import re
 import types
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -131,7 +133,11 @@ def options_of(config: type[Group]) -> tuple[Declared, ...]:
 
 @functools.cache
 def _options_of(config: Any) -> tuple[Declared, ...]:
-    return tuple(_declared(config, MISSING, (), ""))
+    found = tuple(_declared(config, MISSING, (), ""))
+    twice = sorted(name for name, count in Counter(d.name for d in found).items() if count > 1)
+    if twice:
+        raise TypeError(f"{config.__name__} has options of the same name: {', '.join(twice)}")
+    return found
 
 
 def _declared(config: Any, defaults: Any, groups: tuple[str, ...], panel: str) -> Iterator[Declared]:
@@ -207,7 +213,7 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> No
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: what may have been meant, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
@@ -267,8 +273,8 @@ _KIND_NAMES = {Path: "a path", float: "a number", int: "a whole number", str: "t
 
 def _check_bounds(name: str, value: float, o: Option) -> None:
     shown = f"`{name}={value:g}`"
-    if math.isnan(value):
-        raise OptionError(f"{shown} should be a number")
+    if not math.isfinite(value):
+        raise OptionError(f"{shown} should be a finite number")
     low = o.min is None or value >= o.min
     high = o.max is None or value <= o.max
     if low and high and (o.above is None or value > o.above) and (o.below is None or value < o.below):
@@ -280,16 +286,30 @@ def _check_bounds(name: str, value: float, o: Option) -> None:
     raise OptionError(f"{shown} should be {' and '.join(s for s in (least, most) if s)}")
 
 
+def parsed_value(name: str, value: Any, option: Option) -> Any:
+    """What an option's parser makes of its value on the command line or in a file.
+
+    Raises:
+        OptionError: nothing.
+    """
+    if option.parser is None or value is None:
+        return value
+    try:
+        return option.parser(value)
+    except ValueError as error:
+        raise OptionError(f"`{name}={value!r}` should be {error}") from None
+
+
 def whole_numbers(value: Any) -> tuple[int, ...]:
     """Whole numbers of a text such as 3,6,9; a list passes.
 
     Raises:
-        ValueError: it is no such text.
+        ValueError: it is no such text; says what it should be.
     """
-    if isinstance(value, str):
+    if isinstance(value, str) and re.fullmatch(r"\s*-?\d+\s*(,\s*-?\d+\s*)*", value):
         return tuple(int(part) for part in value.split(","))
-    if not isinstance(value, list | tuple) or any(type(each) is not int for each in value):
-        raise ValueError(f"{value!r} should be whole numbers such as 3,6,9")
+    if not isinstance(value, list | tuple) or not value or any(type(each) is not int for each in value):
+        raise ValueError("whole numbers such as 3,6,9")
     return tuple(value)
 
 

@@ -17,11 +17,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from ...artifacts_schema.errors import CheckpointError, OptionError, OutputExistsError
 from ...artifacts_schema.files import write_atomically
-from ..options import Declared, Group, options_of
+from ..options import Declared, Group, jsonable, options_of
 from ..runtime.version import tool_version
 from .config import TrainConfig
 
@@ -46,7 +46,7 @@ def new_record(asked: Group, resolved: TrainConfig, *, command: str, world_size:
         dataltt=tool_version(),
         command=command,
         options=_recorded(asked),
-        resolved=_recorded(resolved),
+        resolved=_recorded(resolved, is_resolved=True),
         world_size=world_size,
     )
 
@@ -63,10 +63,11 @@ def begin_run(run: Path, record: RunRecord) -> None:
     _write(run, record)
 
 
-def resume_run(run: Path, record: RunRecord, *, step: int, any_skipped: bool) -> list[str]:
+def resume_run(run: Path, record: RunRecord, config: type[TrainConfig], *, step: int, any_skipped: bool) -> list[str]:
     """Goes on with a run, if it is the same one, and records what was changed.
 
     Args:
+        config: the options of training that are compared.
         any_skipped: whether a sample was left out so far, so that what is done about them must stay.
 
     Returns:
@@ -84,7 +85,7 @@ def resume_run(run: Path, record: RunRecord, *, step: int, any_skipped: bool) ->
         raise OptionError(
             f"{run} ran on {saved.world_size} process(es), and these are {record.world_size}; start as many"
         )
-    changed = list(_differences(saved.resolved, record.resolved))
+    changed = list(_differences(saved.resolved, record.resolved, config))
     refused = [c for c in changed if not _may_change(*c, any_skipped=any_skipped)]
     if refused:
         listed = ", ".join(f"{d.name} was {was!r} and is {now!r}" for d, was, now in refused)
@@ -106,9 +107,11 @@ def read_record(path: Path) -> RunRecord | None:
         return None
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        version = document.get("dataltt", document.get("tool_version", "unknown"))
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); start the run anew with another `out`") from None
+    version = document.get("dataltt", document.get("tool_version")) if isinstance(document, dict) else None
+    if not isinstance(version, str):
+        raise CheckpointError(f"{path} is not the record of a run; start anew with another `out`")
     if "dataltt" not in document:
         raise OptionError(
             f"{path} was written by dataltt {version}, whose options this version ({tool_version()}) does not read; "
@@ -117,9 +120,12 @@ def read_record(path: Path) -> RunRecord | None:
     if _numbers(version) > _numbers(tool_version()):
         raise OptionError(f"{path} was written by dataltt {version}, and this is {tool_version()}; install that one")
     try:
-        return RunRecord(**document)
+        record = RunRecord(**document)
+        if not isinstance(record.options, dict) or not isinstance(record.resolved, dict):
+            raise TypeError("its options are no object")
     except TypeError as error:
         raise CheckpointError(f"{path} is not the record of a run ({error}); start anew with another `out`") from None
+    return record
 
 
 def recorded_option(record: RunRecord, name: str) -> Any:
@@ -128,17 +134,22 @@ def recorded_option(record: RunRecord, name: str) -> Any:
     return _value(record.resolved, declared)
 
 
-def _recorded(config: Group) -> dict[str, Any]:
-    """The options of a run as JSON types, without those that are about one call."""
+def _recorded(config: Group, *, is_resolved: bool = False) -> dict[str, Any]:
+    """The options of a run as JSON types, without those that are about one call; resolved, paths are absolute."""
     document = config.to_json()
     for d in options_of(type(config)):
+        table = functools.reduce(lambda table, group: table[group], d.groups, document)
         if d.option.on_resume == "unrecorded":
-            del functools.reduce(lambda table, group: table[group], d.groups, document)[d.name]
+            del table[d.name]
+        elif is_resolved and _is_place(d):
+            table[d.name] = _absolute(table[d.name])
     return document
 
 
-def _differences(saved: dict[str, Any], given: dict[str, Any]) -> Iterator[tuple[Declared, Any, Any]]:
-    for d in options_of(TrainConfig):
+def _differences(
+    saved: dict[str, Any], given: dict[str, Any], config: type[TrainConfig]
+) -> Iterator[tuple[Declared, Any, Any]]:
+    for d in options_of(config):
         was, now = _value(saved, d), _value(given, d)
         if d.option.on_resume != "unrecorded" and was != now and not _same_place(d, was, now):
             yield d, was, now
@@ -147,7 +158,7 @@ def _differences(saved: dict[str, Any], given: dict[str, Any]) -> Iterator[tuple
 def _value(document: dict[str, Any], declared: Declared) -> Any:
     """An option's value in a record; one that an earlier version did not have is its default."""
     table = functools.reduce(lambda t, group: t.get(group, {}), declared.groups, document)
-    return table.get(declared.name, declared.default)
+    return table.get(declared.name, jsonable(declared.default))
 
 
 def _may_change(declared: Declared, was: Any, now: Any, *, any_skipped: bool) -> bool:
@@ -155,9 +166,20 @@ def _may_change(declared: Declared, was: Any, now: Any, *, any_skipped: bool) ->
     return rule == "free" or (rule == "added" and was is None) or (rule == "unskipped" and not any_skipped)
 
 
+def _is_place(declared: Declared) -> bool:
+    """Whether an option is a path or URL."""
+    is_choice = any(get_origin(kind) is Literal for kind in (declared.kind, *get_args(declared.kind)))
+    return declared.option.on_resume in ("place", "added") and not is_choice
+
+
+def _absolute(place: Any) -> Any:
+    """A path from the root, since a run may go on from another working directory; a URL as it is."""
+    return str(Path(place).absolute()) if isinstance(place, str) and ":" not in place else place
+
+
 def _same_place(declared: Declared, was: Any, now: Any) -> bool:
     """Whether two paths or URLs lead to the same, however they are spelt."""
-    if declared.option.on_resume not in ("place", "added") or not isinstance(was, str) or not isinstance(now, str):
+    if not _is_place(declared) or not isinstance(was, str) or not isinstance(now, str):
         return False
     return os.path.realpath(was) == os.path.realpath(now)
 

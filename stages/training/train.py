@@ -154,7 +154,9 @@ class _Trainer:
 
     def _run_epochs(self) -> None:
         if self._is_to_stop():
-            self.reporter.message(f"nothing left to do at step {self.step}; raise `max_steps` or `epochs`")
+            is_at_end = self.step >= self.epochs * self.steps_per_epoch
+            why = f"all {self.epochs} epoch(s) are done" if is_at_end else "raise `max_steps`"
+            self.reporter.message(f"nothing left to do at step {self.step}: {why}")
         for epoch in range(self.step // self.steps_per_epoch, self.epochs):
             if self._is_to_stop():
                 return
@@ -326,7 +328,8 @@ class _Trainer:
         state = None if checkpoint is None else load_training_state(checkpoint, self.process.device)
         step, num_skipped = (0, 0) if state is None else (state["step"], state["num_skipped"])
         if self.process.is_main:
-            for change in resume_run(self.out, self.record, step=step, any_skipped=num_skipped > 0):
+            options, any_skipped = type(self.config), num_skipped > 0
+            for change in resume_run(self.out, self.record, options, step=step, any_skipped=any_skipped):
                 self.reporter.message(f"changed from step {step} on: {change}")
         if checkpoint is None or state is None:
             self.reporter.message(f"there is no checkpoint in {self.out} yet; starting at step 0")

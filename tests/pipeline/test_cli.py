@@ -249,7 +249,7 @@ def test_both_or_neither_dial(small: SmallStore, tmp_path: Path, options: tuple[
 @pytest.mark.parametrize("option", ["--ratio", "--keep-rate"])
 @pytest.mark.parametrize("value", ["0", "1.5", "-0.1", "nan"])
 def test_dials_outside_their_range(small: SmallStore, tmp_path: Path, option: str, value: str) -> None:
-    said = "should be a number" if value == "nan" else "outside (0, 1]"
+    said = "should be a finite number" if value == "nan" else "outside (0, 1]"
     _check_sentence(_select(small, tmp_path / "s.zarr", f"{option}={value}"), option, said)
 
 
