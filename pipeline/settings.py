@@ -27,7 +27,7 @@ class Setting:
 
 
 def project_settings(command: str, config: type[Group], commands: list[str]) -> dict[str, Setting]:
-    """What ./dataltt.toml says of a command's options: its own table, and [data].
+    """Reads what ./dataltt.toml says of a command's options: its own table, and [data].
 
     Raises:
         OptionError: the file cannot be read, or names something that there is not.
@@ -51,7 +51,7 @@ def project_settings(command: str, config: type[Group], commands: list[str]) -> 
 
 
 def file_settings(path: Path, command: str, config: type[Group]) -> dict[str, Setting]:
-    """What a file given by --config says: TOML with a command's options, or a run's record (config.json).
+    """Reads a file given by --config: TOML with a command's options, or a run's record (config.json).
 
     Raises:
         OptionError: it cannot be read, is of another command, or names something that there is not.

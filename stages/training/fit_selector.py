@@ -36,7 +36,7 @@ from .train import TrainResult, train
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedSelector:
-    """What selector.json says: the selector that a run fits."""
+    """Record in selector.json of the selector that a run fits."""
 
     model: str
     drop_blocks: tuple[int, ...]
@@ -189,7 +189,7 @@ def _preparation(
     pretrained: Mapping[str, Tensor] | None,
     reporter: Reporter,
 ) -> Callable[[Student], Student]:
-    """How the student of the run comes to drop tokens."""
+    """Makes the student of the run drop tokens."""
 
     def prepare(student: Student) -> Student:
         vit = cast(VisionTransformer, student.net)

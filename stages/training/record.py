@@ -30,7 +30,7 @@ RECORD_FILE = "config.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """What a run writes down of its options."""
+    """Record that a run writes of its options."""
 
     dataltt: str
     command: str
@@ -156,7 +156,7 @@ def _may_change(declared: Declared, was: Any, now: Any, *, any_skipped: bool) ->
 
 
 def _same_place(declared: Declared, was: Any, now: Any) -> bool:
-    """Whether two paths or URLs lead to the same, however they are spelt."""
+    """Tells whether two paths or URLs lead to the same, however they are spelt."""
     if declared.option.on_resume not in ("place", "added") or not isinstance(was, str) or not isinstance(now, str):
         return False
     return os.path.realpath(was) == os.path.realpath(now)
