@@ -1,4 +1,4 @@
-"""What is on disk: the ticket store, its parts, its manifest. No torch.
+"""Format of what is on disk: the ticket store, its parts, its manifest. No torch.
 
 Names are imported when they are first asked for, so that errors and option types cost nothing.
 """

@@ -13,7 +13,7 @@ from .layout import ALLOWED_CODECS, MAX_CHUNK_BYTES
 
 
 def codec_problems(path: str, array: zarr.Array[Any]) -> Iterator[Problem]:
-    """Whatever is wrong with an array's codecs and chunks."""
+    """Finds everything that is wrong with an array's codecs and chunks."""
     document = array.metadata.to_dict()
     names = set(_codec_names(document.get("codecs", ())))
     for name in sorted(names - ALLOWED_CODECS):

@@ -1,4 +1,4 @@
-"""Everything that dataltt raises for a reason a user can act on, as one tree.
+"""Errors that dataltt raises for a reason a user can act on, as one tree.
 
 Each message is one sentence that names the file, key or option and the way out. Options stand between backticks as
 Python spells them (`num_classes`, `ranks=True`); only the command line turns them into flags, and an error into an exit
@@ -36,7 +36,7 @@ class OutputExistsError(DatalttError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing wrong with a document or array: where it is, what kind it is, and a sentence about it."""
+    """Fault of a document or array: where it is, what kind it is, and a sentence about it."""
 
     where: str
     kind: str
@@ -66,7 +66,7 @@ class UnsupportedVersionError(SchemaError):
 
 
 class StoreNotFoundError(DatalttError):
-    """There is no ticket store at the path given."""
+    """A path at which there is no ticket store."""
 
 
 class IncompletePartsError(DatalttError):

@@ -59,8 +59,8 @@ def box_to_px(box: Box, width_px: int, height_px: int) -> BoxPx:
 
 
 def _overlap(source: npt.NDArray[np.float64], target: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """How much of each target cell each source cell covers, along one axis: edges [V, n + 1] and [m + 1] to [V, m, n],
-    in shares of a target cell."""
+    """Shares of each target cell that each source cell covers, [V, m, n], along one axis: from edges [V, n + 1] and
+    [m + 1]."""
     low = np.maximum(source[:, None, :-1], target[None, :-1, None])
     high = np.minimum(source[:, None, 1:], target[None, 1:, None])
     return np.maximum(high - low, 0) / (target[1] - target[0])

@@ -1,4 +1,4 @@
-"""One image's tickets, as people read them."""
+"""Tickets of one image, as people read them."""
 
 from __future__ import annotations
 

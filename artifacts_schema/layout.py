@@ -1,4 +1,4 @@
-"""Which arrays a store has, with their shapes, dtypes, chunks and codecs: one table for the writer and the readers.
+"""Arrays of a store, with their shapes, dtypes, chunks and codecs: one table for the writer and the readers.
 
 Letters: R images (rows), V views, P patches, W ticket bytes, S shards.
 """
@@ -29,7 +29,7 @@ MAX_CHUNK_BYTES = 1 << 28
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArraySpec:
-    """One array of the store. `shape[0]` is None where only the array itself knows its length (key bytes)."""
+    """Array of the store. `shape[0]` is None where only the array itself knows its length (key bytes)."""
 
     path: str
     dtype: np.dtype[Any]
@@ -65,7 +65,7 @@ def array_specs(
     has_views: bool,
     has_token_labels: bool = False,
 ) -> dict[str, ArraySpec]:
-    """All arrays of a store with these numbers, by path."""
+    """Returns all arrays of a store with these numbers, by path."""
     rows, views = num_images, num_views
     shapes: dict[str, tuple[Any, tuple[int | None, ...]]] = {
         "tickets": (np.uint8, (rows, views, num_ticket_bytes(num_patches))),

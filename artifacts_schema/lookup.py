@@ -1,4 +1,4 @@
-"""From any key or image to its row, for images that another lab packed otherwise. 16 bytes of memory per row."""
+"""Lookup of rows by any key or image, for images that another lab packed otherwise. 16 bytes of memory per row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def iter_row_blocks(num_images: int, block_rows: int = BLOCK_ROWS) -> list[range
 
 
 class _Rows(Protocol):
-    """What a lookup reads of a store."""
+    """Columns of a store that a lookup reads."""
 
     @property
     def manifest(self) -> Manifest: ...
@@ -31,7 +31,7 @@ class _Rows(Protocol):
 
 
 class KeyLookup:
-    """All keys of a store, by XXH3-64 digest. A store has no two keys of one digest (commit refuses them); a
+    """Lookup of a store's keys by XXH3-64 digest. A store has no two keys of one digest (commit refuses them); a
     foreign key is mistaken for one of n stored keys with probability n / 2^64."""
 
     def __init__(self, store: _Rows) -> None:
@@ -47,7 +47,7 @@ class KeyLookup:
 
 
 class DigestLookup:
-    """All images of a store, by the XXH3-64 digest of their encoded bytes; of images that are the same, the first."""
+    """Lookup of images by the XXH3-64 digest of their encoded bytes; of images that are the same, the first."""
 
     def __init__(self, store: _Rows) -> None:
         self._index = _SortedHashes(store.read_digests(range(store.manifest.num_images)))

@@ -27,7 +27,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selector:
-    """What chose the tickets. One of `ratio` (final kept share) and `keep_rate` (per drop block) is set."""
+    """Selector that chose the tickets. One of `ratio` (final kept share) and `keep_rate` (per drop block) is set."""
 
     model: Name
     weights_sha256: Sha256
@@ -40,7 +40,7 @@ class Selector:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labeller:
-    """What made the token labels, when, and of how many classes."""
+    """Network that made the token labels, when, and of how many classes."""
 
     model: Name
     weights_sha256: Sha256
@@ -52,7 +52,7 @@ class Labeller:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """How an encoded image became the pixels that the selector saw.
+    """Steps by which an encoded image became the pixels that the selector saw.
 
     `center`: the shorter side is resized to `resize_px`, the central `image_px` square is cut out, and values in
     [0, 1] are normalised by `mean` and `std` (one per channel). `crop_share` is image_px / resize_px as configured.
@@ -94,7 +94,7 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """Where the images came from. `keys_sha256` does not depend on how images are dealt to shards."""
+    """Source of the images. `keys_sha256` does not depend on how images are dealt to shards."""
 
     name: Name
     split: str

@@ -37,7 +37,7 @@ def read_manifest(path: str) -> Manifest:
 
 
 def is_store(path: str) -> bool:
-    """Whether a ticket store, sound or not, stands at this path: the only thing that `overwrite` may replace."""
+    """Tells whether a ticket store, sound or not, stands at this path: the only thing that `overwrite` may replace."""
     try:
         read_manifest(path)
     except StoreNotFoundError:

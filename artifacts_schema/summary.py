@@ -1,4 +1,4 @@
-"""What a store's tickets look like on the whole."""
+"""Figures of a store's tickets on the whole."""
 
 from __future__ import annotations
 

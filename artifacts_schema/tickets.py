@@ -64,7 +64,7 @@ def mirror(per_patch: npt.NDArray[Any], grid: tuple[int, int]) -> npt.NDArray[An
 
 
 def bad_tickets(packed: Packed, num_patches: int, num_keep: int) -> Mask:
-    """Which of the tickets uint8 [..., W] are invalid, bool [...]: not exactly K bits set, or a spare bit set."""
+    """Marks tickets, uint8 [..., W], that are invalid, bool [...]: not exactly K bits set, or a spare bit set."""
     spare_bits = packed.shape[-1] * 8 - num_patches
     wrong_count = np.bitwise_count(packed).sum(axis=-1, dtype=np.int64) != num_keep
     spare = packed[..., -1] >> np.uint8(8 - spare_bits) if spare_bits else np.zeros(packed.shape[:-1], np.uint8)
@@ -73,7 +73,7 @@ def bad_tickets(packed: Packed, num_patches: int, num_keep: int) -> Mask:
 
 
 def bad_ranks(ranks: Ranks) -> Mask:
-    """Which rank maps [..., P] are not permutations of 0 … P-1, bool [...]."""
+    """Marks rank maps [..., P] that are not permutations of 0 … P-1, bool [...]."""
     expected = np.arange(ranks.shape[-1], dtype=np.int64)
     result: Mask = (np.sort(ranks, axis=-1) != expected).any(axis=-1)
     return result

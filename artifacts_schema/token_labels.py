@@ -38,7 +38,7 @@ def _mirror(maps: npt.NDArray[Any], grid: tuple[int, int]) -> npt.NDArray[Any]:
 
 
 def bad_label_maps(maps: LabelMaps, num_classes: int) -> Mask:
-    """Which maps are invalid, bool [...]: an id that is no class, or scores that are not the upper end of a
+    """Marks maps that are invalid, bool [...]: an id that is no class, or scores that are not the upper end of a
     distribution in descending order."""
     ids, scores = maps
     # No comparison with NaN holds.
@@ -50,7 +50,7 @@ def bad_label_maps(maps: LabelMaps, num_classes: int) -> Mask:
 
 
 def no_token_labels(store: str) -> TicketMismatchError:
-    """What to raise where token labels are asked of a store that has none."""
+    """Error to raise where token labels are asked of a store that has none."""
     return TicketMismatchError(
         f"{store} has no token labels; write them with: dataltt label --model MODEL --tickets {store}"
     )

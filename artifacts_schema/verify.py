@@ -1,4 +1,4 @@
-"""Every check of the store format, one after the other, over all rows and objects, in bounded memory."""
+"""Checks of the store format, one after the other, over all rows and objects, in bounded memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ends of commands: what is printed when the work is done."""
+"""Last words of commands: what is printed when the work is done."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 
 def is_said(as_json: bool, document: Callable[[], Any]) -> bool:
-    """Whether nothing is left to print: on other ranks than 0, or once the document went out as JSON."""
+    """Tells whether nothing is left to print: on other ranks than 0, or once the document went out as JSON."""
     from ..stages.runtime.distributed import is_main_process
 
     if not is_main_process():
@@ -22,7 +22,7 @@ def is_said(as_json: bool, document: Callable[[], Any]) -> bool:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
+    """Prints one JSON document on standard output."""
     typer.echo(json.dumps(value, indent=1, default=str))
 
 

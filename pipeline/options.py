@@ -56,7 +56,7 @@ def takes(config: type[C]) -> Callable[[Callable[[C, bool], None]], Callable[...
 
 
 def _place(declared: Declared) -> tuple[bool, bool]:
-    """What is usually given comes first."""
+    """Sort key that puts first what is usually given."""
     return not declared.option.is_argument, not declared.option.is_common
 
 
@@ -181,7 +181,7 @@ def _as_default(value: Any) -> Any:
 
 
 def _as_toml(ctx: Any, config: Group, declared: tuple[Declared, ...]) -> str:
-    """All options as TOML, each with where it comes from; what has no value is a comment."""
+    """Writes all options as TOML, each with where it comes from; what has no value is a comment."""
     values, settings = config.flat(), ctx.meta.get("settings", {})
     lines: list[str] = []
     table: tuple[str, ...] = ()

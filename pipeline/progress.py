@@ -47,6 +47,7 @@ class TerminalReporter:
         self._name, self._unit, self._started, self._done = "", "", 0.0, 0
 
     def start(self, name: str, total: int | None, unit: str) -> None:
+        """Shows a bar for a piece of work, after ending the one before."""
         self.finish()
         columns = (
             TextColumn("{task.description}"),
@@ -64,6 +65,7 @@ class TerminalReporter:
         self._progress.start()
 
     def advance(self, amount: int, note: str = "") -> None:
+        """Moves the bar on by `amount` units; `note` stays beside it until another comes."""
         if self._progress is None:
             return
         self._done += amount
@@ -71,10 +73,12 @@ class TerminalReporter:
         self._progress.update(self._task, advance=amount, note=self._note)
 
     def expect(self, total: int) -> None:
+        """Takes a better guess of the number of units in all."""
         if self._progress is not None:
             self._progress.update(self._task, total=total)
 
     def finish(self) -> None:
+        """Takes the bar away and leaves one line that sums the work up."""
         if self._progress is None:
             return
         self._progress.stop()
@@ -86,9 +90,11 @@ class TerminalReporter:
         )
 
     def message(self, text: str) -> None:
+        """Prints a sentence of the library above the bar, its options as flags."""
         self._console.print(as_flags(text), highlight=False, markup=False)
 
     def close(self) -> None:
+        """Takes the bar away and leaves nothing."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -102,12 +108,14 @@ class LineReporter:
         self._name: str | None = None
 
     def start(self, name: str, total: int | None, unit: str) -> None:
+        """Begins a piece of work, after ending the one before."""
         self.finish()
         self._name, self._unit, self._done, self._note = name, unit, 0, ""
         self._total = total
         self._started = self._last_line = time.monotonic()
 
     def advance(self, amount: int, note: str = "") -> None:
+        """Counts units; prints a line with rate and time left, at most every `_LINE_EVERY_S` seconds."""
         if self._name is None:
             return
         self._done += amount
@@ -123,19 +131,22 @@ class LineReporter:
         self._print(f"{self._name}: {self._done}{total} {self._unit}, {rate:,.0f}/s{left}{note}")
 
     def expect(self, total: int) -> None:
+        """Takes a better guess of the number of units in all."""
         self._total = total
 
     def finish(self) -> None:
+        """Prints one line that sums the work up."""
         if self._name is None:
             return
         self._print(_summary(self._name, self._done, self._unit, time.monotonic() - self._started, self._note))
         self._name = None
 
     def message(self, text: str) -> None:
+        """Prints a sentence of the library, its options as flags."""
         self._print(as_flags(text))
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Does nothing: nothing is held open."""
 
     def _print(self, text: str) -> None:
         print(text, file=self._stream, flush=True)

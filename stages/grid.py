@@ -21,7 +21,7 @@ class Box(NamedTuple):
 
 
 def inside_box(box: Box, grid: tuple[int, int], device: torch.device) -> Tensor:
-    """Which patches lie inside a box, bool [P]."""
+    """Marks patches that lie inside a box, bool [P]."""
     inside = torch.zeros(grid, dtype=torch.bool, device=device)
     inside[box.top : box.bottom, box.left : box.right] = True
     return inside.flatten()

@@ -33,7 +33,7 @@ OnResume = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """What a field of a group means.
+    """Meaning of a field of a group.
 
     Attributes:
         help: a sentence for the command line's help.
@@ -72,6 +72,7 @@ class Declared:
 
     @property
     def is_required(self) -> bool:
+        """Tells whether the option has no default."""
         return self.default is MISSING
 
 
@@ -126,7 +127,7 @@ class Group:
 
 
 def options_of(config: type[Group]) -> tuple[Declared, ...]:
-    """All options of a config in the order of their declaration, those of its groups in place of the groups."""
+    """Lists all options of a config in the order of their declaration, those of its groups in place of the groups."""
     key: Any = config  # mypy takes no class for hashable here
     return _options_of(key)
 
@@ -375,7 +376,7 @@ MinCrop = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeOptions(Group):
-    """Where and how fast it runs."""
+    """Options of where and how fast a command runs."""
 
     panel: ClassVar[str] = "Runtime"
 
@@ -388,7 +389,7 @@ class RuntimeOptions(Group):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinOptions(Group):
-    """What to do with samples that do not fit the ticket store."""
+    """Options of what to do with samples that do not fit the ticket store."""
 
     panel: ClassVar[str] = "Joining tickets"
 
@@ -405,7 +406,7 @@ class JoinOptions(Group):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CascadeOptions(Group):
-    """How many patches a selector keeps, and where in the network it drops the others: one of `ratio`, `keep_rate`."""
+    """Options of how many patches a selector keeps, and where it drops the others: one of `ratio`, `keep_rate`."""
 
     panel: ClassVar[str] = "Patches kept"
 
@@ -424,7 +425,7 @@ class CascadeOptions(Group):
 
     @property
     def spelled(self) -> str:
-        """Those that are given, spelt as messages spell options."""
+        """Spells those that are given as messages spell options."""
         given = [*self._dials(), ("drop_blocks", self.drop_blocks)]
         return " ".join(f"`{name}={value!r}`" for name, value in given if value is not None)
 

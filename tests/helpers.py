@@ -42,7 +42,7 @@ NUM_PATCHES = 49
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One sample as it goes into a shard; label None for no .cls file."""
+    """Sample as it goes into a shard; label None for no .cls file."""
 
     key: str
     image: bytes
@@ -51,6 +51,7 @@ class Sample:
 
     @property
     def members(self) -> list[tuple[str, bytes]]:
+        """Names and contents of its files in a shard."""
         found = [(f"{self.key}.{self.extension}", self.image)]
         return found if self.label is None else [*found, (f"{self.key}.cls", str(self.label).encode())]
 
@@ -85,7 +86,7 @@ def fashion(split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
 
 
 def fashion_samples(count: int, *, first: int = 0, split: str = "train") -> list[Sample]:
-    """Some of the embedded images, from number `first` on."""
+    """Returns some of the embedded images, from number `first` on."""
     images, labels = fashion(split)
     numbers = range(first, first + count)
     return [Sample(key=f"{split}/{i:05d}", image=encode(images[i]), label=int(labels[i])) for i in numbers]
@@ -155,10 +156,12 @@ class SmallStore:
 
     @property
     def store(self) -> str:
+        """Path of the store, as text."""
         return str(self.path)
 
     @property
     def label_of(self) -> dict[str, int | None]:
+        """Labels by key."""
         return {s.key: s.label for s in self.samples}
 
     def masks(self, view: int = 0) -> dict[str, npt.NDArray[np.bool_]]:
@@ -209,7 +212,7 @@ def file_digests(root: Path) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CliResult:
-    """What a call of the command line came to."""
+    """Outcome of a call of the command line."""
 
     code: int
     out: str

@@ -37,7 +37,7 @@ class Made:
         return [key for part in self.parts for key in part.keys.to_pylist()]
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """One array of all parts, in row order."""
+        """Joins one array of all parts, in row order."""
         return np.concatenate([getattr(part, name) for part in self.parts])
 
 
@@ -87,7 +87,7 @@ def make_spec(
 
 
 def pack_by_hand(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-    """Bit by bit as the format says: patch p of [..., P] is bit p % 8, least significant first, of byte p // 8."""
+    """Packs by hand, as the format says: patch p of [..., P] is bit p % 8 of byte p // 8, least significant first."""
     num_patches = mask.shape[-1]
     packed = np.zeros((*mask.shape[:-1], -(-num_patches // 8)), dtype=np.uint8)
     for position in np.ndindex(mask.shape):
@@ -160,7 +160,7 @@ def copy_store(made: Made, tmp_path: Path) -> Path:
 
 
 def read_everything(path: Path) -> dict[str, Any]:
-    """All that the reader gives of all rows."""
+    """Reads all that the reader gives of all rows."""
     store = TicketStore.open(str(path))
     rows = range(store.manifest.num_images)
     boxes, flips = store.read_views(rows) or (None, None)

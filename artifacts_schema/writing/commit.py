@@ -1,4 +1,4 @@
-"""From parts to a store: read in shard order, written in whole shard objects, checked, and renamed into place.
+"""Commit of parts to a store: read in shard order, written in whole shard objects, checked, and renamed into place.
 
 Memory: one part, one unwritten block per array, and 8 bytes per image for the duplicate check.
 """
@@ -42,7 +42,7 @@ _PART_ARRAYS = frozenset({"labels", "digests", "tickets", "ranks", "views/boxes"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreSpec:
-    """What a selection knows about its store before the parts are there."""
+    """Facts that a selection knows about its store before the parts are there."""
 
     grid: tuple[int, int]
     patch_px: int
@@ -61,6 +61,7 @@ class StoreSpec:
 
     @property
     def num_patches(self) -> int:
+        """Number of patches of the grid, P."""
         return self.grid[0] * self.grid[1]
 
 

@@ -1,4 +1,4 @@
-"""From parts to token labels in a finished store: written beside it, moved in, and last named by its manifest.
+"""Commit of token labels to a finished store: written beside it, moved in, and last named by its manifest.
 
 At every moment the store is valid: what stands in `token_labels` and is not named by the manifest is nobody's, and is
 replaced by the next commit.

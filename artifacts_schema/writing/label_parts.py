@@ -26,7 +26,7 @@ _DTYPES = {"ids": np.dtype(np.uint16), "scores": np.dtype(np.float16)}
 
 
 def label_parts_dir(store_path: Path) -> Path:
-    """Where the parts of a labelling that is not finished yet are."""
+    """Folder of the parts of a labelling that is not finished yet."""
     return store_path.with_name(store_path.name + ".labels.parts")
 
 

@@ -48,12 +48,13 @@ class Part:
 
     @property
     def num_rows(self) -> int:
+        """Number of rows (images), R."""
         return len(self.keys)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartHeader:
-    """What can be known of a part without reading its rows."""
+    """Facts about a part that are known without reading its rows."""
 
     path: Path
     shard: str
@@ -62,7 +63,7 @@ class PartHeader:
 
 
 def parts_dir(store_path: Path) -> Path:
-    """Where the parts of a store that is not finished yet are."""
+    """Folder of the parts of a store that is not finished yet."""
     return store_path.with_name(store_path.name + ".parts")
 
 

@@ -1,4 +1,4 @@
-"""What tickets cost in a data stream: the same shards with and without the join."""
+"""Cost of tickets in a data stream: the same shards with and without the join."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _photographs(count: int) -> Iterator[EncodedSample]:
 
 
 def bench_join(*, repeats: int, num_images: int = NUM_IMAGES, reporter: Reporter) -> list[BenchRow]:
-    """What tickets cost one loader process that decodes 400×533-px JPEGs: a centre view's, and replayed views.
+    """Measures what tickets cost one loader process that decodes 400×533-px JPEGs: a centre view's, and replayed views.
 
     Args:
         num_images: a multiple of the batch size, so that an epoch is all of them.
@@ -95,7 +95,7 @@ def _compared(
     num_images: int,
     reporter: Reporter,
 ) -> BenchRow:
-    """One stream as it is, another with the store's tickets."""
+    """Times one stream as it is against another with the store's tickets."""
     with_tickets = replace(joined, subset="ticket", join=JoinConfig(store=str(store)))
 
     def stream(config: StreamConfig) -> None:

@@ -1,4 +1,4 @@
-"""How large a store is, and how much memory writing and reading one takes. No torch: memory is measured here.
+"""Size of a store, and memory that writing and reading one takes. No torch: memory is measured here.
 
 `python -m dataltt.pipeline.bench.store` runs one measurement in a process of its own and prints it as JSON.
 """
@@ -31,7 +31,7 @@ IMAGE_PX = (400, 533)
 
 
 class _Encoded(Protocol):
-    """What is needed of a sample: its key, its encoded image, its label."""
+    """Sample of which no more is needed than its key, its encoded image and its label."""
 
     @property
     def key(self) -> str: ...

@@ -13,7 +13,7 @@ from ...stages.runtime.reporting import Reporter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchRow:
-    """One figure: what it is, its value, the goal, and what it was computed from."""
+    """Figure of a benchmark: what it is, its value, the goal, and what it was computed from."""
 
     name: str
     value: float

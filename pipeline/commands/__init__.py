@@ -1,1 +1,1 @@
-"""One module per command. Heavy imports stand inside the functions, so that --help answers at once."""
+"""Commands, one module each. Heavy imports stand inside the functions, so that --help answers at once."""

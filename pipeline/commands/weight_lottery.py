@@ -74,7 +74,7 @@ def weight_lottery(config: WeightLotteryConfig, as_json: bool) -> None:
 
 
 def _recipe(config: WeightLotteryConfig) -> tuple[TrainConfig, str]:
-    """How to train, and the shards to test on."""
+    """Training options, and the shards to test on."""
     from ...artifacts_schema import OptionError
     from ..studies.lottery import deit_config, fashion_config
 

@@ -97,7 +97,7 @@ def run_demo(
 
 
 def demo_recipe(epochs: int) -> TrainConfig:
-    """How students of the embedded images are trained: DeiT's optimiser, no augmentation, centre views."""
+    """Training options of the embedded images' students: DeiT's optimiser, no augmentation, centre views."""
     return TrainConfig.of(
         out=Path(),
         epochs=epochs,

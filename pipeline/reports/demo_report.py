@@ -24,7 +24,7 @@ _NUM_SAMPLES = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoRow:
-    """One row of the table: a student, what it was trained on, what it is tested on, and how it did."""
+    """Row of the table: a student, what it was trained on, what it is tested on, and how it did."""
 
     label: str
     trained_on: str
@@ -35,7 +35,7 @@ class DemoRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoResult:
-    """What the demo found. `runs` maps (a), (b), (c) to the folders of their runs."""
+    """Results of the demo. `runs` maps (a), (b), (c) to the folders of their runs."""
 
     rows: list[DemoRow]
     num_keep: int

@@ -52,7 +52,7 @@ _Curve = tuple[list[float], list[float]]
 
 
 def _curves(out: Path, document: Mapping[str, Any]) -> dict[str, dict[str, _Curve]]:
-    """By group and arm: validation top-1 after each epoch, means over seeds. Arms without a group are in each."""
+    """Validation top-1 after each epoch by group and arm, means over seeds. Arms without a group are in each."""
     groups = {row["arm"]: row["group"] for row in document["results"]}
     found = {arm: curve for arm in groups if (curve := _curve(out, arm, document["seeds"]))[0]}
     names = dict.fromkeys(group for arm, group in groups.items() if arm in found and group) or {"": None}
@@ -73,7 +73,7 @@ def _curve(out: Path, arm: str, seeds: Sequence[int]) -> _Curve:
 
 
 def _by_group(document: Mapping[str, Any]) -> dict[str, Points]:
-    """By kind of arm: (group, mean, sd) of its test on tickets, where there is more than one group."""
+    """Tests on tickets by kind of arm, as (group, mean, sd), where there is more than one group."""
     found: dict[str, Points] = {}
     for row in document["results"]:
         kind = row["arm"].removesuffix(f"-{row['group']}")

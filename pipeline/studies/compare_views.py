@@ -1,4 +1,4 @@
-"""Which views to train on: dense, replayed views, warped crops, the centre view, random subsets, at equal steps."""
+"""Comparison of views to train on: dense, replayed, warped crops, the centre view, random subsets, at equal steps."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def views_photos(inputs: StudyInputs, reporter: Reporter) -> Study:
 
 
 def _base(inputs: StudyInputs, shards: str, model: str, epochs: int, batch_size: int, peak_lr: float) -> TrainConfig:
-    """What all arms share: DeiT's optimiser and schedule, shortened, with a learning rate for small batches."""
+    """Options that all arms share: DeiT's optimiser and schedule, shortened, with a learning rate for small batches."""
     return TrainConfig.of(
         out=inputs.folder,
         shards=shards,

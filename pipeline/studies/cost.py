@@ -1,4 +1,4 @@
-"""What a study's students cost: multiply-adds counted in a forward pass, and the time of training steps.
+"""Cost of a study's students: multiply-adds counted in a forward pass, and the time of training steps.
 
 Three ways to train are set side by side: on all patches, on cached tickets, and online as upstream does, with the
 selector's whole forward pass (on all its blocks, without gradients) in every step.
@@ -33,7 +33,7 @@ _BACKWARD = 3  # a training step costs about three forward passes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostPlan:
-    """Whose cost: a student, and the stores whose tickets it is trained on."""
+    """Plan of what cost to measure: of a student, and of the stores whose tickets it is trained on."""
 
     model: str
     stores: tuple[str, ...]
@@ -47,7 +47,8 @@ class CostPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostRow:
-    """One way to train. GMACs of one image: the student's forward pass, and the selector's where it runs in each step.
+    """Cost of one way to train. GMACs of one image: the student's forward pass, and the selector's where it runs
+    in each step.
 
     `training_share` is GMACs of training over those of dense training (a step counts three forward passes of the
     student and one of the selector); `time_share` is the same of measured step times.

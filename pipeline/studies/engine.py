@@ -36,7 +36,7 @@ _DONE_FILE = "done"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What an arm's students are tested on: a protocol, and the tickets it is about. `name` stands in the table."""
+    """Test of an arm's students: a protocol, and the tickets it is about. `name` stands in the table."""
 
     on: EvalProtocol
     tickets: str | None = None
@@ -44,12 +44,13 @@ class Evaluation:
 
     @property
     def label(self) -> str:
+        """Name in the table: `name`, else the protocol."""
         return self.name or self.on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """One thing that is compared: how to train (`train.out` and `train.seed` are filled in), and what to test on.
+    """Arm of a comparison: how to train (`train.out` and `train.seed` are filled in), and what to test on.
 
     `stored` names the arrays of the store that this arm reads beyond keys and labels; their bytes are what it costs.
     `seeds` limits an arm to fewer seeds than the study's; arms of a `group` (a ratio) are drawn together.
@@ -86,7 +87,7 @@ class Study:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultRow:
-    """One arm under one test. Top-1 in per cent by seed, their mean and standard deviation."""
+    """Result of one arm under one test. Top-1 in per cent by seed, their mean and standard deviation."""
 
     arm: str
     group: str
@@ -121,7 +122,7 @@ def bytes_per_image(arm: Arm) -> float:
 
 
 def exists(path: Path, device: str) -> bool:
-    """Whether something is there, asked by all ranks before one of them goes on to make it."""
+    """Tells whether something is there, asked by all ranks before one of them goes on to make it."""
     with process_group(device) as process:
         found = path.exists()
         process.barrier()

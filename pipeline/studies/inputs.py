@@ -13,7 +13,7 @@ from ...stages.weight_lottery.config import Seeds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyInputs(Group):
-    """What a study is given: where to work, on what, and how often."""
+    """Inputs of a study: where to work, on what, and how often."""
 
     out: Annotated[Path | None, Option(help="Folder of the study. Default: studies/NAME.", is_common=True)] = None
     seeds: Seeds = (0, 1, 2)

@@ -104,7 +104,7 @@ def _pack(folder: Path, num_images: int, reporter: Reporter) -> None:
 
 
 def document_of(config: LotteryConfig, result: LotteryResult) -> dict[str, Any]:
-    """What a lottery came to: numbers by arm, round and seed, and the ticket's paired differences from its controls."""
+    """Document of a lottery: numbers by arm, round and seed, and the ticket's paired differences from its controls."""
     top1: dict[tuple[str, int], dict[int, float]] = {}
     loss: dict[tuple[str, int], dict[int, float]] = {}
     for run in result.runs:

@@ -125,7 +125,7 @@ def _comparison(row: PaperRow) -> str:
 
 
 def _label_lines(row: PaperRow) -> tuple[str, ...]:
-    """How to go on where a student's labeller cannot be downloaded."""
+    """Lines on how to go on where a student's labeller cannot be downloaded."""
     if not family_of(row.student).learns_token_labels:
         return ()
     model = LABELLER.partition(".")[0]
@@ -162,7 +162,7 @@ def _cost(row: PaperRow) -> str:
 
 
 def _expected(row: PaperRow) -> str:
-    """What should come out, and dense training's published accuracy where the row is no variant of another."""
+    """Lines on what should come out, and dense training's published accuracy where the row is no variant of another."""
     text = row.expect.format(like=row.like)
     if row.like:
         return text

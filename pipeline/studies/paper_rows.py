@@ -79,6 +79,7 @@ class PaperRow:
 
     @property
     def selector_name(self) -> str:
+        """Name of the network that selects: the student itself where the row names none."""
         return self.selector or self.student
 
 

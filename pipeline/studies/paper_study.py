@@ -80,7 +80,7 @@ def arms_of(row: PaperRow, tickets: Tickets, inputs: StudyInputs) -> tuple[Arm, 
 
 
 def train_config(row: PaperRow, tickets: Tickets, inputs: StudyInputs) -> TrainConfig:
-    """What all arms share: DeiT's recipe, which is TrainConfig's defaults, with what the row changes."""
+    """Options that all arms share: DeiT's recipe, which is TrainConfig's defaults, with what the row changes."""
     base = TrainConfig.of(
         out=inputs.folder,
         shards=inputs.shards,

@@ -1,4 +1,4 @@
-"""How well the tickets that training would use agree with those that the selector gives what the student really sees.
+"""Agreement of the tickets that training would use with those that the selector gives what the student really sees.
 
 The student's batches come from the very stream that `train` would open; the selector is then run online on their
 pixels, mixed and erased as they are. Agreement is the intersection over union (IoU) of two sets of K patches.
@@ -55,7 +55,7 @@ class FidelityRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FidelityResult:
-    """All rows, and how many of how many patches are kept."""
+    """Rows of a measurement, and how many of how many patches are kept."""
 
     rows: list[FidelityRow]
     num_keep: int
@@ -151,7 +151,7 @@ class _Meter:
         self.num_workers = num_workers_for(config.runtime.workers)
 
     def rows(self, store: str) -> Iterator[FidelityRow]:
-        """Every way to train on a store."""
+        """Measures every way to train on a store."""
         m = read_manifest(store)
         if m.view.kind == "center":
             yield self._row("static", self._stream(store, "static"))
@@ -185,7 +185,7 @@ class _Meter:
                 yield self._row(label, replace(replayed, join=join, mixing=True), mix)
 
     def _stream(self, store: str, views: ViewMode, num_views: int | None = None) -> StreamConfig:
-        """What `train` would stream, without erasing and mixing."""
+        """Stream that `train` would open, without erasing and mixing."""
         train = TrainConfig.of(
             out="unused",
             tickets=store,

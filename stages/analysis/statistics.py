@@ -53,7 +53,7 @@ def spread(values: Mapping[int, float]) -> tuple[float, float | None]:
 
 
 def lottery_conclusion(document: Mapping[str, Any]) -> str:
-    """One sentence on what a weight lottery found: whether the ticket beats the same mask with fresh weights."""
+    """Says in one sentence what a weight lottery found: whether the ticket beats the same mask with fresh weights."""
     overall = Paired(**document["all_rounds"]["ticket_minus_fresh"])
     what = f"over {document['num_rounds']} round(s), ticket − fresh is {overall} points of top-1"
     if overall.low is None or overall.high is None:

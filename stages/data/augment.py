@@ -1,4 +1,4 @@
-"""What is drawn for a view: its crop, its colours, and patches that are erased from it. timm's and torchvision's parts.
+"""Draws of a view: its crop, its colours, and patches that are erased from it. timm's and torchvision's parts.
 
 Every draw takes names (seed, key, view, …) and depends on them alone.
 """
@@ -85,12 +85,12 @@ def _auto_augment(spec: str, mean: list[float]) -> Callable[[Image.Image], Image
 
 
 def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
-    """timm's operation, but for magnitude 10, where it asks for 0 bits: Pillow refuses that (and once gave black)."""
+    """Posterizes as timm does, but for magnitude 10: it asks for 0 bits, which Pillow refuses (and once gave black)."""
     return image if bits >= 8 else ImageOps.posterize(image, max(1, bits))
 
 
 def draw_flip(share: float, *names: object) -> bool:
-    """Whether a view is mirrored."""
+    """Draws whether a view is mirrored."""
     return share > 0 and bool(generator_of(*names, "flip").random() < share)
 
 

@@ -1,4 +1,4 @@
-"""How many samples each shard holds: from the ticket store that knows the shards, else from the shards themselves."""
+"""Numbers of samples by shard: from the ticket store that knows the shards, else from the shards themselves."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class PolicyViews:
 
 
 class ViewDrawer:
-    """All views of an image, as stage one selects for them: drawn by a policy, or the centre view without one."""
+    """Drawer of all views of an image, as stage one selects for them: by a policy, or the centre view without one."""
 
     def __init__(self, policy: Policy | None, view: View, *, image_px: int, num_views: int, seed: int) -> None:
         self.num_views = num_views

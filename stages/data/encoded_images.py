@@ -21,7 +21,7 @@ class EncodedImages(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> RawSample:
-        """One image, its key, and its label, -1 where it has none."""
+        """Reads one image, its key, and its label, -1 where it has none."""
 
 
 def encoded_images(images: Any, *, key: str | None = None, image: str = "image", label: str = "label") -> EncodedImages:
@@ -58,6 +58,7 @@ class FolderImages:
         return len(self._samples)
 
     def read(self, index: int) -> RawSample:
+        """Reads the file of one image, as it is."""
         path, label = self._samples[index]
         assert self.keys is not None
         return RawSample(shard=self.name, key=self.keys[index], image=Path(path).read_bytes(), label=label)
@@ -81,6 +82,11 @@ class HubImages:
         return len(self._rows)
 
     def read(self, index: int) -> RawSample:
+        """Reads one row.
+
+        Raises:
+            SampleError: it has no image.
+        """
         row = self._rows[index]
         file, key = row[self._image], f"row {index}" if self.keys is None else self.keys[index]
         if file is None or (file["bytes"] is None and file["path"] is None):
@@ -102,5 +108,6 @@ class TripleImages:
         return len(self._triples)
 
     def read(self, index: int) -> RawSample:
+        """Reads one triple."""
         key, image, label = self._triples[index]
         return RawSample(shard=self.name, key=key, image=image, label=label)

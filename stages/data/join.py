@@ -30,7 +30,7 @@ LOOKUP_WINDOW = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinConfig:
-    """What to read of the store, and what to do with samples that do not fit it."""
+    """Options of a join: what to read of the store, and what to do with samples that do not fit it."""
 
     store: str
     ranks: bool = False
@@ -43,7 +43,7 @@ class JoinConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ticket:
-    """What the store holds of one sample. Letters: V views, W ticket bytes, P patches, k classes per patch."""
+    """Entry of the store for one sample. Letters: V views, W ticket bytes, P patches, k classes per patch."""
 
     packed: Packed  # [V, W]
     ranks: Ranks | None = None  # [V, P]
@@ -54,7 +54,7 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Slice:
-    """Some rows of the store, by key."""
+    """Rows of the store, some of them, by key."""
 
     index: dict[str, int]
     digests: np.ndarray

@@ -29,7 +29,7 @@ from .shards import RawSample, Shard, iter_samples
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredBatch:
-    """Some images of shard number `index`, in its order; `last` marks the shard's end."""
+    """Batch of images of shard number `index`, in its order; `last` marks the shard's end."""
 
     index: int
     images: list[Tensor]  # B of uint8 [V, channels, H, W]

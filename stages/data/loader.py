@@ -47,7 +47,7 @@ def _leave_interrupts_to_the_parent(_: int) -> None:
 
 
 def iterate(dataset: IterableDataset[Any], num_workers: int, *, pin_memory: bool = False) -> Iterator[Any]:
-    """What the data set yields, from workers or (0) from this process.
+    """Yields what the data set yields, from workers or (0) from this process.
 
     Raises:
         DatalttError: what the data set yielded as a `Failure`.

@@ -21,7 +21,7 @@ from .shards import IMAGE_EXTENSIONS, METADATA_NAME
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedSample:
-    """One sample ready to be written. `extension` is one of IMAGE_EXTENSIONS, without the dot."""
+    """Sample ready to be written. `extension` is one of IMAGE_EXTENSIONS, without the dot."""
 
     key: str
     image: bytes
@@ -31,7 +31,7 @@ class EncodedSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackSummary:
-    """What was written."""
+    """Summary of the shards that were written."""
 
     shards: list[str]
     num_samples: int

@@ -1,4 +1,4 @@
-"""Which patches of a shown view are kept: every patch gets a score, and the K highest stay.
+"""Choice of the kept patches of a shown view: every patch gets a score, and the K highest stay.
 
 Letters: V views, P patches of the grid, K kept patches.
 """

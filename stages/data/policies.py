@@ -26,7 +26,7 @@ _PROBE_PX = 48
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How a view is drawn: crop box, mirroring, colours.
+    """Rules by which a view is drawn: crop box, mirroring, colours.
 
     `crop_scale` (share of the image's area) and `crop_ratio` (width over height) are RandomResizedCrop's; without them
     the view is the whole image, squeezed into a square. `augment` leaves the patch grid in place.
@@ -80,7 +80,7 @@ def policy_of(name: str, *, min_crop: float | None = None) -> Policy:
 
 
 def describe(policy: Policy, view: View, seed: int) -> dict[str, Any]:
-    """What a manifest says of how its views were drawn."""
+    """Describes, for a manifest, how its views were drawn."""
     return {
         "name": policy.name,
         "version": policy.version,
@@ -152,7 +152,7 @@ def _libraries() -> dict[str, str]:
 
 
 def _differences(theirs: Any) -> str:
-    """Which library versions differ, for people."""
+    """Lists library versions that differ, for people."""
     theirs, ours = theirs if isinstance(theirs, dict) else {}, _libraries()
     # Somebody else's text: a version is short and has no control characters.
     named = {k: v if isinstance(v, str) and v.isprintable() and len(v) < 40 else "unknown" for k, v in theirs.items()}

@@ -26,7 +26,7 @@ from .shards import Shard, iter_samples
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewBatch:
-    """Some samples of one shard, in its order; `last` marks the shard's end."""
+    """Batch of samples of one shard, in its order; `last` marks the shard's end."""
 
     index: int
     images: list[Tensor]  # B of uint8 [V, channels, H, W]

@@ -39,7 +39,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawSample:
-    """One sample as it stands in its shard; nothing is decoded. `label` is -1 where there is no .cls file."""
+    """Sample as it stands in its shard; nothing is decoded. `label` is -1 where there is no .cls file."""
 
     shard: str
     key: str
@@ -62,7 +62,7 @@ def given_shards(spec: str | None) -> str:
 
 
 def is_url(spec: str) -> bool:
-    """Whether this is opened by its scheme (https:, s3:, pipe:, hf:, …) rather than as a local file."""
+    """Tells whether this is opened by its scheme (https:, s3:, pipe:, hf:, …) rather than as a local file."""
     return ":" in spec.split("/")[0] and not Path(spec).exists()
 
 
@@ -121,7 +121,7 @@ def stored_shards(store: str, manifest: Manifest, given: str | None = None) -> l
 
 
 def listed_classes(shards: Sequence[Shard]) -> int | None:
-    """How many classes the classes.json beside local shards lists; None if there is none.
+    """Counts the classes that the classes.json beside local shards lists; None if there is none.
 
     Raises:
         OptionError: it lists nothing.
@@ -161,7 +161,7 @@ class _StrictTarInfo(tarfile.TarInfo):
 
 
 def iter_samples(shard: Shard) -> Iterator[RawSample]:
-    """All samples of a shard in its own order.
+    """Yields all samples of a shard in its own order.
 
     Raises:
         ShardError: the shard cannot be opened, is not a tar, or is cut off.
@@ -241,7 +241,7 @@ def _unreadable(shard: Shard, error: Exception) -> ShardError:
 
 
 def count_samples(shard: Shard, excluding: Set[str] = frozenset()) -> int:
-    """How many samples a shard has: from tar headers alone where it is a local file, else by reading it.
+    """Counts the samples of a shard: from tar headers alone where it is a local file, else by reading it.
 
     Args:
         excluding: keys that do not count.

@@ -38,7 +38,7 @@ from .view_modes import ViewShower
 
 
 class Batch(NamedTuple):
-    """What a model is given. `num_skipped` counts samples that were left out, as the user asked, before this batch."""
+    """Inputs of a model. `num_skipped` counts samples that were left out, as the user asked, before this batch."""
 
     images: Tensor  # uint8 [B, channels, H, W]
     labels: Tensor  # int64 [B]
@@ -61,7 +61,7 @@ class _Shown(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamConfig:
-    """What to stream, and which patches of each image to keep."""
+    """Options of a stream: what to read, and which patches of each image to keep."""
 
     shards: tuple[CountedShard, ...]
     view: View
@@ -89,12 +89,13 @@ class StreamConfig:
 
     @property
     def num_samples(self) -> int:
+        """Number of samples of all shards."""
         return sum(s.num_samples for s in self.shards)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamPosition:
-    """Which part of which epoch: set anew for every epoch, and for the step to resume at."""
+    """Position in a run, by epoch and part of it: set anew for every epoch, and for the step to resume at."""
 
     epoch: int = 0
     first_step: int = 0
@@ -125,7 +126,7 @@ class SampleStream(IterableDataset[Any]):
 
 
 class StreamWorker:
-    """One worker's share of one epoch.
+    """Share of one worker in one epoch.
 
     Attributes:
         worker: whose share it is: of `num_workers`, this one's steps are `worker`, `worker + num_workers`, …
@@ -162,7 +163,7 @@ class StreamWorker:
         )
 
     def _join_config(self, join: JoinConfig) -> JoinConfig:
-        """What this epoch reads of the store."""
+        """Options of this epoch's join: what it reads of the store."""
         join = replace(join, token_labels=self.config.token_labels)
         if self.config.view_mode == "replay":
             return replace(join, geometry=True, views=range(self._view_number, self._view_number + 1))
@@ -178,6 +179,7 @@ class StreamWorker:
 
     @property
     def num_done(self) -> int:
+        """Number of batches of this share that were given before `position.first_step`."""
         return sum(1 for s in self._steps if s < self.position.first_step)
 
     def batches(self, num_done: int | None = None) -> Iterator[Batch]:
@@ -301,12 +303,12 @@ class StreamWorker:
         return _Shown(key=sample.key, image=pixels, label=sample.label, scores=scores, token_labels=labels)
 
     def _full_batches(self, samples: Iterator[_Shown]) -> Iterator[Batch]:
-        """Each batch as soon as it is full."""
+        """Yields each batch as soon as it is full."""
         while len(batch := list(itertools.islice(samples, self.config.batch_size))) == self.config.batch_size:
             yield self._collate(batch)
 
     def _all_batches(self, samples: Iterator[_Shown]) -> Iterator[Batch]:
-        """Every sample; the last batch is made when none is left, so that it reports all that were skipped."""
+        """Yields every sample; the last batch is made when none is left, so that it reports all that were skipped."""
         batch: list[_Shown] = []
         for sample in samples:
             if len(batch) == self.config.batch_size:

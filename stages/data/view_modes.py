@@ -1,4 +1,4 @@
-"""What a student is shown of an image: a replayed view, a fresh crop, or the centre view."""
+"""Views of an image that a student is shown: a replayed view, a fresh crop, or the centre view."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many patches stay after each drop block, and which blocks those are. Source: Shen et al. 2023, section 3.2."""
+"""Numbers of patches that stay after each drop block, and those blocks. Source: Shen et al. 2023, section 3.2."""
 
 from __future__ import annotations
 

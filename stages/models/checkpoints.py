@@ -38,7 +38,7 @@ TRAINING_STATE = frozenset({"step", "steps_per_epoch", "optimizer", "scheduler",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointInfo:
-    """What a student's weights are of. `protocol` and `top1` say by which validation, and how well, they did."""
+    """Origin of a student's weights. `protocol` and `top1` say by which validation, and how well, they did."""
 
     model: str
     num_classes: int
@@ -66,7 +66,7 @@ def save_weights(path: Path, weights: Mapping[str, torch.Tensor], info: Checkpoi
 
 
 def read_info(path: Path) -> CheckpointInfo | None:
-    """What a weights file says it is of; None if it is not one that dataltt wrote.
+    """Reads what a weights file says it is of; None if it is not one that dataltt wrote.
 
     Raises:
         CheckpointError: the header is damaged.

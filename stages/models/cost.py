@@ -1,4 +1,4 @@
-"""What a forward pass costs, counted while it runs: multiply-adds of matrix products, convolutions and attention."""
+"""Cost of a forward pass, counted while it runs: multiply-adds of matrix products, convolutions and attention."""
 
 from __future__ import annotations
 

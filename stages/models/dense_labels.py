@@ -28,7 +28,7 @@ _Layout = Literal["tokens", "NCHW", "NHWC"]
 
 
 class InputFormat(NamedTuple):
-    """What a network's images are like, as timm records it: height and width in pixels, and one mean and std per
+    """Format of a network's images, as timm records it: height and width in pixels, and one mean and std per
     channel of values in [0, 1]."""
 
     size_px: tuple[int, int]
@@ -61,6 +61,7 @@ class DenseLabeller(nn.Module):
 
     @property
     def input_format(self) -> InputFormat:
+        """Format of the network's images."""
         config = resolve_model_data_config(self.net)
         _, height, width = config["input_size"]
         return InputFormat((height, width), list(config["mean"]), list(config["std"]))

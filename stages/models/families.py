@@ -1,4 +1,4 @@
-"""Which kinds of network can be students, and how tickets reach each: one list, one way in."""
+"""Kinds of network that can be students, and how tickets reach each: one list, one way in."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def family_of(name: str) -> Family:
 
 
 def resolve_input(name: str, patch_input: PatchInput | None) -> PatchInput | None:
-    """How patches reach this model: as asked, else its family's usual way; None where kept tokens are gathered.
+    """Resolves how patches reach this model: as asked, else the family's way; None where kept tokens are gathered.
 
     Raises:
         OptionError: the family does not have it.

@@ -46,7 +46,7 @@ class ConvStem(nn.Module):
         return tokens
 
     def features(self, images: Tensor) -> Tensor:
-        """What the last convolution sees, float [B, 64, H / 2, W / 2]."""
+        """Input of the last convolution, float [B, 64, H / 2, W / 2]."""
         x = self.relu(self.bn1(self.conv1(images)))
         x = self.relu(self.bn2(self.conv2(x)))
         out: Tensor = self.relu(self.bn3(self.conv3(x)))
@@ -61,6 +61,7 @@ class ResidualScale(nn.Module):
         self.skip_lam = skip_lam
 
     def forward(self, x: Tensor) -> Tensor:
+        """Divides x, float of any shape, by `skip_lam`."""
         return x / self.skip_lam
 
 

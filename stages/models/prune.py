@@ -1,4 +1,4 @@
-"""Any plain timm ViT, given kept patches: the same network, with a forward pass that takes `keep_indices`.
+"""Kept patches for any plain timm ViT: the same network, with a forward pass that takes `keep_indices`.
 
 Letters: B batch, P patches of the grid, K kept patches, T prefix tokens, C channels, p patch side in pixels.
 """

@@ -25,7 +25,7 @@ from .student import Geometry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelEntry:
-    """What a name stands for: a timm model, or (with `build`) a network of our own, of the family of `module`."""
+    """Model that a name stands for: timm's, or (with `build`) a network of our own, of the family of `module`."""
 
     timm_name: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -254,7 +254,7 @@ def load_vit(
 
 
 def num_classes_in(weights: Mapping[str, torch.Tensor]) -> int | None:
-    """How many classes a state dict's head has; None if it has none under a name that timm uses."""
+    """Counts the classes of a state dict's head; None if it has none under a name that timm uses."""
     heads = (weights.get(name) for name in ("head.weight", "head.fc.weight", "fc.weight"))
     return next((len(head) for head in heads if head is not None), None)
 

@@ -108,5 +108,5 @@ def _attend(attn: Attention, normed_rows: Tensor, normed: Tensor, key: Tensor) -
 
 
 def is_supported_block(block: nn.Module) -> bool:
-    """Whether a block is timm's plain pre-norm block with ungated attention, which `TicketSelector` takes apart."""
+    """Tells whether a block is timm's plain pre-norm one with ungated attention, which `TicketSelector` takes apart."""
     return type(block) is Block and type(block.attn) is Attention and getattr(block.attn, "gate", None) is None

@@ -1,4 +1,4 @@
-"""What every student is: a network, the grid its tickets lie on, and a forward pass that takes kept patches.
+"""Students: a network, the grid its tickets lie on, and a forward pass that takes kept patches.
 
 Letters: B batch, P patches of the grid, K kept patches, C classes.
 """
@@ -29,11 +29,12 @@ class Geometry:
 
     @property
     def num_patches(self) -> int:
+        """Number of patches of the grid, P."""
         return self.grid[0] * self.grid[1]
 
 
 class TokenLogits(NamedTuple):
-    """What a student with an auxiliary head gives in training."""
+    """Output of a student with an auxiliary head in training."""
 
     image: Tensor  # float [B, C]
     tokens: Tensor  # float [B, K, C], in the order of keep_indices
@@ -73,7 +74,7 @@ class Student(nn.Module, ABC):
         """
 
     def begin_step(self, epochs: float) -> None:
-        """Training is about to make a step; `epochs` are done, in full and in part."""
+        """Takes notice that training is about to make a step; `epochs` are done, in full and in part."""
 
     def order_patches(self, images: Tensor, num_keep: int) -> Tensor:
         """The network's own tickets: patches from most to least informative to it, int64 [B, P].
@@ -86,7 +87,7 @@ class Student(nn.Module, ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """How tickets reach one kind of network. Another kind is a file with another of these, listed in families.py."""
+    """Family of networks, and how tickets reach it. Another is a file with another of these, listed in families.py."""
 
     name: str
     modules: frozenset[str]  # timm's modules (or dataltt's own names) whose networks these are

@@ -32,6 +32,14 @@ class SmallDenseSwin(Student):
         self.fixed_num_keep = num_keep
 
     def forward(self, images: Tensor, keep_indices: Tensor | None = None) -> Tensor:
+        """Class logits float [B, classes] of normalised images float [B, channels, H, W], from their kept patches.
+
+        Args:
+            keep_indices: int64 [B, K], the kept patches; None for all, where the network is built for all.
+
+        Raises:
+            ModelError: K is not the number that the network is built for.
+        """
         num_keep = self.geometry.num_patches if keep_indices is None else keep_indices.shape[1]
         if num_keep != self.fixed_num_keep:
             raise ModelError(f"this Swin is built for {self.fixed_num_keep} packed patches, not {num_keep}")

@@ -17,11 +17,14 @@ PATCH_PX = 16  # of the selectors whose tickets such networks are given
 
 
 class ZeroedStudent(Student):
-    """Any image classifier, given images in which every other patch is zero (after normalising: the mean colour)."""
+    """Wraps an image classifier, given images with every other patch zero (after normalising: the mean colour)."""
 
     saves_compute = False
 
     def forward(self, images: Tensor, keep_indices: Tensor | None = None) -> Tensor:
+        """Class logits float [B, classes] of normalised images float [B, channels, H, W] with all but `keep_indices`
+        zero: int64 [B, K]; None for images as they are.
+        """
         if keep_indices is not None:
             images = zero_patches(images, keep_indices, self.geometry.grid)
         logits: Tensor = self.net(images)

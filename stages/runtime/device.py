@@ -7,7 +7,7 @@ from typing import Any
 
 
 def device_name(device: Any) -> str:
-    """What the figures were measured on."""
+    """Name of the device that figures were measured on."""
     import torch
 
     if device.type == "cuda":

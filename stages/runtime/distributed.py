@@ -1,4 +1,4 @@
-"""One process or many under torchrun: who we are, which device is ours, and waiting for the others."""
+"""Processes, one or many under torchrun: who we are, which device is ours, and waiting for the others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TIMEOUT = datetime.timedelta(days=2)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """This process among `world_size`, of which `local_world_size` run on this machine; its model is on `device`."""
+    """Process among `world_size`, of which `local_world_size` run on this machine; its model is on `device`."""
 
     rank: int
     world_size: int
@@ -28,6 +28,7 @@ class Process:
 
     @property
     def is_main(self) -> bool:
+        """Tells whether this is rank 0."""
         return self.rank == 0
 
     def barrier(self) -> None:
@@ -68,12 +69,12 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def is_main_process() -> bool:
-    """Whether this is rank 0, or the only process: the one that speaks."""
+    """Tells whether this is rank 0, or the only process: the one that speaks."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
 def rank_and_world_size() -> tuple[int, int]:
-    """Which process this is of how many: as torch's process group says, else as torchrun's environment does."""
+    """Returns which process this is of how many: as torch's process group says, else as torchrun's environment does."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

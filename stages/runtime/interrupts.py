@@ -1,4 +1,4 @@
-"""Ending a long run between two steps, when a person (Ctrl-C) or a scheduler (SIGTERM) asks for it."""
+"""End of a long run between two steps, when a person (Ctrl-C) or a scheduler (SIGTERM) asks for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Whether somebody asked to stop. The first request is remembered; a second one acts as it always did."""
+    """Request to stop, if somebody made one. The first is remembered; a second one acts as it always did."""
 
     def __init__(self) -> None:
         self.is_made = False

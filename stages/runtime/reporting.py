@@ -1,4 +1,4 @@
-"""How the stages say what they are doing, without knowing who listens (a terminal, a log file, a test)."""
+"""Reports of what the stages are doing, without knowing who listens (a terminal, a log file, a test)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ class Reporter(Protocol):
     """Receives progress and messages; pipeline/progress.py has those that print."""
 
     def start(self, name: str, total: int | None, unit: str) -> None:
-        """A piece of work begins; any earlier one has ended."""
+        """Begins a piece of work; any earlier one has ended."""
 
     def advance(self, amount: int, note: str = "") -> None:
-        """`amount` more units are done; `note` is a short figure to show beside them."""
+        """Counts `amount` more units as done; `note` is a short figure to show beside them."""
 
     def expect(self, total: int) -> None:
-        """A better guess of how many units there are in all."""
+        """Takes a better guess of how many units there are in all."""
 
     def finish(self) -> None:
-        """The piece of work has ended."""
+        """Ends the piece of work."""
 
     def message(self, text: str) -> None:
-        """Something that should stay on the screen."""
+        """Says something that should stay on the screen."""
 
 
 class SilentReporter:

@@ -26,7 +26,7 @@ MAX_VIEWS = 4096  # what a manifest may say
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrawnViewOptions(Group):
-    """Which views of an image tickets are selected for."""
+    """Options of the views of an image that tickets are selected for."""
 
     panel: ClassVar[str] = "Views"
 

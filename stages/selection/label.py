@@ -136,7 +136,7 @@ def load_labeller(config: LabelConfig, reporter: Reporter) -> DenseLabeller:
 
 
 def _policy(config: LabelConfig, manifest: Manifest) -> Policy | None:
-    """What the store's views were drawn by; None for the centre view."""
+    """Policy that drew the store's views; None for the centre view."""
     if manifest.view.kind == "center":
         return None
     allow = config.on_other_pixels == "allow"
@@ -188,7 +188,7 @@ def _labeller(config: LabelConfig, model: DenseLabeller) -> Labeller:
 
 
 def _plan(manifest: Manifest, labeller: Labeller, config: LabelConfig) -> dict[str, Any]:
-    """What the parts are parts of: a labelling goes on only if all of this is the same."""
+    """Plan of a labelling, which its parts belong to: it goes on only if all of this is the same."""
     plan = {k: v for k, v in asdict(labeller).items() if k != "created"}
     plan["store"] = unlabelled_digest(manifest)
     plan["on_changed_image"], plan["on_other_pixels"] = config.on_changed_image, config.on_other_pixels

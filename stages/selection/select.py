@@ -133,7 +133,7 @@ def _shard_batches(
 
 
 def _num_views(config: SelectConfig, policy: Policy | None) -> int:
-    """How many views each image has.
+    """Number of views of each image.
 
     Raises:
         OptionError: views that would be alike, or none.
@@ -189,12 +189,12 @@ def _store_spec(
 
 
 def _dataset_name(shard: Shard) -> str:
-    """What the shards' names have in common: imagenet-train-000017.tar is of imagenet-train."""
+    """Common part of the shards' names: imagenet-train-000017.tar is of imagenet-train."""
     return shard.name.rsplit(".", 1)[0].rstrip("0123456789-_") or shard.name
 
 
 def _plan(spec: StoreSpec, shards: Sequence[Shard], config: SelectConfig) -> dict[str, Any]:
-    """What the parts are parts of: a selection goes on only if all of this is the same."""
+    """Plan of a selection, which its parts belong to: it goes on only if all of this is the same."""
     plan = asdict(spec)
     stats = [None if is_url(s.url) else Path(s.url).stat() for s in shards]
     plan["shards"] = [

@@ -1,4 +1,4 @@
-"""Whether shards hold the images that a store's tickets are of."""
+"""Check that shards hold the images that a store's tickets are of."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class StudentOptions(Group):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe(Group):
-    """How a network is trained. Defaults: DeiT's."""
+    """Options of how a network is trained. Defaults: DeiT's."""
 
     panel: ClassVar[str] = "Recipe (defaults: DeiT's)"
 
@@ -108,7 +108,7 @@ class Recipe(Group):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewOptions(Group):
-    """Which view of an image a student is shown, and in which colours."""
+    """Options of the view of an image that a student is shown, and its colours."""
 
     panel: ClassVar[str] = "Views (defaults: DeiT's)"
 
@@ -151,13 +151,13 @@ class MixingOptions(Group):
 
     @property
     def is_on(self) -> bool:
-        """Whether any batch is mixed."""
+        """Tells whether any batch is mixed."""
         return self.mix_prob > 0 and (self.mixup > 0 or self.cutmix > 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogOptions(Group):
-    """What is written down how often."""
+    """Options of what is written down how often."""
 
     panel: ClassVar[str] = "Logging and checkpoints"
 
@@ -325,7 +325,7 @@ def check_options(config: TrainConfig) -> None:
 
 
 def protocol_of(config: TrainConfig) -> EvalProtocol | None:
-    """How to validate: as asked, else on what (a), (b) and (c) of the paper are tested on; None without shards."""
+    """Protocol of validation: as asked, else what (a), (b) and (c) of the paper are tested on; None without shards."""
     if config.data.val_shards is None or config.test is not None:
         return config.test if config.data.val_shards is not None else None
     if config.control == "dense":

@@ -1,4 +1,4 @@
-"""Which views of a store's images a training loop of one's own is shown."""
+"""Views of a store's images that a training loop of one's own is shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .view_plan import ViewPlan, plan_views
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopViews:
-    """What is asked for. None: what `dataltt train` would show of this store.
+    """Views that are asked for. None: what `dataltt train` would show of this store.
 
     `training`: mirrored and coloured; else the centre view as it is.
     """
@@ -31,7 +31,7 @@ class LoopViews:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownViews:
-    """What is shown: `augment` is of static views, `policy` of replayed and warped ones."""
+    """Views that are shown: `augment` is of static views, `policy` of replayed and warped ones."""
 
     mode: ViewMode = "static"
     augment: AugmentConfig | None = None

@@ -26,7 +26,7 @@ from .config import MixingOptions
 
 
 class Mix(NamedTuple):
-    """How a batch is mixed: pixels keep `lam` of themselves (Mixup), or give up `box` (CutMix). λ in [0, 1]."""
+    """Draw of how a batch is mixed: pixels keep `lam` of themselves (Mixup), or give up `box` (CutMix). λ in [0, 1]."""
 
     lam: float = 1.0
     box: Box | None = None

@@ -1,4 +1,4 @@
-"""What follows from a training configuration (shards, student, streams, steps), checked before anything is written."""
+"""Plan of a run: shards, student, streams and steps that follow from its configuration, checked before any writing."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _workers(config: TrainConfig) -> int | None:
 
 
 def _epochs(config: TrainConfig, name: str, manifest: Manifest | None, reporter: Reporter) -> int:
-    """As asked, else the family's; more of them where they are to make up for the patches left out."""
+    """Epochs as asked, else the family's; more of them where they are to make up for the patches left out."""
     epochs = family_of(name).epochs if config.recipe.epochs is None else config.recipe.epochs
     if not config.match_tokens:
         return epochs
@@ -160,7 +160,7 @@ def _student(config: TrainConfig, name: str, manifest: Manifest | None, reporter
 def _token_labels(
     config: TrainConfig, manifest: Manifest | None, views: ViewPlan, shards: list[Shard]
 ) -> TokenTargets | None:
-    """Where a student with an auxiliary head has its targets from.
+    """Resolves where a student with an auxiliary head has its targets from.
 
     Raises:
         OptionError, TicketMismatchError: they are not to be had, or belong to something else.
@@ -298,7 +298,7 @@ def _training_shards(config: TrainConfig, manifest: Manifest | None) -> list[Sha
 
 
 def _num_classes(config: TrainConfig, store: TicketStore | None, shards: list[Shard]) -> int:
-    """As asked, else of the classes.json beside the shards, else the highest label in the store plus one."""
+    """Number of classes: as asked, else by classes.json beside the shards, else the highest stored label plus one."""
     if config.data.num_classes is not None:
         return config.data.num_classes
     listed = listed_classes(shards)

@@ -39,7 +39,7 @@ class RunLog:
         self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=first_step or None)
 
     def write(self, step: int, epoch: int, values: Mapping[str, Any]) -> None:
-        """One line: step, epoch, and the values; numbers go to TensorBoard as well."""
+        """Writes one line: step, epoch, and the values; numbers go to TensorBoard as well."""
         self._file.write(json.dumps({"step": step, "epoch": epoch, **values}) + "\n")
         self._file.flush()
         if self._writer is not None:

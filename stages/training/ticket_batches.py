@@ -30,7 +30,7 @@ _ANY_CLASS = 2**31
 
 
 class TicketBatch(NamedTuple):
-    """One batch.
+    """Batch of images with their kept patches.
 
     Attributes:
         images: uint8 [B, channels, H, W]; `TicketBatches.normalize` makes them what a network takes.
@@ -94,6 +94,7 @@ class TicketBatches(IterableDataset[TicketBatch]):
 
     @property
     def epoch(self) -> int:
+        """Epoch that the next pass shows."""
         return int(self._start[0])
 
     def __len__(self) -> int:
@@ -117,7 +118,7 @@ class TicketBatches(IterableDataset[TicketBatch]):
         return self._latest
 
     def state_dict(self) -> dict[str, int]:
-        """Where the latest pass of this process stands."""
+        """Returns where the latest pass of this process stands."""
         return self._latest.state_dict() if self._latest is not None else {"epoch": self.epoch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -138,7 +139,7 @@ class TicketBatches(IterableDataset[TicketBatch]):
 
 
 class _Pass(Iterator[TicketBatch]):
-    """One worker's pass over its share of an epoch. It knows its state, as torchdata's StatefulDataLoader asks."""
+    """Pass of one worker over its share of an epoch. It knows its state, as torchdata's StatefulDataLoader asks."""
 
     def __init__(self, config: StreamConfig, position: StreamPosition) -> None:
         info = get_worker_info()

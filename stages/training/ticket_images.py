@@ -39,7 +39,7 @@ from .loop_views import LoopViews, ShownViews, shown_views
 
 
 class TicketSample(NamedTuple):
-    """One sample; torch's loaders make batches of the same names.
+    """Sample with its kept patches; torch's loaders make batches of the same names.
 
     Attributes:
         image: uint8 [channels, H, W], the view that the ticket is of.
@@ -128,6 +128,7 @@ class TicketImages(Dataset[TicketSample]):
 
     @property
     def epoch(self) -> int:
+        """Epoch whose views are shown."""
         return int(self._epoch)
 
     def __len__(self) -> int:
@@ -171,7 +172,7 @@ class TicketImages(Dataset[TicketSample]):
         )
 
     def _number(self) -> int:
-        """Which of the replayed views this epoch shows."""
+        """Number of the replayed view that this epoch shows."""
         return self.epoch % self._views.num_views
 
     def _tickets(self) -> _Loaded:
@@ -217,7 +218,7 @@ def _geometry(store: TicketStore, rows: Any, views: slice) -> tuple[Box, npt.NDA
 
 
 def _gather(read: Any, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    """What `read` gives for rows in any order, more than once too; Zarr reads increasing ones."""
+    """Gathers what `read` gives for rows in any order, more than once too; Zarr reads increasing ones."""
     unique, places = np.unique(rows, return_inverse=True)
     is_run = len(unique) and unique[-1] - unique[0] + 1 == len(unique)
     found: npt.NDArray[Any] = read(range(int(unique[0]), int(unique[-1]) + 1) if is_run else unique)

@@ -29,7 +29,7 @@ class TokenTargets(NamedTuple):
 
 
 def image_targets(labels: Tensor, num_patches: int) -> TokenTargets:
-    """Where there are no token labels: the image's label for each of its patches."""
+    """Targets where there are no token labels: the image's label for each of its patches."""
     ids = labels[:, None, None].expand(-1, num_patches, 1)
     return TokenTargets(ids, torch.ones(ids.shape, device=labels.device))
 

@@ -49,7 +49,7 @@ from .run_log import RunLog
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
-    """What came of a run. `validation` is the last one, `best_top1` the best, both by `protocol`."""
+    """Result of a run. `validation` is the last one, `best_top1` the best, both by `protocol`."""
 
     run: str
     step: int
@@ -90,7 +90,7 @@ def train(
 
 
 class _Trainer:
-    """One run under way."""
+    """Run under way."""
 
     def __init__(self, plan: RunPlan, process: Process, reporter: Reporter, asked: Group, command: str) -> None:
         self.process, self.reporter, self.out = process, reporter, plan.out

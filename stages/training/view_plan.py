@@ -1,4 +1,4 @@
-"""Which views a run shows, from what is asked for and what the store has."""
+"""Views that a run shows, from what is asked for and what the store has."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _policy_name(manifest: Manifest | None) -> str | None:
 
 
 def _holds(manifest: Manifest) -> str:
-    """What views a store holds, for error messages."""
+    """Names the views that a store holds, for error messages."""
     views = f"{manifest.num_views} view{'s' if manifest.num_views > 1 else ''}"
     if manifest.view.kind == "center":
         return f"{views} (centre)"

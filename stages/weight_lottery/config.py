@@ -1,4 +1,4 @@
-"""What a weight lottery is asked to do, and what all of its runs share; numbers that cannot be meant are refused."""
+"""Options of a weight lottery, and what all of its runs share; numbers that cannot be meant are refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Scope = Literal["global", "layer"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruningOptions(Group):
-    """How weights are pruned, round by round."""
+    """Options of how weights are pruned, round by round."""
 
     panel: ClassVar[str] = "Pruning"
 
@@ -41,7 +41,7 @@ Seeds = Annotated[tuple[int, ...], Option(help="Seeds, e.g. 0,1,2.", parser=whol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LotteryConfig:
-    """What a weight lottery is made of.
+    """Configuration of a weight lottery.
 
     Attributes:
         train: how to train, on all patches; its folder and seed are filled in, and nothing is validated.
@@ -76,6 +76,15 @@ def check_lottery(config: LotteryConfig) -> None:
 
 
 def check_rounds(config: LotteryConfig, counts: list[int], num_steps: int) -> None:
+    """Refuses rounds that prune nothing or everything, and a rewind step beyond the run.
+
+    Args:
+        counts: weights that remain after rounds 0, 1, …
+        num_steps: steps of a run.
+
+    Raises:
+        OptionError: the numbers cannot be meant.
+    """
     if config.pruning.rewind_step >= num_steps:
         raise OptionError(
             f"`rewind_step={config.pruning.rewind_step}` should be less than the {num_steps} steps of a run; lower it"
@@ -88,13 +97,14 @@ def check_rounds(config: LotteryConfig, counts: list[int], num_steps: int) -> No
 
 
 def saved_lottery(out: Path) -> dict[str, Any]:
+    """Reads the options that the lottery in a folder recorded; empty if there is none."""
     path = out / LOTTERY_CONFIG_FILE
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return found
 
 
 def shared_config(config: LotteryConfig, plan: RunPlan, world_size: int) -> dict[str, Any]:
-    """Everything that the numbers depend on, beside rounds and seeds, of which there may come more."""
+    """Returns everything that the numbers depend on, beside rounds and seeds, of which there may come more."""
     shared = [d.name for d in options_of(TrainConfig) if d.option.on_resume not in ("free", "unrecorded")]
     resolved = plan.config.flat()
     found = {name: resolved[name] for name in shared if name != "seed"}

@@ -72,12 +72,12 @@ def random_mask(mask: Mask, *names: object) -> dict[str, Tensor]:
 
 
 def num_remaining(mask: Mask) -> int:
-    """How many weights a mask keeps."""
+    """Counts the weights that a mask keeps."""
     return sum(int(kept.sum()) for kept in mask.values())
 
 
 def remaining_counts(sizes: Sequence[int], *, rate: float, rounds: int, scope: Scope) -> list[int]:
-    """How many weights `next_mask` leaves after rounds 0, 1, … of layers of these sizes."""
+    """Counts the weights that `next_mask` leaves after rounds 0, 1, … of layers of these sizes."""
     left = [sum(sizes)] if scope == "global" else list(sizes)
     counts = [sum(left)]
     for _ in range(rounds):

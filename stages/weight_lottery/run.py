@@ -73,7 +73,7 @@ _WEIGHTS_FILE = "model.safetensors"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LotteryRun:
-    """How one run did."""
+    """Result of one run."""
 
     arm: LotteryArm
     round: int
@@ -83,7 +83,7 @@ class LotteryRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LotteryResult:
-    """All runs. `num_remaining` weights by round, from 0 on; `train` has every default filled in."""
+    """Results of all runs. `num_remaining` weights by round, from 0 on; `train` has every default filled in."""
 
     runs: list[LotteryRun]
     num_remaining: list[int]
@@ -167,7 +167,7 @@ class _Lottery:
     def _arms(
         self, mask: Mask, early: Path | None, seed: int, number: int
     ) -> dict[LotteryArm, Callable[[Student], Student]]:
-        """How to prepare the student of each arm; it comes with the initial weights of the seed."""
+        """Preparation of the student of each arm; it comes with the initial weights of the seed."""
 
         def rewound(student: Student) -> Student:
             if early is not None:

@@ -40,7 +40,7 @@ _PRINTABLE = st.text(st.characters(exclude_categories=("C", "Z"), include_charac
         ('`name="it\'s"` is taken', "--name 'it'\"'\"'s' is taken"),
         ("`name='\\x1b[2J'` is taken", "--name ''\"'\"'\\x1b[2J'\"'\"'' is taken"),
         ("exactly one of `ratio` and `keep_rate`", "exactly one of --ratio and --keep-rate"),
-        ("a`b: pass `shards`", "a`b: give --shards"),
+        ("a`b: pass `shards`", "a`b: pass --shards"),
     ],
 )
 def test_options_become_flags(said: str, shown: str) -> None:
