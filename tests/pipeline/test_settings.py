@@ -258,7 +258,7 @@ def test_a_file_that_is_broken_does_not_spoil_the_help() -> None:
         ("[train]\nrecipe = 1", "[train]: 'recipe' is a group of options; write it as a table"),
         ("[train]\nlr = 1\n[train.recipe]\nlr = 1", "'lr' stands there twice; keep one"),
         ("[train]\nbatch_size = 1\nbatch-size = 2", "'batch-size' stands there twice; keep one"),
-        ("[trian]\nlr = 1", "there is no command 'trian'; did you mean 'train'?"),
+        ("[trayn]\nlr = 1", "there is no command 'trayn'; did you mean 'train'?"),
         ("lr = 1", "there is no command 'lr'"),
         ("train = 1", "is not as it should be: train should be a table, [train]"),
         ("[fit_selector]\n[fit-selector]", "[fit-selector] stands there twice, with - and with _; keep one"),
