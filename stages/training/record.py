@@ -5,6 +5,7 @@ OUT/config.json holds
   command     whose run it is
   options     as they were given, in their groups: a configuration file that gives them again
   resolved    the options of training with every default filled in
+  folder      the working directory, which relative paths count from
   world_size  processes
   changes     what was changed when the run went on, and at which step
 """
@@ -37,6 +38,7 @@ class RunRecord:
     options: dict[str, Any]
     resolved: dict[str, Any]
     world_size: int
+    folder: str = ""
     changes: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -46,8 +48,9 @@ def new_record(asked: Group, resolved: TrainConfig, *, command: str, world_size:
         dataltt=tool_version(),
         command=command,
         options=_recorded(asked),
-        resolved=_recorded(resolved, is_resolved=True),
+        resolved=_recorded(resolved),
         world_size=world_size,
+        folder=os.getcwd(),
     )
 
 
@@ -85,7 +88,7 @@ def resume_run(run: Path, record: RunRecord, config: type[TrainConfig], *, step:
         raise OptionError(
             f"{run} ran on {saved.world_size} process(es), and these are {record.world_size}; start as many"
         )
-    changed = list(_differences(saved.resolved, record.resolved, config))
+    changed = list(_differences(saved, record.resolved, config))
     refused = [c for c in changed if not _may_change(*c, any_skipped=any_skipped)]
     if refused:
         listed = ", ".join(f"{d.name} was {was!r} and is {now!r}" for d, was, now in refused)
@@ -134,24 +137,21 @@ def recorded_option(record: RunRecord, name: str) -> Any:
     return _value(record.resolved, declared)
 
 
-def _recorded(config: Group, *, is_resolved: bool = False) -> dict[str, Any]:
-    """The options of a run as JSON types, without those that are about one call; resolved, paths are absolute."""
+def _recorded(config: Group) -> dict[str, Any]:
+    """The options of a run as JSON types, without those that are about one call."""
     document = config.to_json()
     for d in options_of(type(config)):
-        table = functools.reduce(lambda table, group: table[group], d.groups, document)
         if d.option.on_resume == "unrecorded":
-            del table[d.name]
-        elif is_resolved and _is_place(d):
-            table[d.name] = _absolute(table[d.name])
+            del functools.reduce(lambda table, group: table[group], d.groups, document)[d.name]
     return document
 
 
 def _differences(
-    saved: dict[str, Any], given: dict[str, Any], config: type[TrainConfig]
+    saved: RunRecord, given: dict[str, Any], config: type[TrainConfig]
 ) -> Iterator[tuple[Declared, Any, Any]]:
     for d in options_of(config):
-        was, now = _value(saved, d), _value(given, d)
-        if d.option.on_resume != "unrecorded" and was != now and not _same_place(d, was, now):
+        was, now = _value(saved.resolved, d), _value(given, d)
+        if d.option.on_resume != "unrecorded" and was != now and not _same_place(d, was, now, saved.folder):
             yield d, was, now
 
 
@@ -172,16 +172,11 @@ def _is_place(declared: Declared) -> bool:
     return declared.option.on_resume in ("place", "added") and not is_choice
 
 
-def _absolute(place: Any) -> Any:
-    """A path from the root, since a run may go on from another working directory; a URL as it is."""
-    return str(Path(place).absolute()) if isinstance(place, str) and ":" not in place else place
-
-
-def _same_place(declared: Declared, was: Any, now: Any) -> bool:
-    """Whether two paths or URLs lead to the same, however they are spelt."""
+def _same_place(declared: Declared, was: Any, now: Any, folder: str) -> bool:
+    """Whether two paths lead to the same, however they are spelt; what was counts from the folder of that call."""
     if not _is_place(declared) or not isinstance(was, str) or not isinstance(now, str):
         return False
-    return os.path.realpath(was) == os.path.realpath(now)
+    return os.path.realpath(os.path.join(folder, was)) == os.path.realpath(now)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

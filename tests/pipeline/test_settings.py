@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from dataltt.stages.training.config import TrainConfig
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ..helpers import CliResult, run_cli
+from ..helpers import CliResult, run_cli, run_process
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 
@@ -216,6 +217,25 @@ def test_calls_from_python_read_no_file(monkeypatch: pytest.MonkeyPatch) -> None
     assert select.flat()["shards"] is None
 
 
+_WITHOUT_TORCH = """
+import sys
+from dataltt.pipeline.cli import app
+try:
+    app(["train", "--config", "config.json", "--print-config"])
+except SystemExit as stop:
+    assert not stop.code
+heavy = {"torch", "timm", "torchvision", "zarr", "pyarrow", "webdataset", "matplotlib", "numpy"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_reading_files_imports_nothing_heavy() -> None:
+    _write(json.dumps(_record()), "config.json")
+    result = run_process([sys.executable, "-c", _WITHOUT_TORCH])
+    assert (result.code, result.err) == (0, "")
+    assert "lr = 0.1  # config.json\n" in result.out
+
+
 def test_a_file_that_is_broken_does_not_spoil_the_help() -> None:
     _write("[data")
     assert run_cli("train", "--help").code == 0
@@ -238,7 +258,7 @@ def test_a_file_that_is_broken_does_not_spoil_the_help() -> None:
         ("[train]\nrecipe = 1", "[train]: 'recipe' is a group of options; write it as a table"),
         ("[train]\nlr = 1\n[train.recipe]\nlr = 1", "'lr' stands there twice; keep one"),
         ("[train]\nbatch_size = 1\nbatch-size = 2", "'batch-size' stands there twice; keep one"),
-        ("[trian]\nlr = 1", "there is no command 'trian'; did you mean 'train'?"),
+        ("[trayn]\nlr = 1", "there is no command 'trayn'; did you mean 'train'?"),
         ("lr = 1", "there is no command 'lr'"),
         ("train = 1", "is not as it should be: train should be a table, [train]"),
         ("[fit_selector]\n[fit-selector]", "[fit-selector] stands there twice, with - and with _; keep one"),

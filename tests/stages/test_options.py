@@ -122,8 +122,8 @@ def test_refusals(options: dict[str, Any], said: str) -> None:
 
 def test_but_refuses_as_well() -> None:
     config = Outer.of(source="a")
-    with pytest.raises(OptionError, match="Outer has no option 'sise'; did you mean 'size'"):
-        config.but(sise=1)
+    with pytest.raises(OptionError, match="Outer has no option 'sizes'; did you mean 'size'"):
+        config.but(sizes=1)
     with pytest.raises(OptionError, match="`share=2` should be above 0 and at most 1"):
         config.but(share=2)
 
