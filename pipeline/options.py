@@ -1,7 +1,7 @@
 """Configs as typer commands: an option per field, panels per group, configuration files, --print-config and --json.
 
-Where a value comes from, the later over the earlier: defaults, ./dataltt.toml, `--config FILE`, the record of a run
-that goes on, the environment, the command line.
+Where a value comes from, the later over the earlier: defaults, ./dataltt.toml, the record of a run that goes on,
+`--config FILE`, the environment, the command line.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Setting:
 
 
 def project_settings(command: str, config: type[Group], commands: Collection[str]) -> dict[str, Setting]:
-    """What ./dataltt.toml says of a command's options: its own table, and [data].
+    """Reads what ./dataltt.toml says of a command's options: its own table, and [data].
 
     Raises:
         OptionError: the file cannot be read, or names something that there is not.
@@ -37,7 +37,7 @@ def project_settings(command: str, config: type[Group], commands: Collection[str
 
 
 def file_settings(path: Path, command: str, config: type[Group], commands: Collection[str]) -> dict[str, Setting]:
-    """What a file given by --config says: TOML with a command's options, or a run's record (config.json).
+    """Reads a file given by --config: TOML with a command's options, or a run's record (config.json).
 
     Raises:
         OptionError: it cannot be read, is of another command, or names something that there is not.
@@ -126,7 +126,7 @@ def _settings(
 
 
 def _unknown(config: type[Group], command: str, table: tuple[str, ...], key: str, value: Any) -> str:
-    """What to say of a key that is no option."""
+    """Sentence about a key that is no option."""
     groups = {d.groups[len(table)] for d in options_of(config) if d.groups[: len(table)] == table != d.groups}
     if key in groups:
         return f"{key!r} is a group of options; write it as a table"

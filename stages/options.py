@@ -288,7 +288,7 @@ def _check_bounds(name: str, value: float, o: Option) -> None:
 
 
 def parsed_value(name: str, value: Any, option: Option) -> Any:
-    """What an option's parser makes of its value on the command line or in a file.
+    """Parses an option's value as it stands on the command line or in a file.
 
     Raises:
         OptionError: nothing.

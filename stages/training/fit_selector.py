@@ -184,7 +184,7 @@ def _preparation(
     pretrained: Mapping[str, Tensor] | None,
     reporter: Reporter,
 ) -> Callable[[Student], Student]:
-    """How the student of the run comes to drop tokens."""
+    """Makes the function that lets the run's student drop tokens."""
 
     def prepare(student: Student) -> Student:
         vit = cast(VisionTransformer, student.net)

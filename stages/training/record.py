@@ -31,7 +31,7 @@ RECORD_FILE = "config.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """What a run writes down of its options."""
+    """Options of a run as it writes them down."""
 
     dataltt: str
     command: str
@@ -167,13 +167,13 @@ def _may_change(declared: Declared, was: Any, now: Any, *, any_skipped: bool) ->
 
 
 def _is_place(declared: Declared) -> bool:
-    """Whether an option is a path or URL."""
+    """Tells whether an option is a path or URL."""
     is_choice = any(get_origin(kind) is Literal for kind in (declared.kind, *get_args(declared.kind)))
     return declared.option.on_resume in ("place", "added") and not is_choice
 
 
 def _same_place(declared: Declared, was: Any, now: Any, folder: str) -> bool:
-    """Whether two paths lead to the same, however they are spelt; what was counts from the folder of that call."""
+    """Tells whether two paths lead to the same, however they are spelt; what was counts from the folder of that call."""
     if not _is_place(declared) or not isinstance(was, str) or not isinstance(now, str):
         return False
     return os.path.realpath(os.path.join(folder, was)) == os.path.realpath(now)
