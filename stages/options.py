@@ -291,7 +291,7 @@ def parsed_value(name: str, value: Any, option: Option) -> Any:
     """Parses an option's value as it stands on the command line or in a file.
 
     Raises:
-        OptionError: nothing.
+        OptionError: it cannot be parsed.
     """
     if option.parser is None or value is None:
         return value

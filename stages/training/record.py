@@ -173,7 +173,7 @@ def _is_place(declared: Declared) -> bool:
 
 
 def _same_place(declared: Declared, was: Any, now: Any, folder: str) -> bool:
-    """Tells whether two paths lead to the same, however they are spelt; what was counts from the folder of that call."""
+    """Tells whether two paths lead to the same, however they are spelt; `was` counts from the folder of that call."""
     if not _is_place(declared) or not isinstance(was, str) or not isinstance(now, str):
         return False
     return os.path.realpath(os.path.join(folder, was)) == os.path.realpath(now)
