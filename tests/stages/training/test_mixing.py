@@ -606,5 +606,5 @@ def test_numbers_that_no_distribution_has(replayed: SmallStore, tmp_path: Path, 
 @pytest.mark.parametrize("name", ["mix_prob", "mix_switch"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_probabilities_out_of_range(replayed: SmallStore, tmp_path: Path, name: str, value: float) -> None:
-    with pytest.raises(OptionError, match=f"`{name}=.*` should (lie between 0 and 1|be a number)"):
+    with pytest.raises(OptionError, match=f"`{name}=.*` should (lie between 0 and 1|be a finite number)"):
         _train(replayed, tmp_path / "run", **{name: value})
