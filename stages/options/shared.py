@@ -1,0 +1,133 @@
+"""Options that several commands take: sets of choices, single options, and groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from .declaration import Group
+from .values import Option, whole_numbers
+
+# ---- Choices. One name each, here and in every signature.
+
+Subset = Literal["ticket", "random", "fixed-random", "inverse", "dense"]
+EvalProtocol = Literal["ticket", "random", "dense", "own"]  # `own`: patches that the student's own attention chooses
+ViewMode = Literal["static", "replay", "warp"]
+PatchInput = Literal["zero", "small-dense"]
+TokenTargets = Literal["store", "image"]
+Precision = Literal["fp32", "bf16"]
+ErrorOrSkip = Literal["error", "skip"]
+ErrorOrAllow = Literal["error", "allow"]
+
+# ---- Single options that several commands take
+
+OnBadImage = Annotated[
+    ErrorOrSkip,
+    Option(help="An image that cannot be decoded: stop, or count and leave it out.", on_resume="unskipped"),
+]
+OnChangedImage = Annotated[
+    ErrorOrAllow,
+    Option(
+        help="An image with other bytes than its ticket was made from: stop, or allow re-encoded copies.",
+        on_resume="free",
+    ),
+]
+OnOtherPixels = Annotated[
+    ErrorOrAllow,
+    Option(
+        help="Stored views that this installation's libraries draw otherwise: stop, or allow other colours.",
+        on_resume="free",
+    ),
+]
+Shards = Annotated[
+    str | None,
+    Option(
+        help="WebDataset shards: braces or a glob (in quotes), or a URL. Default: $DATALTT_SHARDS, else [data] shards "
+        "in dataltt.toml.",
+        is_common=True,
+        variable="DATALTT_SHARDS",
+        on_resume="place",
+    ),
+]
+Seed = Annotated[int, Option(help="Seed of all random draws.")]
+Checkpoint = Annotated[
+    Path | None,
+    Option(
+        help="Weights (.safetensors or .pth), or a run's folder (of fit-selector, train). Default: timm's pretrained "
+        "ones.",
+        is_common=True,
+        on_resume="place",
+    ),
+]
+Overwrite = Annotated[bool, Option(help="Replace what an earlier call made.")]
+MinCrop = Annotated[
+    float | None,
+    Option(help="Smallest crop, as a share of the image's area. Default: the policy's.", above=0, max=1),
+]
+
+# ---- Groups that several commands take
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeOptions(Group):
+    """Options of where and how fast a command runs."""
+
+    panel: ClassVar[str] = "Runtime"
+
+    workers: Annotated[
+        int | None, Option(help="Loader processes. Default: this process's share of the cores, at most 8.", min=0)
+    ] = None
+    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:N or mps.", on_resume="free")] = "auto"
+    precision: Annotated[Precision, Option(help="Arithmetic of the forward pass; bf16 is faster, and rounds.")] = "fp32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinOptions(Group):
+    """Options of what to do with samples that do not fit the ticket store."""
+
+    panel: ClassVar[str] = "Joining tickets"
+
+    on_missing_ticket: Annotated[
+        ErrorOrSkip,
+        Option(help="A sample without a ticket: stop, or count and leave it out.", on_resume="unskipped"),
+    ] = "error"
+    on_changed_image: OnChangedImage = "error"
+    recount: Annotated[
+        bool,
+        Option(help="Count the samples of each shard instead of trusting the store.", on_resume="free"),
+    ] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CascadeOptions(Group):
+    """Options of how many patches a selector keeps, and where it drops the others: one of `ratio`, `keep_rate`."""
+
+    panel: ClassVar[str] = "Patches kept"
+
+    ratio: Annotated[float | None, Option(help="Final share of patches kept, in (0, 1].", is_common=True)] = None
+    keep_rate: Annotated[
+        float | None, Option(help="Or: share kept at each drop block, as upstream.", is_common=True)
+    ] = None
+    drop_blocks: Annotated[
+        tuple[int, ...] | None,
+        Option(
+            help="Zero-based blocks that drop patches, e.g. 3,6,9 (the default of 12 blocks).",
+            parser=whole_numbers,
+            metavar="N,N,…",
+        ),
+    ] = None
+
+    @property
+    def spelled(self) -> str:
+        """Spells those that are given as messages spell options."""
+        given = [*self._dials(), ("drop_blocks", self.drop_blocks)]
+        return " ".join(f"`{name}={value!r}`" for name, value in given if value is not None)
+
+    @property
+    def as_word(self) -> str:
+        """The dial's number, for the names of files."""
+        return "".join(f"{value:g}" for _, value in self._dials() if value is not None)
+
+    def _dials(self) -> tuple[tuple[str, float | None], ...]:
+        return ("ratio", self.ratio), ("keep_rate", self.keep_rate)
