@@ -154,4 +154,4 @@ def _setting(value: Any, declared: Declared, path: Path) -> Setting:
         parsed = parsed_value(declared.name, value, declared.option)
         return Setting(value=checked_value(declared.name, parsed, declared.kind, declared.option), source=str(path))
     except OptionError as error:
-        raise OptionError(f"{path}: {error}") from None
+        raise OptionError(f"{path}: {str(error).replace('`', '')}") from None  # a key of the file, no flag

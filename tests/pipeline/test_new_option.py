@@ -81,7 +81,7 @@ def test_it_is_checked_in_a_file(call: Callable[..., CliResult]) -> None:
     Path("dataltt.toml").write_text("[train.recipe]\nsharpness = 10\n", encoding="utf-8")
     result = call()
     assert result.code == 1
-    assert result.err == "dataltt: dataltt.toml: --sharpness 10 should lie between 0 and 9\n"
+    assert result.err == "dataltt: dataltt.toml: sharpness=10 should lie between 0 and 9\n"
     assert call("--config", "run/config.json").code == 1
     assert not Path("run").exists()
 

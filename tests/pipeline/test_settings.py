@@ -263,15 +263,15 @@ def test_a_file_that_is_broken_does_not_spoil_the_help() -> None:
         ("train = 1", "is not as it should be: train should be a table, [train]"),
         ("[fit_selector]\n[fit-selector]", "[fit-selector] stands there twice, with - and with _; keep one"),
         ("[data]\nshard = 'a'", "[data]: there is no 'shard'; it holds shards alone"),
-        ("[train]\nlr = 'x'", "--lr x should be a number"),
-        ("[train]\nlr = -1", "--lr -1 should be at least 0"),
-        ("[train]\nlr = inf", "--lr inf should be a finite number"),
-        ("[train]\nbatch_size = 1.5", "--batch-size 1.5 should be a whole number"),
-        ("[train]\ncompile = 1", "--compile 1 should be true or false"),
-        ("[train]\nmin_crop = 0", "--min-crop 0 should be above 0 and at most 1"),
-        ("[train]\ntickets = 3", "--tickets 3 should be text"),
-        ("[train]\nopt = 'adam'", "--opt adam should be one of adamw, sgd; did you mean 'adamw'?"),
-        ("[train.recipe.lr]", "--lr '{}' should be a number"),
+        ("[train]\nlr = 'x'", "lr='x' should be a number"),
+        ("[train]\nlr = -1", "lr=-1 should be at least 0"),
+        ("[train]\nlr = inf", "lr=inf should be a finite number"),
+        ("[train]\nbatch_size = 1.5", "batch_size=1.5 should be a whole number"),
+        ("[train]\ncompile = 1", "compile=1 should be true or false"),
+        ("[train]\nmin_crop = 0", "min_crop=0 should be above 0 and at most 1"),
+        ("[train]\ntickets = 3", "tickets=3 should be text"),
+        ("[train]\nopt = 'adam'", "opt='adam' should be one of adamw, sgd; did you mean 'adamw'?"),
+        ("[train.recipe.lr]", "lr={} should be a number"),
     ],
 )
 def test_refusals(text: str, said: str) -> None:
@@ -287,7 +287,7 @@ def test_refusals(text: str, said: str) -> None:
         ("[recipe]\nlrr = 1", "mine.toml, [recipe]: dataltt train has no option 'lrr'; did you mean 'lr'?"),
         ("[mixing]\nlr = 1", "mine.toml, [mixing]: 'lr' does not stand in this table; put it into [recipe]"),
         ("[data]\nshards = 'a'", "mine.toml, [data]: 'shards' does not stand in this table; put it before all tables"),
-        ("lr = -1", "mine.toml: --lr -1 should be at least 0"),
+        ("lr = -1", "mine.toml: lr=-1 should be at least 0"),
         # A table of a command makes it a file like dataltt.toml.
         ("lr = 1\n[train]", "mine.toml: there is no command 'lr'"),
         ("[recipe]\nlr = 1\n[train]", "mine.toml: there is no command 'recipe'"),
@@ -303,7 +303,7 @@ def test_lists_that_are_none(value: str) -> None:
     _write(f"[select.cascade]\ndrop_blocks = {value}")
     result = run_cli("select", "--model", "deit_s", "--print-config")
     assert (result.code, result.out) == (1, "")
-    assert result.err.startswith("dataltt: dataltt.toml: --drop-blocks ")
+    assert result.err.startswith("dataltt: dataltt.toml: drop_blocks=")
     assert result.err.endswith(" should be whole numbers such as 3,6,9\n")
 
 
@@ -355,8 +355,8 @@ def test_a_record_may_say_that_there_is_no_value_where_the_default_has_one() -> 
         (_record(options=[]), "config.json is not the record of a run ("),
         (_record(more=1), "config.json is not the record of a run ("),
         (_record(options={"recipe": {"lrr": 1}}), "config.json, [options.recipe]: dataltt train has no option 'lrr'; "),
-        (_record(options={"recipe": {"lr": -1}}), "config.json: --lr -1 should be at least 0"),
-        (_record(options={"recipe": {"lr": None}}), "config.json: --lr None should be a number"),
+        (_record(options={"recipe": {"lr": -1}}), "config.json: lr=-1 should be at least 0"),
+        (_record(options={"recipe": {"lr": None}}), "config.json: lr=None should be a number"),
     ],
 )
 def test_records_that_are_refused(document: Any, said: str) -> None:
