@@ -18,6 +18,13 @@ def default_drop_blocks(depth: int) -> tuple[int, ...]:
     return blocks
 
 
+def drop_blocks_of(cascade: CascadeOptions, depth: int, usual: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    """Drop blocks as asked for, else the `usual` ones of a model, else those that follow from its depth."""
+    if cascade.drop_blocks is not None:
+        return cascade.drop_blocks
+    return usual or default_drop_blocks(depth)
+
+
 def keep_counts(num_patches: int, cascade: CascadeOptions, num_stages: int = NUM_STAGES) -> tuple[int, ...]:
     """Patches kept after each drop block, from exactly one of two dials.
 

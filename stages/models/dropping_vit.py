@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ...artifacts_schema import ModelError
 from ..options import CascadeOptions
-from .cascade import default_drop_blocks, keep_counts
+from .cascade import drop_blocks_of, keep_counts
 from .registry import geometry_of
 from .selector import _cls_attention, _project
 from .student import Student
@@ -50,9 +50,8 @@ class DroppingViT(Student):
         shrink_epochs: float = 0,
     ) -> None:
         super().__init__(vit, geometry_of(vit, name))
-        depth, blocks = len(vit.blocks), cascade.drop_blocks
-        self.drop_blocks = default_drop_blocks(depth) if blocks is None else blocks
-        check_drop_blocks(self.drop_blocks, depth, name)
+        self.drop_blocks = drop_blocks_of(cascade, len(vit.blocks))
+        check_drop_blocks(self.drop_blocks, len(vit.blocks), name)
         self.keep_counts = self._counts(cascade)
         self._cascade, self._shrink_epochs = cascade, shrink_epochs
         self._training_counts = self.counts_after(0)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...artifacts_schema import OptionError, View
 from ..data.images import center_crop, normalize, to_tensor
-from ..models.cascade import default_drop_blocks, keep_counts
+from ..models.cascade import drop_blocks_of, keep_counts
 from ..models.checkpoints import find_weights
 from ..models.dropping_vit import check_drop_blocks
 from ..models.registry import center_view_of, check_plain_vit, entry_of, geometry_of, load_vit
@@ -84,11 +84,13 @@ def tickets_for(
     """
     if batch_size < 1:
         raise OptionError(f"`batch_size` {batch_size} should be at least 1")
-    cascade = CascadeOptions(ratio=ratio, keep_rate=keep_rate)
+    blocks = None if drop_blocks is None else tuple(drop_blocks)
+    cascade = CascadeOptions(ratio=ratio, keep_rate=keep_rate, drop_blocks=blocks)
     keep_counts(1, cascade)  # cheap checks come before the model is loaded
     pictures = _pictures(images)
     vit, name = _vit(model, checkpoint, device)
-    blocks = tuple(drop_blocks or _drop_blocks(model, vit))
+    usual = entry_of(model).drop_blocks if isinstance(model, str) else None
+    blocks = drop_blocks_of(cascade, len(vit.blocks), usual)
     check_drop_blocks(blocks, len(vit.blocks), name)
     geometry = geometry_of(vit, name)
     counts = keep_counts(geometry.num_patches, cascade, len(blocks))
@@ -130,11 +132,6 @@ def _vit(model: str | nn.Module, checkpoint: str | Path | None, device: str) -> 
         raise OptionError("`checkpoint` is for a model that is given by name; load it into the ViT, or leave it out")
     check_plain_vit(model, "the ViT")
     return cast(VisionTransformer, model), "the ViT"
-
-
-def _drop_blocks(model: str | nn.Module, vit: VisionTransformer) -> Sequence[int]:
-    known = entry_of(model).drop_blocks if isinstance(model, str) else None
-    return known or default_drop_blocks(len(vit.blocks))
 
 
 def _views(pictures: Sequence[Image.Image], view: View, geometry: Geometry) -> Tensor:

@@ -33,7 +33,7 @@ from ..data.images import normalize
 from ..data.policies import POLICIES, Policy, describe, policy_of
 from ..data.selection_stream import ShardBatches, ViewBatch
 from ..data.shards import Shard, absolute_spec, given_shards, is_url, resolve_shards
-from ..models.cascade import default_drop_blocks, keep_counts
+from ..models.cascade import drop_blocks_of, keep_counts
 from ..models.checkpoints import SELECTOR_FILE, find_weights, read_info
 from ..models.registry import canonical_name, center_view_of, entry_of, geometry_of, load_vit, weights_sha256
 from ..models.selector import TicketSelector
@@ -155,7 +155,7 @@ def _store_spec(
 ) -> StoreSpec:
     geometry = geometry_of(model, config.model)
     c = config.cascade
-    blocks = c.drop_blocks or entry_of(config.model).drop_blocks or default_drop_blocks(len(model.blocks))
+    blocks = drop_blocks_of(c, len(model.blocks), entry_of(config.model).drop_blocks)
     num_patches = geometry.grid[0] * geometry.grid[1]
     counts = keep_counts(num_patches, c, len(blocks))
     selector = Selector(

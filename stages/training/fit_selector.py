@@ -21,7 +21,7 @@ from torch import Tensor
 from ...artifacts_schema import CheckpointError, OptionError
 from ...artifacts_schema.files import write_atomically
 from ..data.shards import given_shards
-from ..models.cascade import default_drop_blocks, keep_counts
+from ..models.cascade import drop_blocks_of, keep_counts
 from ..models.checkpoints import SELECTOR_FILE, latest_checkpoint
 from ..models.dropping_vit import DroppingViT, check_drop_blocks
 from ..models.families import family_of
@@ -135,9 +135,7 @@ def _fitted(config: FitSelectorConfig) -> tuple[FittedSelector, int]:
     """
     vit = create_vit(config.model)
     depth, num_patches = len(vit.blocks), geometry_of(vit, config.model).num_patches
-    blocks = config.cascade.drop_blocks
-    if blocks is None:
-        blocks = entry_of(config.model).drop_blocks or default_drop_blocks(depth)
+    blocks = drop_blocks_of(config.cascade, depth, entry_of(config.model).drop_blocks)
     check_drop_blocks(blocks, depth, config.model)
     fitted = FittedSelector(
         model=canonical_name(config.model),

@@ -11,7 +11,7 @@ import torch
 from dataltt.artifacts_schema import ModelError, OptionError
 from dataltt.stages.data.images import center_crop, decode_image, normalize, to_tensor
 from dataltt.stages.data.shards import RawSample
-from dataltt.stages.models.cascade import default_drop_blocks, keep_counts
+from dataltt.stages.models.cascade import default_drop_blocks, drop_blocks_of, keep_counts
 from dataltt.stages.models.registry import (
     ALIASES,
     canonical_name,
@@ -363,3 +363,11 @@ def test_names_of_aliases() -> None:
     assert canonical_name("vit_fashion") == "vit_fashion"
     geometry = geometry_of(create_vit("vit_fashion"), "vit_fashion")
     assert (geometry.grid, geometry.patch_px, geometry.image_px, geometry.mode) == ((7, 7), 4, 28, "L")
+
+
+def test_drop_blocks_are_those_asked_for_else_the_models_else_by_depth() -> None:
+    asked = CascadeOptions(drop_blocks=(2, 4))
+    assert drop_blocks_of(asked, 12, (1, 3, 5)) == (2, 4)
+    assert drop_blocks_of(CascadeOptions(), 12, (1, 3, 5)) == (1, 3, 5)
+    assert drop_blocks_of(CascadeOptions(), 12) == (3, 6, 9)
+    assert drop_blocks_of(CascadeOptions(drop_blocks=()), 12) == ()  # for the selector to refuse
