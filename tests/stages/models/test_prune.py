@@ -193,6 +193,9 @@ half = slice(2 * torch.distributed.get_rank(), 2 * torch.distributed.get_rank() 
 net(data["images"][half], data["keep"][half]).square().mean().backward()
 if torch.distributed.get_rank() == 0:
     torch.save({n: p.grad for n, p in net.module.named_parameters()}, sys.argv[2])
+# gloo may abort a process that leaves while the other still talks to it, or whose reducer outlives the group.
+torch.distributed.barrier()
+del net
 torch.distributed.destroy_process_group()
 """
 

@@ -242,6 +242,7 @@ def main():
     torch.distributed.all_gather_object(everyone, keys)
     if torch.distributed.get_rank() == 0:
         json.dump(everyone, open(sys.argv[3], "w"))
+    torch.distributed.barrier()  # neither leaves while the other still talks to it
     torch.distributed.destroy_process_group()
 
 if __name__ == "__main__":
