@@ -1,0 +1,104 @@
+"""Samples of a run: its shards, compared with the store before any weight is made, for training and for validating."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...artifacts_schema import Manifest, OptionError, TicketStore
+from ..data.comparing import Comparison, compare_or_count
+from ..data.join import JoinConfig
+from ..data.shards import Shard, resolve_shards, stored_shards
+from ..options import EvalProtocol
+from ..runtime.reporting import Reporter
+from .classes import check_labels, check_validation_classes
+from .config import TrainConfig
+from .evaluate import compare_for_testing
+from .view_plan import ViewPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSamples:
+    """Samples to train on, and to validate on if there are any, each with its tickets where they are needed."""
+
+    join: JoinConfig | None
+    training: Comparison
+    validation: Comparison | None
+
+    def to_json(self) -> dict[str, Any]:
+        """What the record of a run says of them; nothing where no ticket is needed."""
+        return {} if self.join is None else self.training.to_json()
+
+
+def training_shards(config: TrainConfig, manifest: Manifest | None) -> list[Shard]:
+    """The shards asked for, else those that the store was made from.
+
+    Raises:
+        ShardError, OptionError: they are not there, or not said.
+    """
+    if manifest is not None and config.tickets is not None:
+        return stored_shards(config.tickets, manifest, config.shards)
+    if config.shards is None:
+        raise OptionError("`control='dense'` without `tickets`: which shards? give `shards`")
+    return resolve_shards(config.shards)
+
+
+def samples_of_run(
+    config: TrainConfig,
+    views: ViewPlan | None,
+    protocol: EvalProtocol | None,
+    store: TicketStore | None,
+    shards: list[Shard],
+    reporter: Reporter,
+    *,
+    classes_asked: int | None,
+    any_labels: bool,
+) -> RunSamples:
+    """Compares a run's shards with its stores.
+
+    Args:
+        views: None without a store.
+        classes_asked: the number of classes that was given, if any.
+        any_labels: do not look at labels.
+
+    Raises:
+        DatalttError: samples without tickets, shards that cannot be read, or labels of other classes.
+    """
+    join = None if store is None or views is None else _join(config, views, store.manifest)
+    training = compare_or_count(shards, store, join, reporter, recount=config.joins.recount)
+    if not any_labels:
+        assert config.data.num_classes is not None
+        check_labels(config.data.num_classes, training, store)
+    return RunSamples(join=join, training=training, validation=_validation(config, protocol, reporter, classes_asked))
+
+
+def _join(config: TrainConfig, views: ViewPlan, manifest: Manifest) -> JoinConfig | None:
+    """Options of the join.
+
+    Controls need no tickets; where samples without one are left out, they are shown what the tickets' run is shown.
+    """
+    c, of_tickets = config, config.control in ("ticket", "inverse")
+    skips = c.joins.on_missing_ticket == "skip"
+    if not (of_tickets or skips or views.mode == "replay" or c.student.token_labels == "store"):
+        return None
+    assert c.tickets is not None
+    mixes = c.mixing.is_on and manifest.has_ranks
+    return JoinConfig(
+        store=c.tickets,
+        ranks=of_tickets and (c.control == "inverse" or views.mode == "warp" or mixes),
+        token_labels=c.student.token_labels == "store",
+        on_missing_ticket=c.joins.on_missing_ticket,
+        on_changed_image=c.joins.on_changed_image,
+    )
+
+
+def _validation(
+    config: TrainConfig, protocol: EvalProtocol | None, reporter: Reporter, classes_asked: int | None
+) -> Comparison | None:
+    if config.data.val_shards is None or protocol is None:
+        return None
+    assert config.data.num_classes is not None
+    shards = resolve_shards(config.data.val_shards)
+    check_validation_classes(config.data.num_classes, classes_asked, shards)
+    subset = "dense" if protocol == "own" else protocol
+    return compare_for_testing(shards, config.val_tickets, subset=subset, joins=config.joins, reporter=reporter)
