@@ -70,7 +70,7 @@ class Comparison:
         return sum(s.num_missing for s in self.shards)
 
     def sentences(self) -> list[str]:
-        """What a user should know of it, if there is anything."""
+        """Sentences for the user, if there is anything to know."""
         said = []
         if self.missing:
             said.append(f"{self.counts()}; those are left out, as asked")
@@ -87,7 +87,7 @@ class Comparison:
         return said
 
     def counts(self) -> str:
-        """How many samples have tickets, and which shards lack them."""
+        """Says how many samples have tickets, and which shards lack them."""
         lacking = ", ".join(f"{lack.num_samples} of {lack.shard}" for lack in self.missing[:_SHOWN])
         more = f" and of {len(self.missing) - _SHOWN} more shard(s)" if len(self.missing) > _SHOWN else ""
         known = f"{self.num_joined} of {self.num_joined + self.num_missing} samples have tickets"
@@ -95,7 +95,7 @@ class Comparison:
         return f"{known}, without are {lacking}{more}" + (ambiguous if self.num_ambiguous else "")
 
     def to_json(self) -> dict[str, Any]:
-        """What the record of a run says of its samples."""
+        """Counts for the record of a run."""
         return {
             "in_shards": self.num_joined + self.num_missing,
             "with_tickets": self.num_joined,

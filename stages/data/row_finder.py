@@ -19,7 +19,7 @@ CHANGED = -3  # the key is there, and was of another image
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FoundRows:
-    """What a store has of n samples.
+    """Rows that a store has of n samples.
 
     Attributes:
         rows: int64 [n]; MISSING, AMBIGUOUS or CHANGED where there is no ticket.

@@ -129,7 +129,7 @@ def _save(path: Path, index: ShardIndex) -> None:
 
 def _load(path: Path) -> ShardIndex | None:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             keys = decode_strings(arrays["key_data"], arrays["key_offsets"])
             digests, labels, num_bytes = arrays["digests"], arrays["labels"], int(arrays["num_bytes"])
     except _UNREADABLE:

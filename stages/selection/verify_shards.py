@@ -22,7 +22,7 @@ _NAMED = 3
 
 @dataclass(kw_only=True)
 class _Findings:
-    """What was found so far. `num_met`: int64 [R], how many images of the shards each ticket is of, by key."""
+    """Findings so far. `num_met`: int64 [R], how many images of the shards each ticket is of, by key."""
 
     num_met: npt.NDArray[np.int64]
     is_joined: npt.NDArray[np.bool_]
@@ -102,7 +102,7 @@ def _count(findings: _Findings, store: TicketStore, shards: Sequence[Shard]) -> 
         if rows and len(left):
             key = keys_at(store, left[:1] + rows.start)[0]
             f.wrong.append(
-                f"{shard.name}: {len(left)} of {len(rows)} tickets have no image in the shards, such as {key!r}'s"
+                f"{shard.name}: {len(left)} of {len(rows)} tickets have no image in the shards, such as that of {key!r}"
             )
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...artifacts_schema import Manifest, OptionError, TicketStore
+from ...artifacts_schema import Manifest, OptionError, TicketStore, read_manifest
 from ..data.comparing import Comparison, compare_or_count
 from ..data.join import JoinConfig
 from ..data.shards import Shard, resolve_shards, stored_shards
+from ..models.student import Geometry
 from ..options import EvalProtocol
 from ..runtime.reporting import Reporter
 from .classes import check_labels, check_validation_classes
 from .config import TrainConfig
-from .evaluate import compare_for_testing
+from .evaluate import check_tickets, compare_for_testing
 from .view_plan import ViewPlan
 
 
@@ -26,7 +27,7 @@ class RunSamples:
     validation: Comparison | None
 
     def to_json(self) -> dict[str, Any]:
-        """What the record of a run says of them; nothing where no ticket is needed."""
+        """Counts for the record of a run; none where no ticket is needed."""
         return {} if self.join is None else self.training.to_json()
 
 
@@ -69,7 +70,9 @@ def samples_of_run(
     if not any_labels:
         assert config.data.num_classes is not None
         check_labels(config.data.num_classes, training, store)
-    return RunSamples(join=join, training=training, validation=_validation(config, protocol, reporter, classes_asked))
+    manifest = None if store is None else store.manifest
+    validation = _validation(config, manifest, protocol, reporter, classes_asked)
+    return RunSamples(join=join, training=training, validation=validation)
 
 
 def _join(config: TrainConfig, views: ViewPlan, manifest: Manifest) -> JoinConfig | None:
@@ -93,12 +96,31 @@ def _join(config: TrainConfig, views: ViewPlan, manifest: Manifest) -> JoinConfi
 
 
 def _validation(
-    config: TrainConfig, protocol: EvalProtocol | None, reporter: Reporter, classes_asked: int | None
+    config: TrainConfig,
+    manifest: Manifest | None,
+    protocol: EvalProtocol | None,
+    reporter: Reporter,
+    classes_asked: int | None,
 ) -> Comparison | None:
     if config.data.val_shards is None or protocol is None:
         return None
     assert config.data.num_classes is not None
+    assert config.student.model is not None
     shards = resolve_shards(config.data.val_shards)
     check_validation_classes(config.data.num_classes, classes_asked, shards)
+    if config.val_tickets is not None and manifest is not None:
+        # The student is not there yet: what the training tickets are of is what it will have to see.
+        theirs = read_manifest(config.val_tickets)
+        check_tickets(theirs, config.val_tickets, _geometry_of(manifest), manifest.view, config.student.model)
     subset = "dense" if protocol == "own" else protocol
     return compare_for_testing(shards, config.val_tickets, subset=subset, joins=config.joins, reporter=reporter)
+
+
+def _geometry_of(manifest: Manifest) -> Geometry:
+    """The geometry of a student whose tickets these are."""
+    return Geometry(
+        grid=(manifest.grid[0], manifest.grid[1]),
+        patch_px=manifest.patch_px,
+        image_px=manifest.image_px,
+        mode=manifest.view.mode,
+    )
