@@ -76,14 +76,17 @@ def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[n
     from rich.console import Console
     from rich.table import Table
 
+    from ...artifacts_schema.local_notes import noted_shards
+
     console = Console()
     dial = f"ratio {m.selector.ratio}" if m.selector.ratio is not None else f"keep rate {m.selector.keep_rate}"
     cascade = zip(m.selector.drop_blocks, m.selector.keep_counts, strict=True)
     drops = ", ".join(f"{kept} after block {block}" for block, kept in cascade)
     facts = {
         "store": f"{store} (schema {m.schema_version}, made {m.created} by dataltt {m.tool_version})",
+        "ticket digest": m.digest,
         "images": f"{m.num_images} of {m.dataset.name} ({m.dataset.split}), {len(m.dataset.shards)} shard(s)",
-        "source": m.dataset.source,
+        "source": noted_shards(store, m) or "not known (give --shards)",
         "ticket": f"{m.num_keep} of {m.num_patches} patches ({m.num_keep / m.num_patches:.1%}), {m.num_views} view(s)"
         + (", with ranks" if m.has_ranks else ", no ranks"),
         "grid": f"{m.grid[0]}×{m.grid[1]} patches of {m.patch_px} px ({m.image_px} px)",

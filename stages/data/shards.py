@@ -20,6 +20,7 @@ from webdataset.gopen import gopen_schemes
 from webdataset.tariterators import base_plus_ext, group_by_keys
 
 from ...artifacts_schema import DuplicateKeyError, Manifest, OptionError, SampleError, ShardError
+from ...artifacts_schema.local_notes import noted_shards
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 # Members that webdataset passes over.
@@ -105,11 +106,13 @@ def stored_shards(store: str, manifest: Manifest, given: str | None = None) -> l
 
     Raises:
         ShardError: they are not there.
-        OptionError: the store names something that only its user may open.
+        OptionError: the store does not say where they are, or names something that only its user may open.
     """
     if given is not None:
         return resolve_shards(given)
-    source = manifest.dataset.source
+    source = noted_shards(store, manifest)
+    if source is None:
+        raise OptionError(f"{store} does not say where its images lie, since it was fetched; pass `shards`")
     try:
         shards = resolve_shards(source)
     except ShardError as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ...artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
+from ...artifacts_schema.local_notes import noted_shards
 from ..data.counting import count_shards
 from ..data.join import JoinConfig
 from ..data.loader import num_workers_for
@@ -58,7 +59,7 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
     asked = config = settled(config)
     epochs = _epochs(config, name, manifest, reporter)
     config = config.but(
-        shards=config.shards or (manifest.dataset.source if manifest else None),
+        shards=config.shards or (noted_shards(config.tickets, manifest) if config.tickets and manifest else None),
         model=canonical_name(name),
         swin_input=resolve_input(name, config.student.swin_input),
         num_classes=_num_classes(config, store, shards),

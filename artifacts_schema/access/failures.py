@@ -1,0 +1,146 @@
+"""Failures of remote places, of many libraries, as one sentence each with the way out."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import RemoteError
+from .filesystem import scheme_of
+from .location import Location
+
+_NOT_FOUND = frozenset({404, 410})
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_CREDENTIALS = {
+    "http": "give `storage_option='token=…'`, or a machine's user and password in ~/.netrc",
+    "s3": "they were looked for in `storage_option` (key=…, secret=…, profile=…), $AWS_ACCESS_KEY_ID, $AWS_PROFILE and "
+    "~/.aws; a public bucket needs `storage_option='anon=true'`",
+    "gs": "they were looked for in `storage_option` (token=…), $GOOGLE_APPLICATION_CREDENTIALS and gcloud's own; a "
+    "public bucket needs `storage_option='token=anon'`",
+    "hf": "log in with: hf auth login; or give $HF_TOKEN, or `storage_option='token=…'`; access to a gated "
+    "repository is asked for on its page",
+}
+_FAMILIES = {"https": "http", "s3a": "s3", "gcs": "gs"}
+# Names of exceptions, since the libraries that have them may not be there.
+_NO_CREDENTIALS = frozenset(
+    {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "RefreshError"}
+)
+_NO_NAME = frozenset({"ClientConnectorDNSError", "NameResolutionError"})
+_NO_TLS = frozenset({"ClientConnectorCertificateError", "ClientConnectorSSLError", "ClientSSLError", "SSLError"})
+_TOO_SLOW = frozenset(
+    {"ReadTimeoutError", "ConnectTimeoutError", "ServerTimeoutError", "ReadTimeout", "ConnectTimeout"}
+)
+_NO_ANSWER = frozenset(
+    {"EndpointConnectionError", "ConnectError", "ConnectionClosedError", "ClientConnectorError", "OfflineModeIsEnabled"}
+)
+_CUT_OFF = frozenset(
+    {
+        "ClientPayloadError",
+        "ServerDisconnectedError",
+        "IncompleteRead",
+        "ResponseStreamingError",
+        "RemoteProtocolError",
+        "IncompleteReadError",
+        "ProtocolError",
+        "ClientOSError",
+        "FSTimeoutError",
+        "HTTPClientError",
+        "ReadError",
+    }
+)
+_NOT_THERE = frozenset({"EntryNotFoundError", "RemoteEntryNotFoundError", "NoSuchKey", "NoSuchBucket"})
+
+
+def failure_of(error: BaseException, path: str, location: Location) -> RemoteError | type[FileNotFoundError] | None:
+    """The failure that an exception of a file system means: `FileNotFoundError`, a `RemoteError`, or None if it is none
+    of theirs."""
+    status = _status(error)
+    names = {type(each).__name__ for each in _chain(error)}
+    family = _FAMILIES.get(scheme_of(path), scheme_of(path))
+    if names & _NO_CREDENTIALS:
+        return RemoteError(f"{path} needs credentials, and there are none; {_CREDENTIALS.get(family, 'give them')}")
+    if status in (401, 403) or isinstance(error, PermissionError):
+        return RemoteError(
+            f"{path} may not be read with these credentials{_shown(status)}; {_CREDENTIALS.get(family, 'give others')}"
+        )
+    if isinstance(error, FileNotFoundError) or status in _NOT_FOUND or names & _NOT_THERE:
+        return FileNotFoundError
+    if names & _NO_TLS or any(isinstance(each, ssl.SSLError) for each in _chain(error)):
+        return RemoteError(
+            f"{_host(location)} has a certificate that cannot be trusted ({_reason(error)}); check the name, or "
+            "give the authority's certificate by $SSL_CERT_FILE"
+        )
+    if names & _NO_NAME or any(isinstance(each, socket.gaierror) for each in _chain(error)):
+        return _unreachable(f"{_host(location)} is not a name that can be found; check the URL and the network")
+    if _is_refused(error):
+        return _unreachable(f"{_host(location)} refuses connections; check the URL, the port, and that the server runs")
+    if names & _TOO_SLOW or any(isinstance(each, TimeoutError | asyncio.TimeoutError) for each in _chain(error)):
+        return _unreachable(f"{_host(location)} did not answer in time ({path}); try again later")
+    if names & _NO_ANSWER:
+        return _unreachable(f"{_host(location)} cannot be reached ({_reason(error)}); check the URL and the network")
+    if status is not None:
+        return RemoteError(f"{path} could not be read: the server answered {status}; try again later")
+    if names & _CUT_OFF or isinstance(error, OSError):
+        return RemoteError(f"{path} broke off while it was read ({_reason(error)}); try again")
+    return None
+
+
+def is_passing(error: BaseException) -> bool:
+    """Tells whether the same request may do better a moment later."""
+    status = _status(error)
+    if status is not None:
+        return status in _PASSING
+    names = {type(each).__name__ for each in _chain(error)}
+    return not (names & (_NO_CREDENTIALS | _NO_TLS) or isinstance(error, PermissionError))
+
+
+def _unreachable(message: str) -> RemoteError:
+    error = RemoteError(message)
+    error.is_unreachable = True
+    return error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, and those that it comes from."""
+    seen = 0
+    while error is not None and seen < 16:
+        yield error
+        inner = getattr(error, "os_error", None) or getattr(error, "error", None)
+        error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
+        seen += 1
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that an exception carries."""
+    for each in _chain(error):
+        response: Any = getattr(each, "response", None)
+        found = getattr(each, "status", None) or getattr(each, "code", None) or getattr(response, "status_code", None)
+        if isinstance(response, dict):
+            found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if isinstance(found, int | str) and str(found).isdecimal() and 400 <= int(found) < 600:
+            return int(found)
+    return None
+
+
+def _is_refused(error: BaseException) -> bool:
+    return any(
+        isinstance(each, ConnectionRefusedError) or getattr(each, "errno", None) == errno.ECONNREFUSED
+        for each in _chain(error)
+    ) or "Connection refused" in str(error)
+
+
+def _host(location: Location) -> str:
+    options = dict(location.access.storage_options)
+    return options.get("endpoint_url") or options.get("endpoint") or "/".join(location.place.split("/")[:3])
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:200] or type(error).__name__
+
+
+def _shown(status: int | None) -> str:
+    return "" if status is None else f" (the server answers {status})"
