@@ -89,8 +89,9 @@ def is_store(path: str) -> bool:
 def _not_found(location: Location) -> str:
     place = location.place
     if location.is_remote:
-        objects = open_objects(location)
-        if objects.size("tickets/zarr.json") is not None:
+        from .access.remote import RemoteObjects  # imports fsspec
+
+        if RemoteObjects(location).is_there("tickets/zarr.json"):
             return f"{place} is not finished: its zarr.json is missing; push it again to finish it"
         return f"there is no ticket store at {place} (it has no zarr.json); check the URL, or ask who published it"
     if location.is_zip:

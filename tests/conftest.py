@@ -1,4 +1,4 @@
-"""Fixtures that several files ask for: a folder of their own, a fixed time, a small store. And one thread for all."""
+"""Fixtures that several files ask for: a folder, a fixed time, a small store, servers. And one thread for all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+from .far.fixtures import (  # noqa: F401
+    _gs_server,
+    _s3_server,
+    certificate,
+    gs_server,
+    hub_server,
+    no_credentials,
+    s3_server,
+)
 
 if TYPE_CHECKING:
     from .helpers import SmallStore
