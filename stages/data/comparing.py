@@ -20,9 +20,10 @@ from ...artifacts_schema.lookup import AMBIGUOUS
 from ..runtime.distributed import rank_and_world_size
 from ..runtime.reporting import Reporter
 from .counting import count_shards
+from .fetching import fetch_arrays
 from .join import JoinConfig
 from .row_finder import CHANGED, RowFinder
-from .shard_index import IndexCache, ShardIndex, cache_folder
+from .shard_index import IndexCache, ShardIndex
 from .shards import Shard, header_keys, is_url
 from .spans import CountedShard, SampleRows
 
@@ -130,7 +131,7 @@ def compare_shards(
 
     Args:
         recount: trust neither the store's counts nor a kept index.
-        cache: the cache's folder. Default: $DATALTT_CACHE, else ~/.cache/dataltt.
+        cache: the cache's folder. Default: the store's.
 
     Raises:
         MissingTicketError: samples have no ticket, and are not to be skipped; or none has one.
@@ -141,8 +142,9 @@ def compare_shards(
     indexed: dict[int, _Compared] = {}
     unknown = [i for i, rows in enumerate(known) if rows is None]
     if unknown:
+        fetch_arrays(store, ("keys/data", "keys/offsets", "digests", "labels"), reporter)
         finder = RowFinder(store, join.on_changed_image)
-        folder = IndexCache(cache_folder(cache))
+        folder = IndexCache(cache or store.location.access.cache_folder)
         for i, index in _indexed(shards, unknown, folder, store, reporter, anew=recount):
             indexed[i] = _compared(shards[i], index, finder, store)
     counted = [

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from ...artifacts_schema import LabelMaps, MissingTicketError, ShardError, TicketMismatchError, TicketStore
+from ...artifacts_schema import LabelMaps, Location, MissingTicketError, ShardError, TicketMismatchError, TicketStore
 from ...artifacts_schema.geometry import Box
 from ...artifacts_schema.lookup import keys_at
 from ...artifacts_schema.store import ALL_VIEWS, Rows
@@ -37,7 +37,7 @@ LOOKUP_WINDOW = 256
 class JoinConfig:
     """Options of a join: what to read of the store, and what to do with samples that do not fit it."""
 
-    store: str
+    store: str | Location
     ranks: bool = False
     geometry: bool = False  # boxes and flips too
     token_labels: bool = False

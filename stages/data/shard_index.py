@@ -69,11 +69,6 @@ def index_shard(shard: Shard, advance: Callable[[int], None] | None = None) -> S
     )
 
 
-def cache_folder(given: Path | None = None) -> Path:
-    """The folder of what can be made again: as given, else $DATALTT_CACHE, else ~/.cache/dataltt."""
-    return given or Path(os.environ.get("DATALTT_CACHE") or Path.home() / ".cache" / "dataltt")
-
-
 class IndexCache:
     """Indices of shards in a folder of the cache. What cannot be kept or read there is made again."""
 

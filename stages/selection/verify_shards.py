@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ...artifacts_schema import DatalttError, TicketStore
+from ...artifacts_schema import DatalttError, Location, TicketStore
 from ...artifacts_schema.lookup import AMBIGUOUS, keys_at
 from ...artifacts_schema.verify import Check
 from ..data.row_finder import CHANGED, FoundRows, RowFinder
@@ -33,15 +33,15 @@ class _Findings:
     num_by_digest: int = 0
 
 
-def verify_shards(store_path: str, shards: str, reporter: Reporter) -> Check:
+def verify_shards(place: str | Location, shards: str, reporter: Reporter) -> Check:
     """Finds the ticket of every sample of the shards, by key or image, and counts both sides.
 
     A part of the store's shards is compared with the tickets of that part. In a shard that the store knows by name, a
     key's image has to be the one that its ticket was made from, and no ticket may be without its image.
     """
     try:
-        store = TicketStore.open(store_path)
-        found = resolve_shards(shards)
+        store = TicketStore.open(place)
+        found = resolve_shards(shards, store.location.access)
         num_rows = store.manifest.num_images
         findings = _Findings(num_met=np.zeros(num_rows, np.int64), is_joined=np.zeros(num_rows, np.bool_))
         finder = RowFinder(store, "error")

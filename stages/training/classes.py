@@ -52,8 +52,9 @@ def check_labels(num_classes: int, compared: Comparison, store: TicketStore | No
     named = [] if store is None else [store.rows_of_shard(s.shard.name) for s in compared.shards if s.rows is None]
     known = [rows for rows in named if rows]
     if store is not None and known:
-        labels = store.read_labels(range(store.manifest.num_images))
-        highest = max(highest, *(int(labels[rows.start : rows.stop].max()) for rows in known))
+        first = min(rows.start for rows in known)
+        labels = store.read_labels(range(first, max(rows.stop for rows in known)))
+        highest = max(highest, *(int(labels[rows.start - first : rows.stop - first].max()) for rows in known))
     if highest >= num_classes:
         raise OptionError(
             f"`num_classes={num_classes}`, and labels in these shards go up to {highest}; give at least "

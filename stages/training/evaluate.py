@@ -8,8 +8,9 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 
-from ...artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
+from ...artifacts_schema import Location, Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
 from ..data.comparing import Comparison, compare_or_count
+from ..data.fetching import fetch_tickets
 from ..data.images import normalize
 from ..data.join import JoinConfig
 from ..data.loader import iterate, num_workers_for
@@ -194,10 +195,11 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
     with process_group(config.runtime.device) as process:
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
         find_weights(config.checkpoint, ema=config.ema)
-        shards = resolve_shards(given_shards(config.shards))
+        shards = resolve_shards(given_shards(config.shards), config.remote.access)
+        tickets = None if config.tickets is None else config.remote.location(config.tickets)
         compared = compare_for_testing(
             shards,
-            config.tickets,
+            tickets,
             subset="dense" if config.test == "own" else config.test,
             joins=config.joins,
             reporter=quiet,
@@ -216,7 +218,7 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
             raise OptionError("`test='own'`: how many patches? give `tickets` or `num_keep`")
         stream = eval_stream(
             compared,
-            config.tickets,
+            tickets,
             subset="dense" if config.test == "own" else config.test,
             view=view,
             geometry=student.geometry,
@@ -229,6 +231,7 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
             on_bad_image=config.on_bad_image,
         )
         check_protocol(student, config.test, stream.num_keep, name, config.tickets)
+        fetch_tickets(stream, quiet)
         if config.test in ("own", "random"):
             whose = "chosen by the student's own attention" if config.test == "own" else "drawn at random"
             quiet.message(f"{stream.num_keep} of {student.geometry.num_patches} patches, {whose}")
@@ -244,7 +247,7 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
         )
 
 
-def join_for_testing(tickets: str | None, subset: Subset, joins: JoinOptions) -> JoinConfig | None:
+def join_for_testing(tickets: Location | None, subset: Subset, joins: JoinOptions) -> JoinConfig | None:
     """Options of the join, where images are tested on tickets, or where those without a ticket are not tested on."""
     if tickets is None or (subset != "ticket" and joins.on_missing_ticket == "error"):
         return None
@@ -252,7 +255,7 @@ def join_for_testing(tickets: str | None, subset: Subset, joins: JoinOptions) ->
 
 
 def compare_for_testing(
-    shards: list[Shard], tickets: str | None, *, subset: Subset, joins: JoinOptions, reporter: Reporter
+    shards: list[Shard], tickets: Location | None, *, subset: Subset, joins: JoinOptions, reporter: Reporter
 ) -> Comparison:
     """Compares the shards to test on with their tickets, if these are needed.
 
@@ -260,15 +263,15 @@ def compare_for_testing(
         DatalttError: samples without tickets, or shards that cannot be read.
     """
     store = None if tickets is None else TicketStore.open(tickets)
-    if tickets is not None and store is not None and subset == "ticket":
-        check_center(store.manifest, tickets, "testing on tickets needs")
-    join = join_for_testing(tickets, subset, joins)
+    if store is not None and subset == "ticket":
+        check_center(store.manifest, store.path, "testing on tickets needs")
+    join = join_for_testing(None if store is None else store.location, subset, joins)
     return compare_or_count(shards, store, join, reporter, recount=joins.recount)
 
 
 def eval_stream(
     compared: Comparison,
-    tickets: str | None,
+    tickets: Location | None,
     *,
     subset: Subset,
     view: View,
@@ -290,7 +293,7 @@ def eval_stream(
     skipped_keys: frozenset[str] = frozenset()
     if tickets is not None:
         manifest = read_manifest(tickets)
-        check_tickets(manifest, tickets, geometry, view, model)
+        check_tickets(manifest, str(tickets), geometry, view, model)
         num_keep, skipped_keys = manifest.num_keep, manifest.skipped_keys
     if subset == "random" and num_keep is None:
         raise OptionError("`test='random'`: how many patches? give `tickets` or `num_keep`")

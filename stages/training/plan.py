@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ...artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
+from ...artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, View
+from ...artifacts_schema.local_notes import noted_shards
 from ..data.loader import num_workers_for
 from ..data.shards import Shard, listed_classes
 from ..data.spans import num_train_steps
@@ -57,9 +58,9 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
     """
     check_options(config)
     protocol = protocol_of(config)
-    manifest = None if config.tickets is None else read_manifest(config.tickets)
+    store = None if config.tickets is None else TicketStore.open(config.remote.location(config.tickets))
+    manifest = None if store is None else store.manifest
     shards = training_shards(config, manifest)
-    store = None if config.tickets is None else TicketStore.open(config.tickets)
     name = config.student.model or (manifest.selector.model if manifest else None)
     if name is None:
         raise OptionError("which model? give `model`, e.g. deit_s")
@@ -67,7 +68,7 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
     epochs = _epochs(config, name, manifest, reporter)
     heard = SilentReporter() if any_labels else reporter
     config = config.but(
-        shards=config.shards or (manifest.dataset.source if manifest else None),
+        shards=config.shards or (noted_shards(config.tickets, manifest) if config.tickets and manifest else None),
         model=canonical_name(name),
         swin_input=resolve_input(name, config.student.swin_input),
         num_classes=classes_of_run(config.data.num_classes, store, shards, heard),
@@ -280,7 +281,7 @@ def _val_stream(
     assert c.student.model is not None
     return eval_stream(
         samples.validation,
-        c.val_tickets,
+        None if c.val_tickets is None else c.remote.location(c.val_tickets),
         subset="dense" if protocol == "own" else protocol,
         view=center_of(stream.view),
         geometry=geometry,

@@ -38,10 +38,10 @@ def training_shards(config: TrainConfig, manifest: Manifest | None) -> list[Shar
         ShardError, OptionError: they are not there, or not said.
     """
     if manifest is not None and config.tickets is not None:
-        return stored_shards(config.tickets, manifest, config.shards)
+        return stored_shards(config.remote.location(config.tickets), manifest, config.shards)
     if config.shards is None:
         raise OptionError("`control='dense'` without `tickets`: which shards? give `shards`")
-    return resolve_shards(config.shards)
+    return resolve_shards(config.shards, config.remote.access)
 
 
 def samples_of_run(
@@ -65,7 +65,7 @@ def samples_of_run(
     Raises:
         DatalttError: samples without tickets, shards that cannot be read, or labels of other classes.
     """
-    join = None if store is None or views is None else _join(config, views, store.manifest)
+    join = None if store is None or views is None else _join(config, views, store)
     training = compare_or_count(shards, store, join, reporter, recount=config.joins.recount)
     if not any_labels:
         assert config.data.num_classes is not None
@@ -75,7 +75,7 @@ def samples_of_run(
     return RunSamples(join=join, training=training, validation=validation)
 
 
-def _join(config: TrainConfig, views: ViewPlan, manifest: Manifest) -> JoinConfig | None:
+def _join(config: TrainConfig, views: ViewPlan, store: TicketStore) -> JoinConfig | None:
     """Options of the join.
 
     Controls need no tickets; where samples without one are left out, they are shown what the tickets' run is shown.
@@ -84,10 +84,9 @@ def _join(config: TrainConfig, views: ViewPlan, manifest: Manifest) -> JoinConfi
     skips = c.joins.on_missing_ticket == "skip"
     if not (of_tickets or skips or views.mode == "replay" or c.student.token_labels == "store"):
         return None
-    assert c.tickets is not None
-    mixes = c.mixing.is_on and manifest.has_ranks
+    mixes = c.mixing.is_on and store.manifest.has_ranks
     return JoinConfig(
-        store=c.tickets,
+        store=store.location,
         ranks=of_tickets and (c.control == "inverse" or views.mode == "warp" or mixes),
         token_labels=c.student.token_labels == "store",
         on_missing_ticket=c.joins.on_missing_ticket,
@@ -106,14 +105,15 @@ def _validation(
         return None
     assert config.data.num_classes is not None
     assert config.student.model is not None
-    shards = resolve_shards(config.data.val_shards)
+    shards = resolve_shards(config.data.val_shards, config.remote.access)
+    tickets = None if config.val_tickets is None else config.remote.location(config.val_tickets)
     check_validation_classes(config.data.num_classes, classes_asked, shards)
-    if config.val_tickets is not None and manifest is not None:
+    if tickets is not None and manifest is not None:
         # The student is not there yet: what the training tickets are of is what it will have to see.
-        theirs = read_manifest(config.val_tickets)
-        check_tickets(theirs, config.val_tickets, _geometry_of(manifest), manifest.view, config.student.model)
+        theirs = read_manifest(tickets)
+        check_tickets(theirs, str(tickets), _geometry_of(manifest), manifest.view, config.student.model)
     subset = "dense" if protocol == "own" else protocol
-    return compare_for_testing(shards, config.val_tickets, subset=subset, joins=config.joins, reporter=reporter)
+    return compare_for_testing(shards, tickets, subset=subset, joins=config.joins, reporter=reporter)
 
 
 def _geometry_of(manifest: Manifest) -> Geometry:

@@ -87,6 +87,7 @@ class TicketImages(Dataset[TicketSample]):
     ) -> None:
         self.manifest = manifest = store.manifest
         self._images, self._path, self._views = images, store.path, views
+        self._location = store.location
         self._checks_digests = by == "key" and on_changed_image == "error"
         rows, self.num_by_digest = _rows(images, store, by)
         self._indices = np.flatnonzero(rows >= 0)
@@ -185,7 +186,7 @@ class TicketImages(Dataset[TicketSample]):
 
     def _tickets(self) -> _Loaded:
         if self._loaded.number != self._number():
-            self._loaded = self._load(TicketStore.open(self._path))
+            self._loaded = self._load(TicketStore.open(self._location))
         return self._loaded
 
     def _load(self, store: TicketStore) -> _Loaded:
@@ -261,7 +262,7 @@ def _rows(images: EncodedImages, store: TicketStore, by: Literal["key", "digest"
 def join_tickets(
     images: Any,
     *,
-    tickets: str | Path,
+    tickets: str | Path | TicketStore,
     by: Literal["key", "digest"] = "key",
     key: str | None = None,
     image: str = "image",
@@ -282,7 +283,7 @@ def join_tickets(
     Args:
         images: a torchvision ImageFolder, whose keys are those that `dataltt pack` gives its files; a Hugging Face
             Dataset; or a sequence of (key, encoded bytes, label).
-        tickets: the store.
+        tickets: the store: a path, a URL, or what `open` gave.
         by: `key`, or `digest`: XXH3-64 of the encoded bytes, for which every image is read once here. By key, images
             whose keys the store does not have are read and joined by their digests; a warning says how many.
         key, image, label: columns of a Hugging Face set.
@@ -298,8 +299,8 @@ def join_tickets(
     """
     if by not in ("key", "digest"):
         raise OptionError(f"`by` {by!r} should be 'key' or 'digest'")
-    path = str(tickets)
-    store = TicketStore.open(path)
+    store = tickets if isinstance(tickets, TicketStore) else TicketStore.open(tickets)
+    path = store.path
     asked = LoopViews(
         tickets=path,
         view_mode=view_mode,
