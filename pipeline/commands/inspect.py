@@ -11,6 +11,7 @@ import typer
 from ...stages.options import Group, Option, RemoteOptions
 from ..ends import print_json
 from ..options import takes
+from ..progress import reporting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,11 +39,14 @@ def inspect(config: InspectConfig, as_json: bool) -> None:
     """
     from ...artifacts_schema import OptionError, TicketStore
     from ...artifacts_schema.summary import kept_share
+    from ...stages.data.fetching import fetch_store
 
     store, shards, png = config.store, config.shards, config.png
     if shards is not None and png is None:
         raise OptionError("--shards draws tickets over images, which needs a picture to draw in; pass --png FILE")
     opened = TicketStore.open(config.remote.location(store))
+    with reporting() as reporter:
+        fetch_store(opened, reporter, ["tickets"])
     share = kept_share(opened)
     stored = opened.num_stored_bytes()
     num_images = opened.manifest.num_images
