@@ -11,6 +11,7 @@ import typer
 
 from .commands import (
     bench,
+    cache,
     demo,
     eval_,
     fidelity,
@@ -39,6 +40,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
         "label": label.label,
     },
     "Train and test": {"train": train.train, "eval": eval_.eval_},
+    "Share": {"cache": cache.cache},
     "Look and check": {"inspect": inspect.inspect, "verify": verify.verify},
     "Measure": {
         "fidelity": fidelity.fidelity,

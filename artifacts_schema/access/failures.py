@@ -25,6 +25,7 @@ _CREDENTIALS = {
     "hf": "log in with: hf auth login; or give $HF_TOKEN, or `storage_option='token=…'`; access to a gated "
     "repository is asked for on its page",
 }
+_HOSTS = {"s3": "S3", "s3a": "S3", "gs": "storage.googleapis.com", "gcs": "storage.googleapis.com", "hf": "the hub"}
 _FAMILIES = {"https": "http", "s3a": "s3", "gcs": "gs"}
 # Names of exceptions, since the libraries that have them may not be there.
 _NO_CREDENTIALS = frozenset(
@@ -83,8 +84,10 @@ def failure_of(error: BaseException, path: str, location: Location) -> RemoteErr
     return None
 
 
-def is_passing(error: BaseException) -> bool:
+def is_passing(error: BaseException, scheme: str) -> bool:
     """Tells whether the same request may do better a moment later."""
+    if scheme in ("gs", "gcs"):
+        return False  # gcsfs has tried six times
     status = _status(error)
     if status is not None:
         return status in _PASSING
@@ -136,7 +139,8 @@ def _is_refused(error: BaseException) -> bool:
 
 def _host(location: Location) -> str:
     options = dict(location.access.storage_options)
-    return options.get("endpoint_url") or options.get("endpoint") or "/".join(location.place.split("/")[:3])
+    endpoint = options.get("endpoint_url") or options.get("endpoint")
+    return endpoint or _HOSTS.get(scheme_of(location.place)) or "/".join(location.place.split("/")[:3])
 
 
 def _is_bad_url(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -62,6 +63,8 @@ def file_system(location: Location) -> tuple[Any, str]:
     if scheme in ("gs", "gcs"):
         from gcsfs.core import GCSFileSystem  # the plain one: the extended one asks about the bucket every time
 
+        # It logs each try with its traceback; who has set up logging sees them still.
+        logging.getLogger("gcsfs").addHandler(logging.NullHandler())
         _refuse_unknown(options, {"endpoint_url", "project", "requester_pays", "token"}, scheme)
         return GCSFileSystem(**options, skip_instance_cache=True), location.place
     try:

@@ -29,7 +29,7 @@ def fetch_tickets(stream: StreamConfig, reporter: Reporter) -> None:
     def advance(done: int, total: int) -> None:
         nonlocal seen
         if not seen:
-            reporter.start("downloading tickets", total // 1000, "kB")
+            reporter.start("downloading tickets", total // 1000 or None, "kB")
         reporter.advance((done - seen) // 1000)
         seen = done
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -85,19 +85,11 @@ class RuntimeOptions(Group):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteOptions(Group):
-    """Options of how stores and shards behind URLs are reached and kept."""
+class CacheOptions(Group):
+    """Options of where downloads are kept."""
 
     panel: ClassVar[str] = "Remote stores and shards"
 
-    storage_option: Annotated[
-        tuple[str, ...],
-        Option(
-            help="KEY=VALUE for the place that a URL names (endpoint_url, anon, profile, token); may be given again.",
-            metavar="KEY=VALUE",
-            on_resume="unrecorded",  # it may be a secret
-        ),
-    ] = ()
     cache_dir: Annotated[
         Path | None,
         Option(
@@ -109,12 +101,34 @@ class RemoteOptions(Group):
     cache_gb: Annotated[
         float,
         Option(
-            help="Gigabytes that it may take; what was not used for longest goes first. $DATALTT_CACHE_GB.",
+            help="Gigabytes that it may take; what was not used for longest goes first. Or $DATALTT_CACHE_GB.",
             above=0,
             variable="DATALTT_CACHE_GB",
             on_resume="unrecorded",
         ),
     ] = DEFAULT_CACHE_GB
+
+    @property
+    def access(self) -> Access:
+        """Access to remote places by this cache alone."""
+        return Access(cache_dir=self.cache_dir, cache_gb=self.cache_gb)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteOptions(Group):
+    """Options of how stores and shards behind URLs are reached and kept."""
+
+    panel: ClassVar[str] = "Remote stores and shards"
+
+    storage_option: Annotated[
+        tuple[str, ...],
+        Option(
+            help="For the place that a URL names: endpoint_url, anon, profile, token, … May be given several times.",
+            metavar="KEY=VALUE",
+            on_resume="unrecorded",  # it may be a secret
+        ),
+    ] = ()
+    cache: CacheOptions = CacheOptions()
 
     @property
     def access(self) -> Access:
@@ -129,8 +143,7 @@ class RemoteOptions(Group):
                 raise OptionError(
                     f"`storage_option={key!r}` should be KEY=VALUE, as in endpoint_url=https://s3.lab.org"
                 )
-        options = tuple((key, value) for key, _, value in pairs)
-        return Access(storage_options=options, cache_dir=self.cache_dir, cache_gb=self.cache_gb)
+        return replace(self.cache.access, storage_options=tuple((key, value) for key, _, value in pairs))
 
     def location(self, place: str | Path) -> Location:
         """A store's place with the way to it."""
