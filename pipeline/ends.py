@@ -39,5 +39,7 @@ def end_run(result: Any, as_json: bool, next_command: str = "") -> None:
     on = f" on {result.protocol}" if best and result.protocol is not None else ""
     then = f"; next: {next_command}" if next_command else ""
     typer.echo(f"{result.run}: step {result.step}, epoch {result.epoch}{best}{on}{then}")
+    if result.num_missing:
+        warn(f"{result.num_missing} sample(s) without a ticket were left out, as asked")
     if result.num_skipped:
         warn(f"{result.num_skipped} sample(s) were left out, as asked")

@@ -22,7 +22,7 @@ def fetch_tickets(stream: StreamConfig, reporter: Reporter) -> None:
     store = TicketStore.open(stream.join.store)
     if not store.location.is_remote:
         return
-    known = [store.rows_of_shard(s.shard.name) for s in stream.shards]
+    known = [store.rows_of_shard(s.shard.name) if s.rows is None else None for s in stream.shards]
     rows = [run for run in known if run is not None]
     fetch_store(store, reporter, arrays_of(stream, store), rows if len(rows) == len(known) else None)
 

@@ -7,6 +7,7 @@ OUT/config.json holds
   resolved    the options of training with every default filled in
   folder      the working directory, which relative paths count from
   world_size  processes
+  samples     how many the training shards hold, and how many of them have tickets and so are trained on
   changes     what was changed when the run went on, and at which step
 """
 
@@ -39,10 +40,13 @@ class RunRecord:
     resolved: dict[str, Any]
     world_size: int
     folder: str = ""
+    samples: dict[str, Any] = field(default_factory=dict)
     changes: list[dict[str, Any]] = field(default_factory=list)
 
 
-def new_record(asked: Group, resolved: TrainConfig, *, command: str, world_size: int) -> RunRecord:
+def new_record(
+    asked: Group, resolved: TrainConfig, *, command: str, world_size: int, samples: dict[str, Any] | None = None
+) -> RunRecord:
     """The record of a run that begins."""
     return RunRecord(
         dataltt=tool_version(),
@@ -51,6 +55,7 @@ def new_record(asked: Group, resolved: TrainConfig, *, command: str, world_size:
         resolved=_recorded(resolved),
         world_size=world_size,
         folder=os.getcwd(),
+        samples=samples or {},
     )
 
 
@@ -87,6 +92,11 @@ def resume_run(run: Path, record: RunRecord, config: type[TrainConfig], *, step:
     if saved.world_size != record.world_size:
         raise OptionError(
             f"{run} ran on {saved.world_size} process(es), and these are {record.world_size}; start as many"
+        )
+    was, now = (r.samples.get("with_tickets") for r in (saved, record))
+    if None not in (was, now) and was != now:
+        raise OptionError(
+            f"{run} was trained on {was} samples with tickets, and now {now} have one; give the same shards and tickets"
         )
     changed = list(_differences(saved, record.resolved, config))
     refused = [c for c in changed if not _may_change(*c, any_skipped=any_skipped)]
