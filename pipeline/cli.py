@@ -22,6 +22,7 @@ from .commands import (
     study,
     train,
     verify,
+    view,
     weight_lottery,
 )
 from .messages import as_flags
@@ -39,7 +40,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
         "label": label.label,
     },
     "Train and test": {"train": train.train, "eval": eval_.eval_},
-    "Look and check": {"inspect": inspect.inspect, "verify": verify.verify},
+    "Look and check": {"inspect": inspect.inspect, "view": view.view, "verify": verify.verify},
     "Measure": {
         "fidelity": fidelity.fidelity,
         "study": study.study,

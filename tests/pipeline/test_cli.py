@@ -31,7 +31,7 @@ from ..schema_helpers import edit_manifest
 pytestmark = pytest.mark.usefixtures("own_folder")
 
 _COMMANDS = ("pack", "select", "train", "eval", "inspect", "verify", "demo", "bench")
-_COMMANDS += ("fit-selector", "label", "fidelity", "study", "weight-lottery")
+_COMMANDS += ("fit-selector", "label", "fidelity", "study", "weight-lottery", "view")
 
 
 def _check_sentence(result: CliResult, *parts: str) -> None:
