@@ -143,7 +143,8 @@
   function drawShownMap() {
     const sums = new Array(numPatches).fill(0);
     for (const i of shown) maskOf(data.images[i], state.view).forEach((kept, p) => (sums[p] += kept ? 1 : 0));
-    const count = shown.length, what = `${number(count)} image${count === 1 ? "" : "s"}`;
+    const count = shown.length, view = data.numViews > 1 ? ` (view ${state.view + 1})` : "";
+    const what = `${number(count)} image${count === 1 ? "" : "s"}${view}`;
     byId("map-shown-what").textContent = what;
     if (count) drawMap("map-shown", sums.map((s) => s / count), `the ${what} shown below`);
   }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,3 +69,17 @@ def lottery_conclusion(document: Mapping[str, Any]) -> str:
     else:
         verdict, where = "is not shown to beat", "includes 0"
     return f"The ticket {verdict} the same mask with fresh weights: {what}; the 95 % interval {where} ({counted})."
+
+
+def chance_iou(num_keep: int, num_patches: int) -> float:
+    """The mean intersection over union of two random subsets of K of P patches.
+
+    The intersection is hypergeometric: I patches are in both with probability C(K, I) C(P - K, K - I) / C(P, K).
+    """
+    least = max(0, 2 * num_keep - num_patches)
+    all_ways = math.comb(num_patches, num_keep)
+    mean = 0.0
+    for shared in range(least, num_keep + 1):
+        ways = math.comb(num_keep, shared) * math.comb(num_patches - num_keep, num_keep - shared)
+        mean += ways / all_ways * shared / (2 * num_keep - shared)
+    return mean
