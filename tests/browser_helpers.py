@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,15 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 _FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe")
 _KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, "End": 35, "Home": 36}
 _KEYS |= {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, " ": 32}
-_TIMEOUT_S = 60.0
+_TIMEOUT_S = 30.0
+# Chromium reads commands from file 3 and answers on file 4: two pipes are moved there, out of each other's way.
+_LAUNCH = """
+import fcntl, os, sys
+commands, answers = (fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3])
+os.dup2(commands, 3)
+os.dup2(answers, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Browser:
@@ -118,9 +127,8 @@ def browser(profile: Path) -> Iterator[Browser]:
     assert CHROMIUM is not None
     commands_out, commands_in = os.pipe()
     answers_out, answers_in = os.pipe()
-    # Chromium reads commands from file 3 and answers on file 4; sh puts the pipes there.
-    script = f'exec "$@" 3<&{commands_out} 4>&{answers_in}'
-    command = ["sh", "-c", script, "sh", CHROMIUM, *_FLAGS, f"--user-data-dir={profile}"]
+    pipes = [str(commands_out), str(answers_in)]
+    command = [sys.executable, "-ISc", _LAUNCH, *pipes, CHROMIUM, *_FLAGS, f"--user-data-dir={profile}"]
     process = subprocess.Popen(
         command,
         pass_fds=(commands_out, answers_in),

@@ -46,7 +46,7 @@ def draw_heat_map(axes: Axes, share: npt.NDArray[np.float64], title: str | None 
 
 
 def _colour_range(share: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Where colours begin and end: at the least and the most, or around the value where all are the same."""
+    """Ends of the colours: the least and the most share, or values around it where all are the same."""
     low, high = float(share.min()), float(share.max())
     return (low, high) if high - low > 1e-6 else (max(0.0, low - 0.05), min(1.0, high + 0.05))
 
