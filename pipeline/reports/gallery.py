@@ -57,7 +57,7 @@ def write_gallery(images: ShownImages, rows: Rows, out: Path, *, overwrite: bool
         DatalttError: the shards cannot be read, or do not fit the store.
     """
     check_free(out, overwrite)
-    with _whole_folder(out) as folder:
+    with _whole_folder(out, overwrite) as folder:
         (folder / IMAGE_FOLDER).mkdir()
         entries = []
         reporter.start("drawing images", len(rows), "images")
@@ -70,7 +70,7 @@ def write_gallery(images: ShownImages, rows: Rows, out: Path, *, overwrite: bool
         entries.sort(key=lambda entry: entry["row"])
         share = kept_share(images.store)
         (folder / DATA_FILE).write_text(_script(_document(images, entries, share)), encoding="ascii")
-        (folder / INDEX_FILE).write_text(_page(images, len(entries), share), encoding="utf-8")
+        (folder / INDEX_FILE).write_text(_page(images, len(entries), share), encoding="utf-8", errors="replace")
         for name in ("view.css", "view.js"):
             (folder / name).write_text(_own_file(name), encoding="utf-8")
         marker = {"tool_version": tool_version(), "store": images.store.path, "num_images": len(entries)}
@@ -102,13 +102,14 @@ def check_free(out: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def _whole_folder(out: Path) -> Iterator[Path]:
+def _whole_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     """A new folder beside `out` that takes its place at the end, or vanishes when something goes wrong."""
     folder = out.absolute().with_name(f".{out.absolute().name}.tmp-{os.getpid()}")
     before = folder.with_name(f"{folder.name}-before")
     folder.mkdir()
     try:
         yield folder
+        check_free(out, overwrite)  # somebody may have come meanwhile
         if out.exists():
             os.replace(out, before)
         os.replace(folder, out)

@@ -224,6 +224,26 @@ def test_a_damaged_image_leaves_what_was_there(tmp_path: Path, has_earlier: bool
     assert [p.name for p in folder.iterdir()] == (["out"] if has_earlier else [])
 
 
+class _Intruder(SilentReporter):
+    """Puts a folder where the page is to be while its images are drawn."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def advance(self, amount: int, note: str = "") -> None:
+        """Takes the place."""
+        self.out.mkdir(exist_ok=True)
+        (self.out / "a.txt").write_text("mine")
+
+
+def test_a_folder_that_comes_meanwhile_is_left_alone(small: SmallStore, tmp_path: Path) -> None:
+    images, out = ShownImages(small.store, None), tmp_path / "out"
+    with pytest.raises(OutputExistsError, match="choose another `out`"):
+        write_gallery(images, images.choose(2), out, overwrite=True, reporter=_Intruder(out))
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert [p.name for p in out.iterdir()] == ["a.txt"]
+
+
 # ---- The command
 
 
