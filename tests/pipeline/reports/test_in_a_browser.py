@@ -88,6 +88,10 @@ def test_nothing_scrolls_sideways(
         assert not chromium.scrolls_sideways
         chromium.run("document.querySelector('summary').click()")
         assert not chromium.scrolls_sideways
+        chromium.run("document.querySelector('.scroll table').style.width = '1px'")
+        assert (
+            chromium.run("document.querySelector('.scroll tbody td').offsetHeight") < 30
+        )  # a number stays on its line
         chromium.run("document.querySelector('.tile').click()")
         assert chromium.run("document.getElementById('zoom').open")
         assert chromium.run("(z => z.scrollWidth <= z.clientWidth)(document.getElementById('zoom'))")
