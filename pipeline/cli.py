@@ -11,6 +11,7 @@ import typer
 
 from .commands import (
     bench,
+    cache,
     demo,
     eval_,
     fidelity,
@@ -40,6 +41,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
         "label": label.label,
     },
     "Train and test": {"train": train.train, "eval": eval_.eval_},
+    "Share": {"cache": cache.cache},
     "Look and check": {"inspect": inspect.inspect, "view": view.view, "verify": verify.verify},
     "Measure": {
         "fidelity": fidelity.fidelity,

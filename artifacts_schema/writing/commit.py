@@ -9,7 +9,7 @@ import datetime
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 import zarr
 
 from ..errors import DuplicateKeyError, IncompletePartsError, OutputExistsError
-from ..layout import ArraySpec, array_specs
+from ..layout import ArraySpec, array_specs, is_beside_objects
+from ..local_notes import write_local_notes
 from ..manifest import (
     MANIFEST_ATTRIBUTE,
     SCHEMA_VERSION,
@@ -122,16 +123,20 @@ def commit(
     if num_images == 0:
         raise IncompletePartsError(f"no image in {len(headers)} shard(s) of {spec.source}; there is nothing to store")
     # What no reader would open is refused here, while the parts are still there.
-    parse_manifest(_manifest(spec, headers, num_images, "0" * 64, {}).to_json(), str(store_path))
+    parse_manifest(_manifest(spec, headers, num_images, "0" * 64, {}, {}).to_json(), str(store_path))
     temporary = store_path.with_name(f"{store_path.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         # One chunk at a time: each that is encoded beside it would take its own buffers.
         with zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):
             keys_sha256 = _write_arrays(temporary, spec, headers, num_images, on_progress)
-        manifest = _manifest(spec, headers, num_images, keys_sha256, hash_objects(temporary))
+        objects = hash_objects(temporary)
+        manifest = _manifest(spec, headers, num_images, keys_sha256, objects, object_sizes(temporary, objects))
+        write_local_notes(temporary, shards=spec.source)
         # The attributes, in the group's own metadata object, are the last thing written.
-        zarr.open_group(temporary, mode="r+").update_attributes({MANIFEST_ATTRIBUTE: manifest.to_json()})
+        document = manifest.to_json()
+        manifest = parse_manifest(document, str(store_path))
+        zarr.open_group(temporary, mode="r+").update_attributes({MANIFEST_ATTRIBUTE: document})
         _put_in_place(temporary, store_path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -251,14 +256,19 @@ def _refuse_duplicates(sorted_hashes: npt.NDArray[np.uint64], headers: Sequence[
 
 
 def hash_objects(root: Path) -> dict[str, str]:
-    """SHA-256 of every file below `root` but the root group's metadata (which carries the manifest)."""
+    """SHA-256 of every file below `root` but the root group's metadata (which carries the manifest), notes and card."""
     digests = {}
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         name = path.relative_to(root).as_posix()
-        if name != "zarr.json":
+        if not is_beside_objects(name):
             with path.open("rb") as file:
                 digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
+
+
+def object_sizes(root: Path, names: Iterable[str]) -> dict[str, int]:
+    """Bytes of each of these objects of the store at `root`."""
+    return {name: (root / name).stat().st_size for name in names}
 
 
 def _manifest(
@@ -267,6 +277,7 @@ def _manifest(
     num_images: int,
     keys_sha256: str,
     objects: dict[str, str],
+    sizes: dict[str, int],
 ) -> Manifest:
     skipped: list[SkippedSample] = [s for h in headers for s in h.skipped]
     epoch = os.environ.get("SOURCE_DATE_EPOCH")  # reproducible-builds.org: fixes the one field that is a time
@@ -287,11 +298,12 @@ def _manifest(
             name=spec.dataset_name,
             split=spec.split,
             shards=list(spec.shards),
-            source=spec.source,
+            source="",
             keys_sha256=keys_sha256,
         ),
         created=now.isoformat(timespec="seconds"),
         tool_version=spec.tool_version,
         skipped=skipped,
         objects=objects,
+        sizes=sizes,
     )

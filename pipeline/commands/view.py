@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ...stages.options import Group, OnChangedImage, Option, Overwrite, Seed
+from ...stages.options import Group, OnChangedImage, Option, Overwrite, RemoteOptions, Seed
 from ..ends import print_json
 from ..options import takes
 from ..progress import reporting
@@ -20,7 +20,7 @@ _NUM_IMAGES, _NUM_VIEWS = 200, 4
 class ViewConfig(Group):
     """Options of `dataltt view`."""
 
-    store: Annotated[str, Option(help="A ticket store: a folder or an fsspec URL.", is_argument=True)]
+    store: Annotated[str, Option(help="A ticket store: a folder, a zip file, or a URL.", is_argument=True)]
     shards: Annotated[
         str | None, Option(help="The images, in quotes. Default: where the store says they are.", is_common=True)
     ] = None
@@ -38,6 +38,7 @@ class ViewConfig(Group):
     seed: Seed = 0
     on_changed_image: OnChangedImage = "error"
     overwrite: Overwrite = False
+    remote: RemoteOptions = RemoteOptions()
 
 
 @takes(ViewConfig)
@@ -53,7 +54,8 @@ def view(config: ViewConfig, as_json: bool) -> None:
 
     c = config
     check_free(c.out, c.overwrite)
-    images = ShownImages(c.store, c.shards, num_views=c.num_views, on_changed_image=c.on_changed_image)
+    store = c.remote.location(c.store)
+    images = ShownImages(store, c.shards, num_views=c.num_views, on_changed_image=c.on_changed_image)
     label = None if c.only_class is None else images.label_of(c.only_class)
     count = _NUM_IMAGES if c.images is None and label is None else c.images
     rows = images.choose(count, seed=c.seed, label=label)

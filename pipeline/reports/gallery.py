@@ -57,6 +57,7 @@ def write_gallery(images: ShownImages, rows: Rows, out: Path, *, overwrite: bool
         DatalttError: the shards cannot be read, or do not fit the store.
     """
     check_free(out, overwrite)
+    images.fetch(rows, reporter)
     with _whole_folder(out, overwrite) as folder:
         (folder / IMAGE_FOLDER).mkdir()
         entries = []

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ...artifacts_schema import read_manifest
+from ...artifacts_schema import Location, read_manifest
 from ...artifacts_schema.tickets import unpack_mask
 from ..data.images import decode_image
 from ..data.join import JoinConfig, TicketJoin
 from ..data.shards import iter_samples, resolve_shards
-from .shown_images import ShownImages, ViewsOfStore
+from .shown_images import ShownImages
+from .views_of_store import ViewsOfStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ class SampleTicket:
     mask: npt.NDArray[np.bool_]
 
 
-def sample_tickets(store: str, shards: str, count: int) -> list[SampleTicket]:
+def sample_tickets(store: str | Location, shards: str, count: int) -> list[SampleTicket]:
     """The first samples of the first shard, with their tickets.
 
     Raises:
@@ -35,8 +36,8 @@ def sample_tickets(store: str, shards: str, count: int) -> list[SampleTicket]:
     """
     manifest = read_manifest(store)
     join = TicketJoin(JoinConfig(store=store, geometry=True, views=range(1)))
-    views = ViewsOfStore(manifest, store)
-    shard = resolve_shards(shards)[0]
+    views = ViewsOfStore(manifest, str(store))
+    shard = resolve_shards(shards, Location.of(store).access)[0]
     skipped_keys = manifest.skipped_keys
     samples = (s for s in iter_samples(shard) if s.key not in skipped_keys)
     found = []
@@ -48,7 +49,9 @@ def sample_tickets(store: str, shards: str, count: int) -> list[SampleTicket]:
     return found
 
 
-def spread_sample_tickets(store: str, shards: str | None, count: int, *, seed: int = 0) -> list[SampleTicket]:
+def spread_sample_tickets(
+    store: str | Location, shards: str | None, count: int, *, seed: int = 0
+) -> list[SampleTicket]:
     """Samples spread evenly over the store, with their tickets, in the store's order.
 
     Args:

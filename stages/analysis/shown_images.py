@@ -9,30 +9,28 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ...artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, read_manifest
+from ...artifacts_schema import Location, OptionError, TicketMismatchError, TicketStore, read_manifest
 from ...artifacts_schema.geometry import Box
 from ...artifacts_schema.tickets import Packed, Ranks
-from ..data.drawing import CenterViews, PolicyViews
 from ..data.images import decode_image
-from ..data.join import JoinConfig, Ticket, TicketJoin
-from ..data.policies import POLICIES, Policy, replayed_policy
+from ..data.join import JoinConfig, TicketJoin
 from ..data.shards import RawSample, Shard, is_url, iter_samples, stored_shards
 from ..options import ErrorOrAllow, nearest
 from ..runtime.randomness import generator_of
+from ..runtime.reporting import Reporter
+from .views_of_store import Colours, ViewsOfStore
 
 # Shards that a spread choice is taken from: a shard is read from its start, and a data set may have thousands.
 _MAX_SHARDS = 16
+_SHOWN_ARRAYS = {"ranks", "views/boxes", "views/flips", "labels", "digests", "keys/data", "keys/offsets"}
 
 _MEND = "mend the shard: its ticket was made from a sound image"
 
-# How colours of replayed views are shown: as they were drawn, as this installation draws them, or not at all.
-Colours = Literal["exact", "other", "none"]
 Rows = npt.NDArray[np.int64]
 
 
@@ -62,45 +60,11 @@ class ShownImage:
     flips: npt.NDArray[np.uint8] | None
 
 
-class ViewsOfStore:
-    """Draws the views of a store's images: the centre view, or replayed ones by their boxes and flips.
-
-    Attributes:
-        colours: how those of replayed views are shown. Where the policy is not known here, views are cut without them.
-    """
-
-    def __init__(self, manifest: Manifest, store: str) -> None:
-        self._view = manifest.view
-        self._center = CenterViews(manifest.view, manifest.image_px)
-        self._drawn: PolicyViews | None = None
-        self.colours: Colours = "exact"
-        if manifest.view.kind == "replay":
-            policy, self.colours = _policy_of_views(manifest, store)
-            self._drawn = PolicyViews(policy, manifest.view, manifest.image_px)
-
-    def show(self, image: Image.Image, key: str, ticket: Ticket, number: int) -> Image.Image:
-        """View `number` of a decoded image, `image_px` squared."""
-        if self._drawn is None or ticket.boxes is None or ticket.flips is None:
-            return self._center.draw(image, number).image
-        box, flip = ticket.boxes[number], bool(ticket.flips[number])
-        return self._drawn.show(image, box, flip, self._view.seed, key, number).image
-
-
-def _policy_of_views(manifest: Manifest, store: str) -> tuple[Policy, Colours]:
-    try:
-        return replayed_policy(manifest.view, store), "exact"
-    except TicketMismatchError:
-        pass
-    try:
-        return replayed_policy(manifest.view, store, allow_other_pixels=True), "other"
-    except TicketMismatchError:
-        return POLICIES["crop"], "none"
-
-
 class ShownImages:
     """Chooses images of a store and reads them from its shards.
 
     Args:
+        store: where it is; shards behind URLs are reached as it is.
         shards: braces or a glob, or a URL; None for those that the store was made from.
         num_views: how many views to show, the first ones; more than the store has are not meant.
         on_changed_image: "allow" shows images with other bytes than the tickets were made from.
@@ -110,14 +74,19 @@ class ShownImages:
     """
 
     def __init__(
-        self, store: str, shards: str | None, *, num_views: int = 1, on_changed_image: ErrorOrAllow = "error"
+        self,
+        store: str | Location,
+        shards: str | None,
+        *,
+        num_views: int = 1,
+        on_changed_image: ErrorOrAllow = "error",
     ) -> None:
         self.manifest = read_manifest(store)
         self.num_views = min(num_views, self.manifest.num_views)
         self.shards = stored_shards(store, self.manifest, shards)
         self.class_names = class_names(self.shards)
-        self._name = store
-        self._views = ViewsOfStore(self.manifest, store)
+        self._name = str(store)
+        self._views = ViewsOfStore(self.manifest, self._name)
         self._join = TicketJoin(
             JoinConfig(
                 store=store,
@@ -170,6 +139,19 @@ class ShownImages:
             if not len(rows):
                 raise OptionError(f"`only_class`: {self._name} has no image of class {label} in these shards")
         return rows if count is None else spread_rows(rows, store.shard_rows, count, seed)
+
+    def fetch(self, rows: Rows, reporter: Reporter) -> None:
+        """Downloads what showing these rows, and a map of all tickets, reads of a remote store; says how far it is.
+
+        Raises:
+            RemoteError: something cannot be had.
+        """
+        bounds = self.store.shard_rows
+        shards = np.unique(np.searchsorted(bounds, rows, side="right") - 1)
+        here = [range(int(bounds[s]), int(bounds[s + 1])) for s in shards]
+        arrays = set(self.store.array_paths)
+        _download(self.store, ["tickets"], None, reporter)
+        _download(self.store, sorted(arrays & _SHOWN_ARRAYS), here, reporter)
 
     def read(self, rows: Rows) -> Iterator[ShownImage]:
         """Yields these rows' images, shard by shard; those that the shards do not hold are left out.
@@ -229,6 +211,21 @@ class ShownImages:
                 boxes=ticket.boxes,
                 flips=ticket.flips,
             )
+
+
+def _download(store: TicketStore, arrays: list[str], rows: list[range] | None, reporter: Reporter) -> None:
+    seen = 0
+
+    def advance(done: int, total: int) -> None:
+        nonlocal seen
+        if not seen:
+            reporter.start("downloading tickets", total // 1000 or None, "kB")
+        reporter.advance((done - seen) // 1000)
+        seen = done
+
+    store.fetch(arrays, rows, advance)
+    if seen:
+        reporter.finish()
 
 
 def _only(shard: Shard, keys: dict[str, int]) -> Iterator[RawSample]:

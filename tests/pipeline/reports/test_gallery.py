@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from dataltt.stages.data.policies import policy_of
 from dataltt.stages.runtime.reporting import SilentReporter
 from PIL import Image
 
+from ...far.http_server import FileServer
 from ...gallery_helpers import mask_of, ranks_of, read_page
 from ...helpers import GRID, Sample, SmallStore, fashion_samples, file_digests, make_shards, make_store, run_cli
 from ...schema_helpers import edit_manifest
@@ -252,6 +254,42 @@ def test_the_command_finds_the_stores_own_shards(small: SmallStore, tmp_path: Pa
     assert result.code == 0, result.err
     assert f"{tmp_path / 'out' / 'index.html'}: 7 images, " in result.out
     assert len(read_page(tmp_path / "out")["images"]) == 7
+
+
+def test_a_store_and_shards_behind_a_url(small: SmallStore, replayed: SmallStore, tmp_path: Path) -> None:
+    for made in (small, replayed):
+        here, far = tmp_path / f"here-{made.folder.name}", tmp_path / f"far-{made.folder.name}"
+        _write(made.store, here)
+        with FileServer(made.folder) as server:
+            name = "train-{000000..000002}.tar" if made is small else "train-{000000..000001}.tar"
+            call = ("view", f"{server.url}/{made.path.name}", "--cache-dir", tmp_path / "cache", "--out", far)
+            unsaid = run_cli(*call)
+            assert unsaid.code == 1
+            assert "pass --shards" in unsaid.err
+            result = run_cli(*call, "--shards", f"{server.url}/shards/{name}")
+        assert result.code == 0, result.err
+        there, expected = read_page(far), read_page(here)
+        assert there["images"] == expected["images"]
+        assert there["share"] == expected["share"]
+        pictures, own = file_digests(far / "images"), file_digests(here / "images")
+        assert pictures == own
+        assert len(own) == there["numViews"] * len(there["images"])
+
+
+def test_a_thinned_store_is_said_to_be_approximate(small: SmallStore, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(small.path, tmp_path / "s.zarr"))
+
+    def thin(manifest: dict[str, Any]) -> None:
+        # The tickets stay as they are: of a selector that kept more.
+        manifest.update(schema_version="2.0", thinned={"selected_num_keep": 31})
+        manifest["selector"]["keep_counts"][-1] = 31
+
+    edit_manifest(path, thin)
+    _write(str(path), tmp_path / "out", small.shards, count=2)
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "approximate: cut by ranks from the 31 that it kept" in page
+    result = run_cli("inspect", path)
+    assert "approximate, cut by ranks from the selector's 31" in result.out
 
 
 def test_one_class_by_name_or_number(small: SmallStore, tmp_path: Path) -> None:
