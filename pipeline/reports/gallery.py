@@ -92,7 +92,7 @@ def check_free(out: Path, overwrite: bool) -> None:
         if not out.absolute().parent.is_dir():
             raise OutputExistsError(f"`out={str(out)!r}`: there is no folder {out.absolute().parent}; make it first")
         return
-    if out.is_dir() and not out.is_symlink():
+    if out.is_dir() and not out.is_symlink() and out.name not in ("", ".."):  # where one stands is not to be moved
         if not any(out.iterdir()):
             return
         if (out / MARKER_FILE).is_file():

@@ -186,7 +186,7 @@ def test_an_existing_folder_that_is_no_page_is_left_alone(small: SmallStore, tmp
     (folder / "a.txt").write_text("mine")
     file.write_text("mine")
     link.symlink_to(folder)
-    for out in (folder, file, link):
+    for out in (folder, file, link, Path(), Path("..")):
         for overwrite in (False, True):
             with pytest.raises(OutputExistsError, match="choose another `out`"):
                 _write(small.store, out, overwrite=overwrite)
