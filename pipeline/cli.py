@@ -23,6 +23,7 @@ from .commands import (
     study,
     train,
     verify,
+    view,
     weight_lottery,
 )
 from .messages import as_flags
@@ -41,7 +42,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "Train and test": {"train": train.train, "eval": eval_.eval_},
     "Share": {"cache": cache.cache},
-    "Look and check": {"inspect": inspect.inspect, "verify": verify.verify},
+    "Look and check": {"inspect": inspect.inspect, "view": view.view, "verify": verify.verify},
     "Measure": {
         "fidelity": fidelity.fidelity,
         "study": study.study,
