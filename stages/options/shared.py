@@ -158,12 +158,15 @@ class JoinOptions(Group):
 
     on_missing_ticket: Annotated[
         ErrorOrSkip,
-        Option(help="A sample without a ticket: stop, or count and leave it out.", on_resume="unskipped"),
+        Option(help="Samples without a ticket: stop before the first step, or leave them out.", on_resume="unskipped"),
     ] = "error"
     on_changed_image: OnChangedImage = "error"
     recount: Annotated[
         bool,
-        Option(help="Count the samples of each shard instead of trusting the store.", on_resume="free"),
+        Option(
+            help="Look into each shard instead of trusting the store's counts and the indices that were kept.",
+            on_resume="free",
+        ),
     ] = False
 
 
