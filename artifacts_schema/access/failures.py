@@ -166,7 +166,7 @@ def _cut_reason(error: BaseException) -> str:
 
 
 def _shown(status: int | None, error: BaseException) -> str:
-    """What the server answered: its status and, where S3 says more, its code."""
+    """Answer of the server: its status and, where S3 says more, its code."""
     response: Any = next((each.response for each in _chain(error) if hasattr(each, "response")), None)
     code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
     more = f", {code}" if code and code not in ("AccessDenied", str(status)) else ""
