@@ -16,6 +16,8 @@ from .tickets import MAX_PATCHES
 from .token_labels import MAX_CLASSES, TOP_K
 
 SCHEMA_VERSION = "1.1"
+THINNED_VERSION = "2.0"  # since older readers would take a thinned ticket for the selector's own
+SUPPORTED_MAJORS = ("1", "2")
 MANIFEST_ATTRIBUTE = "dataltt"
 
 Count = Annotated[int, Field(ge=1, le=2**40)]
@@ -104,6 +106,13 @@ class Dataset:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Thinned:
+    """Tickets that were cut down by ranks: approximate, where the selector itself kept `selected_num_keep` patches."""
+
+    selected_num_keep: Annotated[int, Field(ge=1, le=MAX_PATCHES)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SkippedSample:
     """A sample that was left out because its image could not be decoded."""
 
@@ -134,6 +143,7 @@ class Manifest:
     parent: list[dict[str, Any]] | None = None
     token_labels: Labeller | None = None  # since 1.1; None where the store has none
     objects: dict[str, Sha256] = field(default_factory=dict)
+    thinned: Thinned | None = None  # since 2.0
 
     @property
     def skipped_keys(self) -> frozenset[str]:
@@ -163,7 +173,7 @@ def parse_manifest(document: Any, store: str) -> Manifest:
         problem = Problem(where="manifest", kind="dict_type", message="should be a JSON object")
         raise SchemaError(store, [problem])
     version = document.get("schema_version")
-    if isinstance(version, str) and version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
+    if isinstance(version, str) and version.split(".")[0] not in SUPPORTED_MAJORS:
         raise UnsupportedVersionError(store, version, SCHEMA_VERSION.split(".")[0])
     try:
         # JSON mode: strict about types (no "3" for 3), while lists may fill tuples.
@@ -198,7 +208,7 @@ def _cross_field_problems(m: Manifest) -> list[Problem]:
         ("num_patches", m.num_patches == m.grid[0] * m.grid[1], "should be the product of grid"),
         ("image_px", m.image_px == m.grid[0] * m.patch_px, "should be grid[0] · patch_px"),
         ("num_keep", m.num_keep <= m.num_patches, "should be at most num_patches"),
-        ("selector.keep_counts", counts[-1:] == [m.num_keep], "should end with num_keep"),
+        ("selector.keep_counts", counts[-1:] == [_selected_num_keep(m)], "should end with num_keep"),
         ("selector.keep_counts", counts == sorted(counts, reverse=True), "should not increase"),
         ("selector.drop_blocks", len(blocks) == len(counts), "should have one entry per keep count"),
         ("selector.drop_blocks", blocks == sorted(set(blocks)), "should increase"),
@@ -217,3 +227,7 @@ def _cross_field_problems(m: Manifest) -> list[Problem]:
         ),
     ]
     return [Problem(where=where, kind="inconsistent", message=text) for where, ok, text in checks if not ok]
+
+
+def _selected_num_keep(m: Manifest) -> int:
+    return m.num_keep if m.thinned is None else m.thinned.selected_num_keep

@@ -23,8 +23,8 @@ from ..manifest import MANIFEST_ATTRIBUTE, SCHEMA_VERSION, Labeller, Manifest, p
 from ..store import TicketStore
 from ..token_labels import FOLDER, bad_label_maps
 from .array_writer import ArrayWriter
-from .commit import hash_objects
 from .label_parts import LabelPart, label_parts_dir, open_label_part
+from .new_store import hash_objects
 from .parts import part_path
 
 

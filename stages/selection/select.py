@@ -26,7 +26,8 @@ from ...artifacts_schema import (
     Selector,
 )
 from ...artifacts_schema.tickets import order_to_ranks, pack_ranks
-from ...artifacts_schema.writing.commit import StoreSpec, check_destination, commit
+from ...artifacts_schema.writing.commit import StoreSpec, commit
+from ...artifacts_schema.writing.new_store import check_destination
 from ...artifacts_schema.writing.parts import Part, begin_plan, part_path, parts_dir, read_header, write_part
 from ..data.drawing import ViewDrawer
 from ..data.images import normalize
