@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -144,6 +145,18 @@ class Manifest:
     token_labels: Labeller | None = None  # since 1.1; None where the store has none
     objects: dict[str, Sha256] = field(default_factory=dict)
     thinned: Thinned | None = None  # since 2.0
+
+    @property
+    def digest(self) -> str:
+        """Ticket digest: SHA-256 (hex) over what decides the tickets."""
+        document = json.loads(json.dumps(dataclasses.asdict(self)))
+        deciding = {name: document[name] for name in ("grid", "num_keep", "num_views")}
+        deciding |= {part: {k: v for k, v in document[part].items() if v is not None} for part in ("selector", "view")}
+        deciding["keys_sha256"] = document["dataset"]["keys_sha256"]
+        names = ("tickets", "ranks", "views", "keys")
+        deciding["objects"] = {path: sha for path, sha in self.objects.items() if path.split("/")[0] in names}
+        text = json.dumps(deciding, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def skipped_keys(self) -> frozenset[str]:

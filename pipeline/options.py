@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand
@@ -66,6 +66,8 @@ def _parameter(declared: Declared) -> inspect.Parameter:
     if o.parser is not None:
         default = ",".join(map(str, default)) if isinstance(default, tuple) else default
         kind = str if default is not None else str | None
+    elif get_origin(kind) is tuple:  # one word after the other
+        kind = list[get_args(kind)[0]]  # type: ignore[misc]
     note: Any
     if o.is_argument:
         note = typer.Argument(help=as_flags(o.help))
@@ -134,7 +136,9 @@ class ConfiguredCommand(TyperCommand):
         if not ctx.resilient_parsing and not {"--help", "-h"} & set(args):
             settings = _settings_of(self, ctx, config, args)
             ctx.meta["settings"] = settings
-            ctx.default_map = {k: _as_default(s.value) for k, s in settings.items() if s.value is not None}
+            parsed = {d.name for d in options_of(config) if d.option.parser is not None}
+            given = {k: s.value for k, s in settings.items() if s.value is not None}
+            ctx.default_map = {k: _as_default(v) if k in parsed else jsonable(v) for k, v in given.items()}
         rest: list[str] = super().parse_args(ctx, args)
         for name, setting in settings.items():
             if setting.value is None and _source_name(ctx, name) == "DEFAULT":
@@ -147,15 +151,30 @@ class ConfiguredCommand(TyperCommand):
 
 def _settings_of(command: Any, ctx: Any, config: type[Group], args: list[str]) -> dict[str, Setting]:
     typed, _, _ = command.make_parser(ctx).parse_args(args=list(args))
-    commands = list(ctx.parent.command.commands) if ctx.parent is not None else [command.name]
-    settings = project_settings(command.name, config, commands)
-    explicit = file_settings(Path(typed["config"]), command.name, config, commands) if typed.get("config") else {}
+    name, commands = _name_of(ctx), list(_commands_of(ctx.find_root().command))
+    settings = project_settings(name, config, commands)
+    explicit = file_settings(Path(typed["config"]), name, config, commands) if typed.get("config") else {}
     settings |= explicit
     known = {d.name: d.default for d in options_of(config)} | {k: s.value for k, s in settings.items()} | typed
     if known.get("resume") or known.get("auto_resume"):
         out = known["out"] or config.default_out(known | _numbers(config, typed))  # type: ignore[attr-defined]
-        settings |= _recorded(Path(out), command.name, config) | explicit
+        settings |= _recorded(Path(out), name, config) | explicit
     return settings
+
+
+def _name_of(ctx: Any) -> str:
+    """The words by which a command is called: of one in a group, the group's first."""
+    words: list[str] = []
+    while ctx is not None and ctx.parent is not None:
+        words.insert(0, ctx.command.name)
+        ctx = ctx.parent
+    return " ".join(words) or str(ctx.command.name)
+
+
+def _commands_of(command: Any) -> Iterator[str]:
+    """Names of all commands of the command line."""
+    for name, each in getattr(command, "commands", {}).items():
+        yield from (f"{name} {inner}" for inner in each.commands) if hasattr(each, "commands") else (name,)
 
 
 def _numbers(config: type[Group], typed: Mapping[str, Any]) -> dict[str, float]:

@@ -1,0 +1,114 @@
+"""Writing of a new store from rows of others: whole or not at all, a block of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from ..manifest import SCHEMA_VERSION, THINNED_VERSION, Manifest, parse_manifest
+from ..store import TicketStore
+from ..strings import keys_digest
+from ..writing.new_store import check_destination, creation_time, write_new_store
+from ..writing.store_arrays import StoreArrays, refuse_duplicates
+from .rows import RowPlan, keys_of_shards, read_block, rows_per_block, scan_keys, specs_of
+
+Columns = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Place of a new store.
+
+    Attributes:
+        path: a local folder to be.
+        overwrite: whether a store that stands there is replaced.
+        tool_version: the dataltt that writes it.
+        on_progress: called with (rows written, rows in all).
+    """
+
+    path: Path
+    overwrite: bool = False
+    tool_version: str = "unknown"
+    on_progress: Callable[[int, int], None] | None = None
+
+    def check(self) -> None:
+        """Refuses to write where something stands.
+
+        Raises:
+            OutputExistsError
+        """
+        check_destination(self.path, overwrite=self.overwrite)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Combined:
+    """A new store's manifest, and sentences about what it does not have of those that it came from."""
+
+    manifest: Manifest
+    notes: tuple[str, ...] = ()
+
+
+def parent_entry(store: TicketStore, operation: str, **details: object) -> dict[str, Any]:
+    """Entry in `parent` of a store that came from this one."""
+    return {"ticket_digest": store.manifest.digest, "operation": operation, **details}
+
+
+def write_store(
+    target: Target,
+    stores: Sequence[TicketStore],
+    plan: RowPlan,
+    manifest: Manifest,
+    *,
+    change: Callable[[Columns], Columns] = lambda columns: columns,
+) -> Manifest:
+    """Writes the planned rows as a new store.
+
+    Args:
+        manifest: what the new store says, but for what follows from its rows, time and objects.
+        change: makes columns of what was read; it is given a block of rows at a time.
+
+    Returns:
+        The manifest as it was written.
+
+    Raises:
+        OutputExistsError: something stands there.
+        DuplicateKeyError: two rows have one key.
+        SchemaError: a store is damaged.
+    """
+    target.check()
+    keys = scan_keys(stores, plan)
+    refuse_duplicates(keys.sorted_hashes, keys_of_shards(stores, plan))
+    final = _described(manifest, plan, keys_digest(keys.sorted_hashes), target)
+    # What no reader would open is refused before anything is written.
+    parse_manifest(final.to_json(), str(target.path))
+    token_labels = final.token_labels is not None
+    block_rows = min(rows_per_block(store.manifest) for store in stores)
+
+    def write(folder: Path) -> Manifest:
+        arrays = StoreArrays(folder, specs_of(final), num_images=plan.num_images, num_key_bytes=keys.num_bytes)
+        for first in range(0, plan.num_images, block_rows):
+            block = range(first, min(first + block_rows, plan.num_images))
+            names, columns = read_block(stores, plan, block, token_labels=token_labels)
+            arrays.append(names, change(columns))
+            if target.on_progress is not None:
+                target.on_progress(block.stop, plan.num_images)
+        arrays.close(plan.shards, plan.num_rows)
+        return final
+
+    return write_new_store(target.path, write)
+
+
+def _described(manifest: Manifest, plan: RowPlan, keys_sha256: str, target: Target) -> Manifest:
+    return replace(
+        manifest,
+        schema_version=SCHEMA_VERSION if manifest.thinned is None else THINNED_VERSION,
+        num_images=plan.num_images,
+        dataset=replace(manifest.dataset, shards=plan.shards, keys_sha256=keys_sha256),
+        created=creation_time(),
+        tool_version=target.tool_version,
+        objects={},
+    )
