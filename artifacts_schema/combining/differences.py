@@ -46,12 +46,15 @@ def selector_differences(first: Manifest, second: Manifest) -> list[Difference]:
 
 def view_differences(first: Manifest, second: Manifest) -> list[Difference]:
     """Differences in the view alone, but for the libraries that drew the same pixels."""
-    return list(_of_documents("view", _view(first), _view(second)))
+    if first.view.augment is not None and second.view.augment is not None:
+        return list(_of_documents("view", _view(first), _view(second)))
+    named = [asdict(m.view) | {"augment": m.view.policy_name} for m in (first, second)]
+    return list(_of_documents("view", *named))
 
 
 def _view(manifest: Manifest) -> dict[str, Any]:
     view = asdict(manifest.view)
-    augment = view.pop("augment") or {}
+    augment = view.pop("augment")
     return view | {f"augment.{name}": value for name, value in augment.items() if name != _NOT_COMPARED}
 
 
@@ -71,12 +74,15 @@ def _of_documents(prefix: str, first: dict[str, Any], second: dict[str, Any]) ->
             yield Difference(f"{prefix}.{name}", first.get(name), second.get(name))
 
 
-def refuse_other_kind(first: str, theirs: Manifest, second: str, ours: Manifest, doing: str) -> None:
+def refuse_other_kind(
+    first: str, theirs: Manifest, second: str, ours: Manifest, *, doing: str = "merged", without_ranks: str = ""
+) -> None:
     """Refuses to put tickets of different kinds into one store.
 
     Args:
         first, second: the stores, for the sentence.
-        doing: the verb of the sentence: merged, extended.
+        doing: what cannot be done to them, its last words.
+        without_ranks: the way out where they differ in having ranks alone.
 
     Raises:
         OptionError: naming every field that differs, with both values.
@@ -85,8 +91,7 @@ def refuse_other_kind(first: str, theirs: Manifest, second: str, ours: Manifest,
     if not found:
         return
     listed = ", ".join(map(str, found))
-    way_out = "they need one selector, view and ratio"
-    if [d.field for d in found] == ["has_ranks"]:
-        having = first if theirs.has_ranks else second
-        way_out = f"leave the ranks of {having} out with: dataltt store thin {having} --no-ranks"
+    way_out = "tickets of one store are of one selector, view and ratio"
+    if [d.field for d in found] == ["has_ranks"] and without_ranks:
+        way_out = without_ranks
     raise OptionError(f"{first} and {second} cannot be {doing}: {listed}; {way_out}")

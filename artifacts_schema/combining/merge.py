@@ -48,7 +48,7 @@ def merge_stores(stores: Sequence[str | Path], target: Target) -> Combined:
     target.check()
     opened = [TicketStore.open(str(s)) for s in stores]
     for other in opened[1:]:
-        refuse_other_kind(opened[0].path, opened[0].manifest, other.path, other.manifest, "merged")
+        _refuse_other_kind(opened[0], other)
     plan = _planned(opened)
     labeller, notes = _common_labeller(opened)
     manifest = replace(
@@ -59,6 +59,12 @@ def merge_stores(stores: Sequence[str | Path], target: Target) -> Combined:
         parent=[parent_entry(store, "merge") for store in opened],
     )
     return Combined(manifest=write_store(target, opened, plan, manifest), notes=notes)
+
+
+def _refuse_other_kind(first: TicketStore, other: TicketStore) -> None:
+    having = first if first.manifest.has_ranks else other
+    without_ranks = f"leave the ranks out with: dataltt store thin {having.path} --no-ranks"
+    refuse_other_kind(first.path, first.manifest, other.path, other.manifest, without_ranks=without_ranks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,6 +44,16 @@ class RowPlan:
         return self.shards[int(np.searchsorted(np.cumsum(self.num_rows), row, side="right"))]
 
 
+def all_rows(store: TicketStore) -> RowPlan:
+    """All rows of a store, as they stand in it."""
+    return RowPlan(
+        shards=list(store.shard_names),
+        num_rows=np.diff(store.shard_rows).tolist(),
+        sources=np.zeros(len(store), dtype=np.uint16),
+        rows=np.arange(len(store), dtype=np.int64),
+    )
+
+
 def rows_per_block(manifest: Manifest) -> int:
     """Rows of a store that are read at a time, so that all their columns take 32 MiB or less: a power of two."""
     num_bytes = sum(spec.row_bytes for spec in specs_of(manifest).values() if spec.shape[0] is not None)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from ..errors import OptionError
 from ..store import TicketStore
 from ..thinning import approximation, num_kept_of, thinned_to
 from ..tickets import pack_ranks
 from .assembly import Columns, Combined, Target, parent_entry, write_store
-from .rows import RowPlan
+from .rows import all_rows
 
 
 def thin_store(store: str | Path, target: Target, *, ratio: float | None = None, ranks: bool = True) -> Combined:
@@ -49,12 +47,6 @@ def thin_store(store: str | Path, target: Target, *, ratio: float | None = None,
             columns["tickets"] = pack_ranks(columns["ranks"], num_keep)
         return columns
 
-    plan = RowPlan(
-        shards=list(opened.shard_names),
-        num_rows=np.diff(opened.shard_rows).tolist(),
-        sources=np.zeros(len(opened), dtype=np.uint16),
-        rows=np.arange(len(opened), dtype=np.int64),
-    )
-    written = write_store(target, [opened], plan, manifest, change=change)
+    written = write_store(target, [opened], all_rows(opened), manifest, change=change)
     said = approximation(written)
     return Combined(manifest=written, notes=() if said is None else (f"tickets are {said}",))

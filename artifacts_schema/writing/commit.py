@@ -91,11 +91,11 @@ def commit(
     if num_images == 0:
         raise IncompletePartsError(f"no image in {len(headers)} shard(s) of {spec.source}; there is nothing to store")
     # What no reader would open is refused here, while the parts are still there.
-    parse_manifest(_manifest(spec, headers, num_images, "0" * 64).to_json(), str(store_path))
+    parse_manifest(manifest_of(spec, headers, num_images, "0" * 64).to_json(), str(store_path))
 
     def write(folder: Path) -> Manifest:
         keys_sha256 = _write_arrays(folder, spec, headers, num_images, on_progress)
-        return _manifest(spec, headers, num_images, keys_sha256)
+        return manifest_of(spec, headers, num_images, keys_sha256)
 
     manifest = write_new_store(store_path, write)
     shutil.rmtree(parts_dir(store_path))
@@ -166,12 +166,8 @@ def checked_part(spec: StoreSpec, header: PartHeader) -> Part:
     return part
 
 
-def _manifest(
-    spec: StoreSpec,
-    headers: Sequence[PartHeader],
-    num_images: int,
-    keys_sha256: str,
-) -> Manifest:
+def manifest_of(spec: StoreSpec, headers: Sequence[PartHeader], num_images: int, keys_sha256: str) -> Manifest:
+    """The manifest of a store of these parts, without its objects."""
     skipped: list[SkippedSample] = [s for h in headers for s in h.skipped]
     return Manifest(
         schema_version=SCHEMA_VERSION,

@@ -54,6 +54,7 @@ class Part:
     @property
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """Arrays of rows that it has, by their paths in a store."""
+        named: dict[str, npt.NDArray[Any] | None]
         named = {"labels": self.labels, "digests": self.digests, "tickets": self.tickets, "ranks": self.ranks}
         named |= {"views/boxes": self.boxes, "views/flips": self.flips}
         return {path: array for path, array in named.items() if array is not None}

@@ -60,6 +60,13 @@ class SelectConfig(Group):
     checkpoint: Checkpoint = None
     shards: Shards = None
     out: Annotated[Path, Option(help="The ticket store to write.", is_common=True)] = Path("store.zarr")
+    extend: Annotated[
+        str | None,
+        Option(
+            help="A store of the same selector, views and ratio: only shards that it lacks are selected, and `out` has "
+            "its tickets too."
+        ),
+    ] = None
     cascade: CascadeOptions = CascadeOptions()
     views: DrawnViewOptions = DrawnViewOptions()
     ranks: Annotated[
