@@ -37,7 +37,7 @@ def num_kept_of(manifest: Manifest, store: str, ratio: float) -> int:
     if count > manifest.num_keep:
         raise OptionError(
             f"`ratio={ratio}` keeps {count} patches, and tickets of {store} have {manifest.num_keep} of "
-            f"{manifest.num_patches}; give at most {largest_ratio(manifest)}, or select again at that ratio"
+            f"{manifest.num_patches}; give at most {ratio_of(manifest.num_keep, manifest.num_patches)}, or select again"
         )
     if count < manifest.num_keep and not manifest.has_ranks:
         raise OptionError(
@@ -46,14 +46,13 @@ def num_kept_of(manifest: Manifest, store: str, ratio: float) -> int:
     return count
 
 
-def largest_ratio(manifest: Manifest) -> str:
-    """A share, in few digits, that keeps as many patches as the tickets have."""
-    for digits in range(1, 10):
-        scale = 10**digits
-        share = math.floor(manifest.num_keep / manifest.num_patches * scale) / scale
-        if share > 0 and num_kept(manifest.num_patches, share) == manifest.num_keep:
-            return f"{share:.{digits}f}"
-    return f"{manifest.num_keep / manifest.num_patches:.10g}"
+def ratio_of(num_keep: int, num_patches: int) -> float:
+    """The shortest ratio that keeps exactly `num_keep` patches (of which ceil(ratio · P) are kept)."""
+    for digits in range(1, 9):
+        ratio: float = math.floor(num_keep / num_patches * 10**digits) / 10**digits
+        if num_kept(num_patches, ratio) == num_keep:
+            return ratio
+    return num_keep / num_patches
 
 
 def approximation(manifest: Manifest) -> str | None:

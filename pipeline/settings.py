@@ -49,8 +49,10 @@ def file_settings(path: Path, command: str, config: type[Group], commands: Colle
     if path.suffix == ".json":
         return record_settings(path, command, config)
     document = _toml(path)
-    known = {*commands, *_groups(commands)}
-    if any(key.replace("_", "-") in known for key in document):  # a dataltt.toml of another name
+    names = {key.replace("_", "-"): value for key, value in document.items()}
+    # `store` alone is an option of some commands.
+    of_groups = any(isinstance(names.get(group), Mapping) for group in _groups(commands))
+    if of_groups or any(name in commands for name in names):  # a dataltt.toml of another name
         return _of_commands(document, command, config, commands, path)
     return _settings(document, config, command, path, ())
 

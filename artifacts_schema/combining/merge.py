@@ -179,7 +179,7 @@ def _dataset(stores: Sequence[TicketStore]) -> Dataset:
 
 
 def _common_source(stores: Sequence[TicketStore]) -> str:
-    """Where the shards of all stores are: in braces, if the stores have no shard in common."""
+    """The `shards` that all stores were made from: in braces, if the stores have no shard in common."""
     sources = list(dict.fromkeys(store.manifest.dataset.source for store in stores))
     if len(sources) == 1:
         return sources[0]

@@ -149,7 +149,7 @@ def _planned(store: TicketStore, keep: npt.NDArray[np.bool_], shards: list[str],
 
 
 def _recorded(wanted: Wanted) -> dict[str, Any]:
-    """What was asked for, as `parent` has it: no path of anybody's."""
+    """Conditions as `parent` has them: no path of anybody's."""
     asked = {"shards": wanted.shards, "classes": None if wanted.classes is None else list(wanted.classes)}
     by_keys = {"by_keys": True} if wanted.keys is not None else {}
     return {name: value for name, value in asked.items() if value is not None} | by_keys

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ...artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
+from ...artifacts_schema.thinning import approximation
 from ..data.counting import count_shards
 from ..data.images import normalize
 from ..data.join import JoinConfig
@@ -23,6 +24,7 @@ from ..runtime.distributed import Process, process_group
 from ..runtime.precision import autocast
 from ..runtime.reporting import Reporter, SilentReporter
 from .config import EvalConfig
+from .thinning import cut_down, joined_num_keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +205,8 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
             reporter=quiet,
         )
         check_protocol(student, config.test, stream.num_keep, name, config.tickets)
+        if config.test == "ticket" and config.tickets and (said := approximation(read_manifest(config.tickets))):
+            quiet.message(f"tickets are {said}")
         if config.test in ("own", "random"):
             whose = "chosen by the student's own attention" if config.test == "own" else "drawn at random"
             quiet.message(f"{stream.num_keep} of {student.geometry.num_patches} patches, {whose}")
@@ -227,6 +231,7 @@ def eval_stream(
     model: str,
     num_classes: int,
     num_keep: int | None,
+    ratio: float | None = None,
     batch_size: int,
     seed: int,
     on_missing_ticket: ErrorOrSkip = "error",
@@ -236,6 +241,9 @@ def eval_stream(
     reporter: Reporter,
 ) -> StreamConfig:
     """The stream that tests by a protocol, its tickets checked against the model.
+
+    Args:
+        ratio: share of the patches that tickets are cut down to, by rank.
 
     Raises:
         OptionError: random subsets of unknown size.
@@ -249,9 +257,14 @@ def eval_stream(
         if subset == "ticket":
             check_center(manifest, tickets, "testing on tickets needs")
         store = TicketStore.open(tickets)
-        num_keep, skipped_keys = manifest.num_keep, manifest.skipped_keys
+        num_keep, skipped_keys = cut_down(manifest, tickets, ratio).num_keep, manifest.skipped_keys
         if subset == "ticket":
-            join = JoinConfig(store=tickets, on_missing_ticket=on_missing_ticket, on_changed_image=on_changed_image)
+            join = JoinConfig(
+                store=tickets,
+                num_keep=joined_num_keep(manifest, tickets, ratio),
+                on_missing_ticket=on_missing_ticket,
+                on_changed_image=on_changed_image,
+            )
     if subset == "random" and num_keep is None:
         raise OptionError("`test='random'`: how many patches? give `tickets` or `num_keep`")
     return StreamConfig(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from ...artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
+from ...artifacts_schema.thinning import approximation
 from ..data.counting import count_shards
 from ..data.join import JoinConfig
 from ..data.loader import num_workers_for
@@ -23,6 +25,7 @@ from ..runtime.reporting import Reporter
 from .config import TrainConfig, check_options, matched_epochs, protocol_of
 from .evaluate import center_of, check_protocol, check_tickets, eval_stream
 from .record import RECORD_FILE, read_record, recorded_option
+from .thinning import cut_down, kept_share, recorded_tickets
 from .view_plan import ViewPlan, plan_views
 
 
@@ -39,6 +42,7 @@ class RunPlan:
     protocol: EvalProtocol | None
     steps_per_epoch: int
     epochs: int
+    ticket_store: dict[str, Any]  # what the record says of them
 
 
 def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPlan:
@@ -49,12 +53,15 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
     """
     check_options(config)
     protocol = protocol_of(config)
-    manifest = None if config.tickets is None else read_manifest(config.tickets)
+    stored = None if config.tickets is None else read_manifest(config.tickets)
+    manifest = stored if stored is None or config.tickets is None else cut_down(stored, config.tickets, config.ratio)
     shards = _training_shards(config, manifest)
     store = None if config.tickets is None else TicketStore.open(config.tickets)
     name = config.student.model or (manifest.selector.model if manifest else None)
     if name is None:
         raise OptionError("which model? give `model`, e.g. deit_s")
+    if manifest is not None and (said := approximation(manifest)) and config.control in ("ticket", "inverse"):
+        reporter.message(f"tickets are {said}")
     asked = config = settled(config)
     epochs = _epochs(config, name, manifest, reporter)
     config = config.but(
@@ -80,6 +87,7 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
         views,
         view=view,
         num_keep=manifest.num_keep if manifest else geometry.num_patches,
+        is_cut_down=stored is not None and manifest is not None and manifest.num_keep < stored.num_keep,
         has_ranks=manifest is not None and manifest.has_ranks,
         skipped_keys=manifest.skipped_keys if manifest else frozenset(),
         shards=count_shards(shards, store, reporter, recount=config.joins.recount),
@@ -103,6 +111,7 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
         protocol=protocol,
         steps_per_epoch=steps_per_epoch,
         epochs=epochs,
+        ticket_store={} if stored is None or manifest is None else recorded_tickets(stored, manifest),
     )
 
 
@@ -133,7 +142,7 @@ def _epochs(config: TrainConfig, name: str, manifest: Manifest | None, reporter:
     if not config.match_tokens:
         return epochs
     assert manifest is not None  # check_options: match_tokens needs a store
-    matched = matched_epochs(epochs, manifest.selector)
+    matched = matched_epochs(epochs, manifest.selector, kept_share=kept_share(manifest))
     reporter.message(f"{epochs} epochs become {matched}, to see as many tokens as on all patches (`match_tokens`)")
     return matched
 
@@ -221,6 +230,7 @@ def _train_stream(
     *,
     view: View,
     num_keep: int,
+    is_cut_down: bool,
     has_ranks: bool,
     skipped_keys: frozenset[str],
     shards: tuple[CountedShard, ...],
@@ -233,6 +243,7 @@ def _train_stream(
             store=c.tickets,
             ranks=of_tickets and (c.control == "inverse" or views.mode == "warp" or (c.mixing.is_on and has_ranks)),
             token_labels=c.student.token_labels == "store",
+            num_keep=num_keep if is_cut_down else None,
             on_missing_ticket=c.joins.on_missing_ticket,
             on_changed_image=c.joins.on_changed_image,
         )
@@ -278,6 +289,7 @@ def _val_stream(
         model=c.student.model,
         num_classes=stream.num_classes,
         num_keep=stream.num_keep,
+        ratio=c.ratio,
         batch_size=c.recipe.batch_size,
         seed=c.run.seed,
         on_missing_ticket=c.joins.on_missing_ticket,
