@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .access.location import Access, Location
     from .errors import (
         BadImageError,
         CheckpointError,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         OptionError,
         OutputExistsError,
         Problem,
+        RemoteError,
         SampleError,
         SchemaError,
         ShardError,
@@ -29,19 +31,33 @@ if TYPE_CHECKING:
         UnsupportedVersionError,
     )
     from .image_tickets import ImageTickets
-    from .manifest import SCHEMA_VERSION, Dataset, Labeller, Manifest, Selector, SkippedSample, View, parse_manifest
+    from .manifest import (
+        SCHEMA_VERSION,
+        Dataset,
+        Labeller,
+        Manifest,
+        Publication,
+        Selector,
+        SkippedSample,
+        Thinned,
+        View,
+        parse_manifest,
+    )
     from .manifest_file import read_manifest
     from .store import TicketStore, open_store
     from .token_labels import LabelMaps
 
 _HOMES = {
+    "access.location": "Access Location",
     "errors": (
         "BadImageError CheckpointError DatalttError DuplicateKeyError IncompletePartsError MissingTicketError "
-        "ModelError OptionError OutputExistsError Problem SampleError SchemaError ShardError StoreNotFoundError "
-        "TicketMismatchError UnknownKeyError UnsupportedVersionError"
+        "ModelError OptionError OutputExistsError Problem RemoteError SampleError SchemaError ShardError "
+        "StoreNotFoundError TicketMismatchError UnknownKeyError UnsupportedVersionError"
     ),
     "image_tickets": "ImageTickets",
-    "manifest": "SCHEMA_VERSION Dataset Labeller Manifest Selector SkippedSample View parse_manifest",
+    "manifest": (
+        "SCHEMA_VERSION Dataset Labeller Manifest Publication Selector SkippedSample Thinned View parse_manifest"
+    ),
     "manifest_file": "read_manifest",
     "store": "TicketStore open_store",
     "token_labels": "LabelMaps",
@@ -50,6 +66,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Access",
     "BadImageError",
     "CheckpointError",
     "DatalttError",
@@ -59,18 +76,22 @@ __all__ = [
     "IncompletePartsError",
     "LabelMaps",
     "Labeller",
+    "Location",
     "Manifest",
     "MissingTicketError",
     "ModelError",
     "OptionError",
     "OutputExistsError",
     "Problem",
+    "Publication",
+    "RemoteError",
     "SampleError",
     "SchemaError",
     "Selector",
     "ShardError",
     "SkippedSample",
     "StoreNotFoundError",
+    "Thinned",
     "TicketMismatchError",
     "TicketStore",
     "UnknownKeyError",

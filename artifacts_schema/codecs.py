@@ -18,6 +18,8 @@ def codec_problems(path: str, array: zarr.Array[Any]) -> Iterator[Problem]:
     names = set(_codec_names(document.get("codecs", ())))
     for name in sorted(names - ALLOWED_CODECS):
         yield Problem(where=path, kind="codec", message=f"uses codec {name!r}, which is not one of the core codecs")
+    if 0 in array.chunks or 0 in (array.shards or ()):
+        yield Problem(where=path, kind="chunk_size", message="has chunks of no entries")
     chunk_bytes = int(np.prod(array.chunks, dtype=np.float64)) * array.dtype.itemsize
     if chunk_bytes > MAX_CHUNK_BYTES:
         yield Problem(where=path, kind="chunk_size", message=f"has chunks of {chunk_bytes} bytes")

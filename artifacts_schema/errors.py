@@ -59,14 +59,24 @@ class SchemaError(DatalttError):
 class UnsupportedVersionError(SchemaError):
     """The store's major schema version is not one that this version of dataltt reads."""
 
-    def __init__(self, store: str, found: str, supported: str) -> None:
+    def __init__(self, store: str, found: str, majors: Sequence[str]) -> None:
         where = "schema_version"
-        message = f"is {found!r}, and this dataltt reads {supported}.x; install a dataltt that reads {found}"
+        reads = " and ".join(f"{major}.x" for major in majors)
+        message = f"is {found!r}, and this dataltt reads {reads}; install a dataltt that reads {found}"
         super().__init__(store, [Problem(where=where, kind="unsupported_version", message=message)])
 
 
 class StoreNotFoundError(DatalttError):
     """A path at which there is no ticket store."""
+
+
+class RemoteError(DatalttError):
+    """A remote place that cannot be reached, refuses, or gives something else than it should.
+
+    `is_unreachable`: nothing answered, so that a copy in the cache may do.
+    """
+
+    is_unreachable = False
 
 
 class IncompletePartsError(DatalttError):

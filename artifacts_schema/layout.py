@@ -5,6 +5,7 @@ Letters: R images (rows), V views, P patches, W ticket bytes, S shards.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +23,25 @@ SHARD_ROWS = 1 << 17
 SHARD_BYTES = 16 << 20
 KEY_SHARD_BYTES = 4 << 20
 
+# Files of a store's folder that its manifest does not list among `objects`.
+ROOT_FILE = "zarr.json"  # carries the manifest
+LOCAL_FILE = "local.json"  # what stays with whoever made the store
+CARD_FILE = "README.md"
+_CARD_PICTURE = re.compile(r"card[a-z-]*\.png")
+
 # Only codecs of the Zarr v3 core registry: what any Zarr v3 reader has, and none that can run code.
 ALLOWED_CODECS = frozenset({"sharding_indexed", "bytes", "zstd", "crc32c", "blosc", "gzip", "transpose"})
 MAX_CHUNK_BYTES = 1 << 28
+
+
+def is_card_file(name: str) -> bool:
+    """Tells whether a file of a store's folder belongs to its card."""
+    return name == CARD_FILE or _CARD_PICTURE.fullmatch(name) is not None
+
+
+def is_beside_objects(name: str) -> bool:
+    """Tells whether a file of a store's folder is none of the objects that the manifest lists."""
+    return name in (ROOT_FILE, LOCAL_FILE) or is_card_file(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

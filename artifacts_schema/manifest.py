@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from .errors import Problem, SchemaError, UnsupportedVersionError
+from .identity import checksum_of, sealed, ticket_digest_of, version_of
 from .tickets import MAX_PATCHES
 from .token_labels import MAX_CLASSES, TOP_K
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 THINNED_VERSION = "2.0"  # since older readers would take a thinned ticket for the selector's own
 SUPPORTED_MAJORS = ("1", "2")
 MANIFEST_ATTRIBUTE = "dataltt"
 
+MAX_OBJECT_BYTES = 1 << 32
 Count = Annotated[int, Field(ge=1, le=2**40)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
+Text = Annotated[str, Field(min_length=1, max_length=65_536)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+ObjectSize = Annotated[int, Field(ge=0, le=MAX_OBJECT_BYTES)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -97,13 +100,27 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """Source of the images. `keys_sha256` does not depend on how images are dealt to shards."""
+    """Source of the images. `keys_sha256` does not depend on how images are dealt to shards.
+
+    `source` is empty since 1.2: where shards lie is a private matter, and stands in the store's local.json.
+    """
 
     name: Name
     split: str
     shards: list[Name]
     source: str
     keys_sha256: Sha256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """Facts for those whom a store is shared with. `license` is of the tickets, `data_license` of the images."""
+
+    license: Text | None = None
+    citation: Text | None = None
+    authors: list[Text] = field(default_factory=list)
+    homepage: Text | None = None
+    data_license: Text | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,19 +161,16 @@ class Manifest:
     parent: list[dict[str, Any]] | None = None
     token_labels: Labeller | None = None  # since 1.1; None where the store has none
     objects: dict[str, Sha256] = field(default_factory=dict)
+    sizes: dict[str, ObjectSize] = field(default_factory=dict)  # since 1.2, bytes of each of `objects`
+    publication: Publication | None = None  # since 1.2
     thinned: Thinned | None = None  # since 2.0
+    ticket_digest: Sha256 | None = None  # since 1.2; read it as `digest`, which older stores have as well
+    checksum: Sha256 | None = None  # since 1.2
 
     @property
     def digest(self) -> str:
-        """Ticket digest: SHA-256 (hex) over what decides the tickets."""
-        document = json.loads(json.dumps(dataclasses.asdict(self)))
-        deciding = {name: document[name] for name in ("grid", "num_keep", "num_views")}
-        deciding |= {part: {k: v for k, v in document[part].items() if v is not None} for part in ("selector", "view")}
-        deciding["keys_sha256"] = document["dataset"]["keys_sha256"]
-        names = ("tickets", "ranks", "views", "keys")
-        deciding["objects"] = {path: sha for path, sha in self.objects.items() if path.split("/")[0] in names}
-        text = json.dumps(deciding, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Ticket digest: SHA-256 (hex) over what decides the tickets. The store's name for itself, of every version."""
+        return self.ticket_digest or ticket_digest_of(self._plain())
 
     @property
     def skipped_keys(self) -> frozenset[str]:
@@ -164,11 +178,30 @@ class Manifest:
         return frozenset(s.key for s in self.skipped)
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest as JSON types."""
+        """The manifest as JSON types; since version 1.2 with its ticket digest and checksum."""
+        document = self._plain()
+        if version_of(document) >= (1, 2):
+            return sealed(document)
+        return {name: value for name, value in document.items() if name not in _SINCE_1_2}
+
+    def _plain(self) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return document
 
+    def upgraded(self, sizes: Mapping[str, int]) -> Manifest:
+        """The same in the version that this dataltt writes, or in its own later one.
 
+        Args:
+            sizes: bytes of each object.
+        """
+        needed = THINNED_VERSION if self.thinned is not None else SCHEMA_VERSION
+        is_later = version_of({"schema_version": self.schema_version}) > version_of({"schema_version": needed})
+        version = self.schema_version if is_later else needed
+        dataset = dataclasses.replace(self.dataset, source="")
+        return dataclasses.replace(self, schema_version=version, dataset=dataset, sizes=dict(sizes))
+
+
+_SINCE_1_2 = frozenset({"sizes", "publication", "thinned", "ticket_digest", "checksum"})
 _ADAPTER = TypeAdapter(Manifest)
 _OBJECT_PATH = re.compile(r"^(?:[A-Za-z0-9_.-]+/)*[A-Za-z0-9_.-]+$")
 
@@ -187,7 +220,14 @@ def parse_manifest(document: Any, store: str) -> Manifest:
         raise SchemaError(store, [problem])
     version = document.get("schema_version")
     if isinstance(version, str) and version.split(".")[0] not in SUPPORTED_MAJORS:
-        raise UnsupportedVersionError(store, version, SCHEMA_VERSION.split(".")[0])
+        raise UnsupportedVersionError(store, version, SUPPORTED_MAJORS)
+    if "checksum" in document and document["checksum"] != checksum_of(document):
+        problem = Problem(
+            where="checksum",
+            kind="checksum",
+            message="is not that of this manifest: it is damaged or was changed by hand; fetch the store again",
+        )
+        raise SchemaError(store, [problem])
     try:
         # JSON mode: strict about types (no "3" for 3), while lists may fill tuples.
         manifest = _ADAPTER.validate_json(json.dumps(document), strict=True)
@@ -201,7 +241,7 @@ def parse_manifest(document: Any, store: str) -> Manifest:
             for detail in error.errors()
         ]
         raise SchemaError(store, problems) from None
-    problems = list(_cross_field_problems(manifest))
+    problems = list(_cross_field_problems(manifest)) or list(_identity_problems(manifest, document))
     if problems:
         raise SchemaError(store, problems)
     return manifest
@@ -244,3 +284,22 @@ def _cross_field_problems(m: Manifest) -> list[Problem]:
 
 def _selected_num_keep(m: Manifest) -> int:
     return m.num_keep if m.thinned is None else m.thinned.selected_num_keep
+
+
+def _identity_problems(m: Manifest, document: Mapping[str, Any]) -> Iterator[Problem]:
+    """What is wrong with the fields that came after 1.1."""
+    version = version_of({"schema_version": m.schema_version})
+    is_sealed = version >= (1, 2)
+    checks = [
+        ("schema_version", version != (0, 0), "should be two numbers, as in 1.2"),
+        ("checksum", m.checksum is not None or not is_sealed, "is missing"),
+        (
+            "ticket_digest",
+            m.ticket_digest == (ticket_digest_of(document) if is_sealed else None),
+            "is not that of these tickets",
+        ),
+        ("sizes", set(m.sizes) == (set(m.objects) if is_sealed else set()), "should give the size of every object"),
+        ("thinned", m.thinned is None or version >= (2, 0), f"needs schema version {THINNED_VERSION}"),
+        ("thinned", m.num_keep < _selected_num_keep(m) or m.thinned is None, "should have kept more than num_keep"),
+    ]
+    return (Problem(where=where, kind="inconsistent", message=text) for where, ok, text in checks if not ok)

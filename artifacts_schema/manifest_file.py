@@ -3,41 +3,80 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import fsspec
-
+from .access.location import Access, Location
+from .access.objects import FolderObjects, Objects, open_objects
 from .errors import Problem, SchemaError, StoreNotFoundError
 from .manifest import MANIFEST_ATTRIBUTE, Manifest, parse_manifest
 
 _MAX_METADATA_BYTES = 256 << 20
 
 
-def read_manifest(path: str) -> Manifest:
+def read_manifest(place: str | Path | Location, access: Access | None = None) -> Manifest:
     """Reads and validates a store's manifest without opening its arrays (no Zarr, so no thread is started).
 
+    Args:
+        place: a folder, a zip file, or a URL (http, https, s3, gs, hf).
+        access: how a URL is reached.
+
     Raises:
-        StoreNotFoundError: there is no store at `path`.
+        StoreNotFoundError: there is no store at `place`.
         SchemaError, UnsupportedVersionError: there is one, but it is not valid.
+        RemoteError: a URL cannot be reached, or refuses.
     """
-    fs, root = fsspec.core.url_to_fs(str(path))
-    location = f"{root}/zarr.json"
-    if not fs.exists(location):
-        raise StoreNotFoundError(_not_found(path, fs, root))
-    if fs.size(location) > _MAX_METADATA_BYTES:
-        raise invalid_store(path, "zarr.json", "too_large", f"is larger than {_MAX_METADATA_BYTES} bytes")
+    return read_root(Location.of(place, access)).manifest
+
+
+class Root:
+    """Root document of a store, and the way to its objects.
+
+    Attributes:
+        location: where it was read, with the SHA-256 of this document if that is behind a URL.
+        content: the bytes of `zarr.json`.
+    """
+
+    def __init__(self, location: Location, objects: Objects, content: bytes) -> None:
+        self.objects, self.content = objects, content
+        sha256 = getattr(objects, "root_sha256", None)
+        self.location = replace(location, root_sha256=sha256) if sha256 else location
+        self.manifest = _parsed(content, location.place)
+        objects.expect(self.manifest.objects, self.manifest.sizes)
+
+
+def read_root(location: Location) -> Root:
+    """Reads the root document of a store.
+
+    Raises:
+        StoreNotFoundError, SchemaError, UnsupportedVersionError, RemoteError
+    """
     try:
-        document = json.loads(fs.cat_file(location))
+        objects = open_objects(location)
+        content = objects.read_root(_MAX_METADATA_BYTES)
+    except FileNotFoundError:
+        raise StoreNotFoundError(_not_found(location)) from None
+    return Root(location, objects, content)
+
+
+def _parsed(content: bytes, place: str) -> Manifest:
+    if len(content) > _MAX_METADATA_BYTES:
+        raise invalid_store(place, "zarr.json", "too_large", f"is larger than {_MAX_METADATA_BYTES} bytes")
+    try:
+        document: Any = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise invalid_store(path, "zarr.json", "json_invalid", f"is not JSON ({error})") from None
+        raise invalid_store(place, "zarr.json", "json_invalid", f"is not JSON ({error})") from None
     attributes = document.get("attributes") if isinstance(document, dict) else None
     if not isinstance(attributes, dict) or MANIFEST_ATTRIBUTE not in attributes:
-        raise invalid_store(path, "zarr.json", "missing", f"has no attribute {MANIFEST_ATTRIBUTE!r}")
-    return parse_manifest(attributes[MANIFEST_ATTRIBUTE], str(path))
+        raise invalid_store(place, "zarr.json", "missing", f"has no attribute {MANIFEST_ATTRIBUTE!r}")
+    return parse_manifest(attributes[MANIFEST_ATTRIBUTE], place)
 
 
 def is_store(path: str) -> bool:
-    """Tells whether a ticket store, sound or not, stands at this path: the only thing that `overwrite` may replace."""
+    """Tells whether a ticket store, sound or not, stands in this folder: all that `overwrite` may replace."""
+    if not Path(path).is_dir():
+        return False
     try:
         read_manifest(path)
     except StoreNotFoundError:
@@ -47,12 +86,21 @@ def is_store(path: str) -> bool:
     return True
 
 
-def _not_found(path: str, fs: Any, root: str) -> str:
-    if fs.exists(root):
-        return f"{path} is not a ticket store; give the folder that dataltt select wrote"
-    if fs.exists(f"{root}.parts"):
-        return f"{path} is not finished (only {path}.parts is there); run the same select again to finish it"
-    return f"there is no ticket store at {path}; make one with: dataltt select --out {path}"
+def _not_found(location: Location) -> str:
+    place = location.place
+    if location.is_remote:
+        from .access.remote import RemoteObjects  # imports fsspec
+
+        if RemoteObjects(location).is_there("tickets/zarr.json"):
+            return f"{place} is not finished: its zarr.json is missing; push it again to finish it"
+        return f"there is no ticket store at {place} (it has no zarr.json); check the URL, or ask who published it"
+    if location.is_zip:
+        return f"{place} has no ticket store in it; give the zip file that dataltt push wrote, or a folder"
+    if FolderObjects(Path(place)).folder.exists():
+        return f"{place} is not a ticket store; give the folder that dataltt select wrote"
+    if Path(f"{place}.parts").exists():
+        return f"{place} is not finished (only {place}.parts is there); run the same select again to finish it"
+    return f"there is no ticket store at {place}; make one with: dataltt select --out {place}"
 
 
 def invalid_store(path: str, where: str, kind: str, message: str) -> SchemaError:

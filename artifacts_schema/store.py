@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.abc.store import ByteRequest, Store
-from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import StorePath, WrapperStore
 
-from .codecs import codec_problems
-from .errors import OptionError, Problem, SchemaError, UnknownKeyError
+from .access.location import Access, Location
+from .access.location import storage_options as option_pairs
+from .access.remote import RemoteObjects, fetch_objects
+from .access.zarr_store import ObjectStore
+from .chunks import object_names
+from .errors import DatalttError, OptionError, SchemaError, UnknownKeyError
 from .image_tickets import ImageTickets
-from .layout import array_specs
+from .layout import ROOT_FILE
 from .lookup import KeyLookup, iter_row_blocks
-from .manifest import Manifest
-from .manifest_file import invalid_store, read_manifest
+from .manifest_file import Root, invalid_store, read_root
+from .opening import ZARR_ERRORS, missing_objects, open_arrays, size_problems
 from .strings import MAX_STRING_BYTES, decode_strings
 from .tickets import Packed, Ranks, bad_ranks, bad_tickets, mask_to_indices, unpack_mask
 from .token_labels import LabelMaps, bad_label_maps, no_token_labels
 
-# What Zarr raises on bytes that are not what they should be.
-_ZARR_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, ArithmeticError, AssertionError)
-# A store of fewer stored bytes per thousand rows than this is made up: a digest alone is 8 bytes that do not compress.
-_MIN_BYTES_PER_1000_ROWS = 1000
 # Looking for keys like a wrong one takes about a second for so many.
 _MAX_NEAR_ROWS = 20_000
 
@@ -43,24 +39,29 @@ def _selection(rows: Rows) -> slice | npt.NDArray[np.int64]:
     return slice(rows.start, rows.stop) if isinstance(rows, range) else rows
 
 
-class _NoFillValues(WrapperStore[Store]):
-    """A chunk that is not there, or is empty, is an error: Zarr would read it as fill values."""
+def open_store(
+    place: str | Path | Location,
+    *,
+    storage_options: Mapping[str, object] | None = None,
+    cache_dir: str | Path | None = None,
+) -> TicketStore:
+    """Opens the ticket store in a folder, in a zip file, or behind a URL (http, https, s3, gs, hf), for reading.
 
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        found = await super().get(key, prototype, byte_range)
-        if "/c/" in key and not found:
-            raise FileNotFoundError(f"{key} is missing or empty")
-        return found
+    What is read of a URL is downloaded once, checked against its SHA-256, and kept in a cache.
 
-
-def open_store(path: str | Path) -> TicketStore:
-    """Opens the ticket store at a local path or fsspec URL, for reading.
+    Args:
+        storage_options: of the URL's file system: endpoint_url, anon, profile, token, …
+        cache_dir: where the cache is. Default: $DATALTT_CACHE, else dataltt in the user's caches.
 
     Raises:
         StoreNotFoundError: there is none.
         SchemaError, UnsupportedVersionError: there is one, but it is not valid.
+        RemoteError: the URL cannot be reached, or refuses.
     """
-    return TicketStore.open(str(path))
+    access = Access(
+        storage_options=option_pairs(storage_options or {}), cache_dir=None if cache_dir is None else Path(cache_dir)
+    )
+    return TicketStore.open(place, access)
 
 
 class TicketStore:
@@ -73,77 +74,42 @@ class TicketStore:
     Open it in the process that reads it: Zarr runs an event-loop thread, which a fork does not carry over.
     """
 
-    def __init__(self, path: str, manifest: Manifest, group: zarr.Group) -> None:
-        self.path, self.manifest = path, manifest
-        self._arrays: dict[str, zarr.Array[Any]] = {}
-        problems = [*self._missing_objects(), *self._open_arrays(group)]
-        if problems:
-            raise SchemaError(path, problems)
+    def __init__(self, root: Root, arrays: Mapping[str, zarr.Array[Any]]) -> None:
+        self.path, self.manifest, self.location = root.location.place, root.manifest, root.location
+        self.objects = root.objects
+        self._arrays = arrays
 
     @classmethod
-    def open(cls, path: str) -> TicketStore:
-        """Opens the store at a local path or fsspec URL.
+    def open(cls, place: str | Path | Location, access: Access | None = None) -> TicketStore:
+        """Opens the store in a folder, in a zip file, or behind a URL.
 
         Raises:
-            StoreNotFoundError, SchemaError, UnsupportedVersionError
+            StoreNotFoundError, SchemaError, UnsupportedVersionError, RemoteError
         """
-        path = str(path)
-        manifest = read_manifest(path)
+        root = read_root(Location.of(place, access))
+        if isinstance(root.objects, RemoteObjects):  # some at a time, where Zarr asks for one after the other
+            fetch_objects(root.objects, [name for name in root.manifest.objects if name.endswith(f"/{ROOT_FILE}")])
+        zarr_store = ObjectStore(root.objects, root.manifest.objects, root.content)
         try:
-            plain = zarr.open_group(path, mode="r", zarr_format=3)
-            strict = StorePath(_NoFillValues(plain.store), plain.store_path.path)
-            group = zarr.open_group(strict, mode="r", zarr_format=3)
-        except _ZARR_ERRORS as error:
-            raise invalid_store(path, "zarr.json", "zarr", f"cannot be opened ({error})") from None
-        return cls(path, manifest, group)
-
-    def _missing_objects(self) -> Iterator[Problem]:
-        fs, root = fsspec.core.url_to_fs(self.path)
-        sizes = {f[len(root) :].lstrip("/"): info["size"] for f, info in fs.find(root, detail=True).items()}
-        for name in sorted(set(self.manifest.objects) - set(sizes)):
-            yield Problem(where=name, kind="missing", message="is missing from the store")
-        if sum(sizes.values()) * 1000 < self.manifest.num_images * _MIN_BYTES_PER_1000_ROWS:
-            message = f"is {self.manifest.num_images}, more than {sum(sizes.values())} stored bytes can hold"
-            yield Problem(where="num_images", kind="too_large", message=message)
-
-    def _open_arrays(self, group: zarr.Group) -> Iterator[Problem]:
-        m = self.manifest
-        specs = array_specs(
-            num_images=m.num_images,
-            num_views=m.num_views,
-            num_patches=m.num_patches,
-            num_shards=len(m.dataset.shards),
-            num_shard_name_bytes=sum(len(s.encode()) for s in m.dataset.shards),
-            has_ranks=m.has_ranks,
-            has_views=m.num_views > 1 or m.view.kind == "replay",
-            has_token_labels=m.token_labels is not None,
-        )
-        for path, spec in specs.items():
-            try:
-                array = group[path]
-            except _ZARR_ERRORS as error:
-                yield Problem(where=path, kind="zarr", message=f"cannot be opened ({error})")
-                continue
-            if not isinstance(array, zarr.Array):
-                yield Problem(where=path, kind="array_type", message="should be an array")
-                continue
-            shape_ok = len(array.shape) == len(spec.shape) and all(
-                want is None or want == got for want, got in zip(spec.shape, array.shape, strict=True)
-            )
-            if not shape_ok:
-                want = "[" + ", ".join("bytes" if n is None else str(n) for n in spec.shape) + "]"
-                yield Problem(where=path, kind="shape", message=f"has shape {list(array.shape)}, should be {want}")
-            if array.dtype != spec.dtype:
-                yield Problem(where=path, kind="dtype", message=f"is {array.dtype}, should be {spec.dtype}")
-            yield from codec_problems(path, array)
-            self._arrays[path] = array
+            group = zarr.open_group(zarr_store, mode="r", zarr_format=3)
+        except ZARR_ERRORS as error:
+            raise invalid_store(root.location.place, "zarr.json", "zarr", f"cannot be opened ({error})") from None
+        arrays: dict[str, zarr.Array[Any]] = {}
+        problems = [*missing_objects(root), *open_arrays(group, root.manifest, arrays)]
+        problems = problems or list(size_problems(root, arrays))
+        if problems:
+            raise SchemaError(root.location.place, problems)
+        return cls(root, arrays)
 
     def _read(self, path: str, selection: Any) -> npt.NDArray[Any]:
         try:
             values: npt.NDArray[Any] = np.asarray(self._arrays[path].oindex[selection])
-        except _ZARR_ERRORS as error:
+        except DatalttError:
+            raise
+        except ZARR_ERRORS as error:
             reason = str(error) or type(error).__name__
-            raise invalid_store(self.path, path, "damaged", f"cannot be read ({reason}); fetch it again") from error
+            way_out = "clear its copy with: dataltt cache --clear" if self.location.is_remote else "fetch it again"
+            raise invalid_store(self.path, path, "damaged", f"cannot be read ({reason}); {way_out}") from error
         return values
 
     def __len__(self) -> int:
@@ -316,13 +282,49 @@ class TicketStore:
         self._refuse("views/flips", rows, flips > 1, "neither 0 nor 1")
         return boxes, flips
 
+    def object_names(self, arrays: Collection[str], rows: Sequence[range] | None = None) -> list[str]:
+        """Names of the objects of some arrays, of these rows alone where they are given; key bytes are not divided."""
+        names: list[str] = []
+        for path in arrays:
+            # Offsets have one entry more than there are rows, and shard names and key bytes are not rows at all.
+            is_of_rows = rows is not None and self._arrays[path].shape[0] == len(self)
+            names += [f"{path}/{ROOT_FILE}", *object_names(path, self._arrays[path], rows if is_of_rows else None)]
+        return [name for name in names if name in self.manifest.objects]
+
+    def fetch(
+        self,
+        arrays: Collection[str] | None = None,
+        rows: Sequence[range] | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """Downloads what is not here yet, so that reading it needs no network; nothing of a store on this machine.
+
+        Args:
+            arrays: paths of the arrays that are wanted. Default: all.
+            rows: runs of rows that are wanted. Default: all.
+            on_progress: called with (bytes downloaded, bytes to download).
+
+        Returns:
+            Number of bytes downloaded.
+
+        Raises:
+            RemoteError: something cannot be had.
+        """
+        if not isinstance(self.objects, RemoteObjects):
+            return 0
+        wanted = self.object_names(self.array_paths if arrays is None else arrays, rows)
+        return fetch_objects(self.objects, wanted, on_progress)
+
+    @property
+    def array_paths(self) -> tuple[str, ...]:
+        """Paths of the arrays that the store has."""
+        return tuple(self._arrays)
+
     def num_stored_bytes(self) -> dict[str, int]:
-        """Bytes on disk of each array (its objects, metadata included), by path."""
-        fs, root = fsspec.core.url_to_fs(self.path)
+        """Bytes of each array (its objects, metadata included), by path."""
         sizes = dict.fromkeys(self._arrays, 0)
-        for file, info in fs.find(root, detail=True).items():
-            name = file[len(root) :].lstrip("/")
+        for name in self.manifest.objects:
             owner = next((a for a in self._arrays if name.startswith(a + "/")), None)
             if owner is not None:
-                sizes[owner] += info["size"]
+                sizes[owner] += self.objects.size(name) or 0
         return sizes

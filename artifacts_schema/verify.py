@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import fsspec
 import numpy as np
 
-from .errors import DatalttError, SchemaError
+from .access.location import Access, Location
+from .errors import DatalttError, RemoteError, SchemaError
+from .layout import is_beside_objects
 from .lookup import iter_row_blocks
 from .store import TicketStore
 from .strings import hash_strings, keys_digest
@@ -28,15 +29,18 @@ class Check:
     detail: str
 
 
-def verify_store(path: str, on_progress: Callable[[int, int], None] | None = None) -> Iterator[Check]:
+def verify_store(
+    place: str | Location, on_progress: Callable[[int, int], None] | None = None, access: Access | None = None
+) -> Iterator[Check]:
     """Runs every check and yields its outcome; later checks run even where earlier ones failed, if they can.
 
     Args:
-        path: the store.
+        place: the store: a folder, a zip file, or a URL.
         on_progress: called with (rows checked, rows in all).
+        access: how a URL is reached.
     """
     try:
-        store = TicketStore.open(path)
+        store = TicketStore.open(place, access)
         num_shards = len(store.shard_names)
         store.shard_rows  # noqa: B018 (reads and checks)
     except DatalttError as error:
@@ -54,19 +58,30 @@ def verify_store(path: str, on_progress: Callable[[int, int], None] | None = Non
 
 
 def _check_objects(store: TicketStore) -> Check:
-    fs, root = fsspec.core.url_to_fs(store.path)
     wanted = store.manifest.objects
-    found = {f[len(root) :].lstrip("/") for f in fs.find(root)} - {"zarr.json"}
-    wrong = [f"{name} is not in the manifest" for name in sorted(found - set(wanted))]
-    wrong += [f"{name} is missing" for name in sorted(set(wanted) - found)]
-    for name in sorted(found & set(wanted)):
-        digest = hashlib.sha256()
-        with fs.open(f"{root}/{name}", "rb") as file:
-            while block := file.read(_READ_BYTES):
-                digest.update(block)
-        if digest.hexdigest() != wanted[name]:
+    strangers = [name for name in store.objects.strangers(wanted) if not is_beside_objects(name)]
+    wrong = [f"{name} is not in the manifest" for name in strangers]
+    for name in sorted(wanted):
+        try:
+            digest = _digest(store, name)
+        except FileNotFoundError:
+            wrong.append(f"{name} is missing")
+            continue
+        except RemoteError as error:
+            wrong.append(str(error))
+            continue
+        if digest != wanted[name]:
             wrong.append(f"{name} has another SHA-256 than the manifest says")
     return Check(name="object digests", ok=not wrong, detail="; ".join(wrong) or f"{len(wanted)} objects")
+
+
+def _digest(store: TicketStore, name: str) -> str:
+    """SHA-256 (hex) of an object."""
+    digest = hashlib.sha256()
+    with store.objects.open(name) as file:
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _check_rows(store: TicketStore, on_progress: Callable[[int, int], None] | None) -> Iterator[Check]:

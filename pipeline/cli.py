@@ -11,6 +11,7 @@ import typer
 
 from .commands import (
     bench,
+    cache,
     demo,
     eval_,
     fidelity,
@@ -42,6 +43,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "Train and test": {"train": train.train, "eval": eval_.eval_},
     "Share": {
+        "cache": cache.cache,
         "store merge": store.merge,
         "store subset": store.subset,
         "store thin": store.thin,

@@ -1,17 +1,36 @@
-"""Fixtures that several files ask for: a folder of their own, a fixed time, a small store. And one thread for all."""
+"""Fixtures that several files ask for: a folder, a fixed time, a small store, servers. And one thread for all."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+from .far.fixtures import (  # noqa: F401
+    _gs_server,
+    _s3_server,
+    certificate,
+    gs_server,
+    hub_server,
+    no_credentials,
+    s3_server,
+)
 
 if TYPE_CHECKING:
     from .helpers import SmallStore
 
 # The models are tiny: more threads would wait for each other, and one gives the same rounding everywhere.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps what tests download out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATALTT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import zarr
 from dataltt.artifacts_schema import TicketStore
+from dataltt.artifacts_schema.identity import checksum_of, ticket_digest_of
 from dataltt.artifacts_schema.manifest import Manifest, Selector, View
 from dataltt.artifacts_schema.writing.commit import StoreSpec, commit
 from dataltt.artifacts_schema.writing.parts import Part, parts_dir, write_part
@@ -190,9 +192,39 @@ def edit_json(path: Path, change: Callable[[Any], object]) -> None:
     path.write_text(json.dumps(document))
 
 
-def edit_manifest(store: Path, change: Callable[[Any], object]) -> None:
-    """Alters the manifest of a store in place."""
-    edit_json(store / "zarr.json", lambda document: change(document["attributes"]["dataltt"]))
+def reseal(manifest: dict[str, Any]) -> None:
+    """Gives an altered manifest its checksum again, and its ticket digest where it still has one."""
+    if "checksum" in manifest:
+        if isinstance(manifest.get("objects"), dict):
+            manifest["sizes"] = {p: n for p, n in manifest.get("sizes", {}).items() if p in manifest["objects"]}
+        with contextlib.suppress(KeyError, TypeError, AttributeError):
+            manifest["ticket_digest"] = ticket_digest_of(manifest)
+        manifest["checksum"] = checksum_of(manifest)
+
+
+def edit_metadata(store: Path, array: str, change: Callable[[Any], object]) -> None:
+    """Alters the metadata of one array of a store in place, and what its manifest says about them."""
+    path = store / array / "zarr.json"
+    edit_json(path, change)
+    content = path.read_bytes()
+
+    def agree(manifest: Any) -> None:
+        manifest["objects"][f"{array}/zarr.json"] = hashlib.sha256(content).hexdigest()
+        if manifest.get("sizes"):
+            manifest["sizes"][f"{array}/zarr.json"] = len(content)
+
+    edit_manifest(store, agree)
+
+
+def edit_manifest(store: Path, change: Callable[[Any], object], *, seal: bool = True) -> None:
+    """Alters the manifest of a store in place; its checksum fits unless `seal` is False."""
+
+    def alter(document: Any) -> None:
+        change(document["attributes"]["dataltt"])
+        if seal:
+            reseal(document["attributes"]["dataltt"])
+
+    edit_json(store / "zarr.json", alter)
 
 
 def digests_of(root: Path) -> dict[str, str]:

@@ -57,6 +57,7 @@ def commit_extension(
     """
     check_destination(store_path, overwrite=overwrite)
     headers = read_headers(store_path, spec.shards)
+    base.fetch()
     plan = all_rows(base)
     num_key_bytes = scan_keys([base], plan).num_bytes + sum(num_key_bytes_of(h) for h in headers)
     draft = _manifest(base, spec, headers)
@@ -76,7 +77,7 @@ def commit_extension(
         refuse_duplicates(hashes, _keys_of_shards(base, headers))
         return replace(draft, dataset=replace(draft.dataset, keys_sha256=keys_digest(hashes)))
 
-    manifest = write_new_store(store_path, write)
+    manifest = write_new_store(store_path, write, shards=spec.source)
     shutil.rmtree(parts_dir(store_path))
     return manifest
 
@@ -94,5 +95,6 @@ def _manifest(base: TicketStore, spec: StoreSpec, headers: Sequence[PartHeader])
         view=m.view,
         dataset=replace(added.dataset, shards=[*m.dataset.shards, *added.dataset.shards]),
         skipped=[*m.skipped, *added.skipped],
+        publication=m.publication,
         parent=[parent_entry(base, "extend")],
     )

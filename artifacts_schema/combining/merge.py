@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from ..errors import OptionError, TicketMismatchError
 from ..manifest import Dataset, Labeller, SkippedSample
 from ..store import TicketStore
-from .assembly import Combined, Target, parent_entry, write_store
+from .assembly import Combined, Place, Target, parent_entry, shards_of, write_store
 from .differences import refuse_other_kind
 from .interleave import UnknownOrderError, interleave
 from .rows import RowPlan, read_columns, read_keys_of, rows_per_block
@@ -34,31 +33,36 @@ _COMPARED = {
 }
 
 
-def merge_stores(stores: Sequence[str | Path], target: Target) -> Combined:
+def merge_stores(stores: Sequence[Place], target: Target) -> Combined:
     """Merges stores into a new one.
 
     Raises:
         OptionError: they are not of one selector, view and ratio, or the order of a shard's images is unknown.
         TicketMismatchError: they disagree on an image.
         DuplicateKeyError: an image stands in two shards.
-        OutputExistsError, StoreNotFoundError, SchemaError
+        OutputExistsError, StoreNotFoundError, SchemaError, RemoteError
     """
     if not 2 <= len(stores) <= _MAX_STORES:
         raise OptionError(f"merge takes two stores or more, and {len(stores)} was given; name the others too")
     target.check()
-    opened = [TicketStore.open(str(s)) for s in stores]
+    opened = [TicketStore.open(place) for place in stores]
     for other in opened[1:]:
         _refuse_other_kind(opened[0], other)
     plan = _planned(opened)
     labeller, notes = _common_labeller(opened)
+    publications = [store.manifest.publication for store in opened]
+    publication = publications[0] if all(p == publications[0] for p in publications) else None
+    if publication is None and any(publications):
+        notes = (*notes, "licence, authors and citation are left out, since they differ; give them with: dataltt card")
     manifest = replace(
         opened[0].manifest,
         dataset=_dataset(opened),
         skipped=_skipped(opened),
         token_labels=labeller,
+        publication=publication,
         parent=[parent_entry(store, "merge") for store in opened],
     )
-    return Combined(manifest=write_store(target, opened, plan, manifest), notes=notes)
+    return Combined(manifest=write_store(target, opened, plan, manifest, shards=_common_shards(opened)), notes=notes)
 
 
 def _refuse_other_kind(first: TicketStore, other: TicketStore) -> None:
@@ -175,17 +179,18 @@ def _compare_rows(
 def _dataset(stores: Sequence[TicketStore]) -> Dataset:
     sets = [store.manifest.dataset for store in stores]
     names, splits = (" + ".join(dict.fromkeys(getattr(s, n) for s in sets)) for n in ("name", "split"))
-    return replace(sets[0], name=names, split=splits, source=_common_source(stores))
+    return replace(sets[0], name=names, split=splits)
 
 
-def _common_source(stores: Sequence[TicketStore]) -> str:
+def _common_shards(stores: Sequence[TicketStore]) -> str | None:
     """The `shards` that all stores were made from: in braces, if the stores have no shard in common."""
-    sources = list(dict.fromkeys(store.manifest.dataset.source for store in stores))
+    sources = list(dict.fromkeys(shards_of(store) for store in stores))
     if len(sources) == 1:
         return sources[0]
     names = [name for store in stores for name in store.shard_names]
-    can_be_listed = all(s and "," not in s and ":" not in s.split("/")[0] for s in sources)
-    return f"{{{','.join(sources)}}}" if can_be_listed and len(set(names)) == len(names) else ""
+    listed = [s for s in sources if s and "," not in s and ":" not in s.split("/")[0]]
+    can_be_listed = len(listed) == len(sources) and len(set(names)) == len(names)
+    return f"{{{','.join(listed)}}}" if can_be_listed else None
 
 
 def _skipped(stores: Sequence[TicketStore]) -> list[SkippedSample]:

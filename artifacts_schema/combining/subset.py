@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..errors import OptionError
 from ..lookup import BLOCK_ROWS, KeyLookup, iter_row_blocks
 from ..store import TicketStore
-from .assembly import Combined, Target, parent_entry, write_store
+from .assembly import Combined, Place, Target, parent_entry, shards_of, write_store
 from .rows import RowPlan
 
 
@@ -39,17 +39,17 @@ class Wanted:
         return self.keys is not None or self.classes is not None
 
 
-def subset_store(store: str | Path, wanted: Wanted, target: Target) -> Combined:
+def subset_store(store: Place, wanted: Wanted, target: Target) -> Combined:
     """Writes some rows of a store as a new one.
 
     Raises:
         OptionError: nothing is asked for or left, or something that the store does not have.
-        OutputExistsError, StoreNotFoundError, SchemaError
+        OutputExistsError, StoreNotFoundError, SchemaError, RemoteError
     """
     if wanted.shards is None and not wanted.is_of_images:
         raise OptionError("a subset of what? give `shards`, `keys` or `classes`")
     target.check()
-    opened = TicketStore.open(str(store))
+    opened = TicketStore.open(store)
     chosen = _of_shards(opened, wanted.shards)
     keep = np.zeros(len(opened), dtype=np.bool_)
     for name in chosen:
@@ -72,7 +72,7 @@ def subset_store(store: str | Path, wanted: Wanted, target: Target) -> Combined:
         skipped=[s for s in m.skipped if s.shard in left and (skipped_keys is None or s.key in skipped_keys)],
         parent=[parent_entry(opened, "subset", **_recorded(wanted))],
     )
-    return Combined(manifest=write_store(target, [opened], plan, manifest))
+    return Combined(manifest=write_store(target, [opened], plan, manifest, shards=shards_of(opened)))
 
 
 def _of_shards(store: TicketStore, pattern: str | None) -> list[str]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from ..errors import OptionError
 from ..store import TicketStore
 from ..thinning import approximation, num_kept_of, thinned_to
 from ..tickets import pack_ranks
-from .assembly import Columns, Combined, Target, parent_entry, write_store
+from .assembly import Columns, Combined, Place, Target, parent_entry, shards_of, write_store
 from .rows import all_rows
 
 
-def thin_store(store: str | Path, target: Target, *, ratio: float | None = None, ranks: bool = True) -> Combined:
+def thin_store(store: Place, target: Target, *, ratio: float | None = None, ranks: bool = True) -> Combined:
     """Writes a store's tickets with fewer patches, or without ranks, or both, as a new store.
 
     Args:
@@ -22,12 +21,12 @@ def thin_store(store: str | Path, target: Target, *, ratio: float | None = None,
 
     Raises:
         OptionError: the store has no ranks to go by, or its tickets are no larger.
-        OutputExistsError, StoreNotFoundError, SchemaError
+        OutputExistsError, StoreNotFoundError, SchemaError, RemoteError
     """
     if ratio is None and ranks:
         raise OptionError("thin it how? give a lower `ratio`, or `ranks=False`, or both")
     target.check()
-    opened = TicketStore.open(str(store))
+    opened = TicketStore.open(store)
     m = opened.manifest
     if not ranks and not m.has_ranks:
         raise OptionError(f"{opened.path} has no ranks already; leave `ranks=False` out")
@@ -47,6 +46,6 @@ def thin_store(store: str | Path, target: Target, *, ratio: float | None = None,
             columns["tickets"] = pack_ranks(columns["ranks"], num_keep)
         return columns
 
-    written = write_store(target, [opened], all_rows(opened), manifest, change=change)
+    written = write_store(target, [opened], all_rows(opened), manifest, shards=shards_of(opened), change=change)
     said = approximation(written)
     return Combined(manifest=written, notes=() if said is None else (f"tickets are {said}",))

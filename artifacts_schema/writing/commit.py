@@ -97,7 +97,7 @@ def commit(
         keys_sha256 = _write_arrays(folder, spec, headers, num_images, on_progress)
         return manifest_of(spec, headers, num_images, keys_sha256)
 
-    manifest = write_new_store(store_path, write)
+    manifest = write_new_store(store_path, write, shards=spec.source)
     shutil.rmtree(parts_dir(store_path))
     return manifest
 
@@ -185,7 +185,7 @@ def manifest_of(spec: StoreSpec, headers: Sequence[PartHeader], num_images: int,
             name=spec.dataset_name,
             split=spec.split,
             shards=list(spec.shards),
-            source=spec.source,
+            source="",
             keys_sha256=keys_sha256,
         ),
         created=creation_time(),

@@ -6,8 +6,6 @@ replaced by the next commit.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -17,15 +15,16 @@ from pathlib import Path
 import zarr
 
 from ..errors import IncompletePartsError, OptionError, OutputExistsError
-from ..files import write_atomically
 from ..layout import array_specs
-from ..manifest import MANIFEST_ATTRIBUTE, SCHEMA_VERSION, Labeller, Manifest, parse_manifest
+from ..local_notes import keep_source
+from ..manifest import Labeller, Manifest, parse_manifest
 from ..store import TicketStore
 from ..token_labels import FOLDER, bad_label_maps
 from .array_writer import ArrayWriter
 from .label_parts import LabelPart, label_parts_dir, open_label_part
-from .new_store import hash_objects
+from .new_store import hash_objects, object_sizes
 from .parts import part_path
+from .root import replace_manifest
 
 
 def check_unlabelled(store_path: Path, manifest: Manifest, *, overwrite: bool) -> None:
@@ -48,22 +47,15 @@ def local_store(store: str) -> Path:
     """
     path = Path(store)
     if "://" in store and not path.exists():
-        raise OptionError(f"`tickets={store!r}`: token labels are written into a folder; copy the store here first")
+        raise OptionError(f"`tickets={store!r}`: labels are written into a folder; fetch it: dataltt pull {store}")
     return path
 
 
 def unlabelled(manifest: Manifest) -> Manifest:
-    """The manifest of the same store without token labels, in this schema version or the store's own later one."""
+    """The manifest of the same store without token labels."""
     objects = {p: d for p, d in manifest.objects.items() if not p.startswith(f"{FOLDER}/")}
-    minor, ours = (v.partition(".")[2] for v in (manifest.schema_version, SCHEMA_VERSION))
-    is_later = minor.isdecimal() and int(minor) > int(ours)
-    version = manifest.schema_version if is_later else SCHEMA_VERSION
-    return replace(manifest, schema_version=version, token_labels=None, objects=objects)
-
-
-def unlabelled_digest(manifest: Manifest) -> str:
-    """SHA-256 (hex) of that manifest: the same whatever labels a store has, another for every other store."""
-    return hashlib.sha256(json.dumps(unlabelled(manifest).to_json(), sort_keys=True).encode()).hexdigest()
+    sizes = {p: n for p, n in manifest.sizes.items() if p in objects}
+    return replace(manifest, token_labels=None, objects=objects, sizes=sizes)
 
 
 def commit_labels(
@@ -86,6 +78,7 @@ def commit_labels(
     check_unlabelled(store_path, store.manifest, overwrite=overwrite)
     parts = _open_parts(store_path, store)
     without = unlabelled(store.manifest)
+    without = without.upgraded(object_sizes(store_path, without.objects))
     # What no reader would open is refused here, while the parts are still there.
     parse_manifest(replace(without, token_labels=labeller).to_json(), str(store_path))
     temporary = store_path.with_name(f"{store_path.name}.labels.tmp-{os.getpid()}")
@@ -94,13 +87,20 @@ def commit_labels(
         # One chunk at a time: each that is encoded beside it would take its own buffers.
         with zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):
             _write_arrays(temporary, store.manifest, labeller, parts, on_progress)
-        objects = {**without.objects, **hash_objects(temporary)}
-        manifest = replace(without, token_labels=labeller, objects=objects)
+        labels = hash_objects(temporary)
+        manifest = replace(
+            without,
+            token_labels=labeller,
+            objects={**without.objects, **labels},
+            sizes={**without.sizes, **object_sizes(temporary, labels)},
+        )
+        manifest = parse_manifest(manifest.to_json(), str(store_path))
+        keep_source(store_path, store.manifest)
         if store.manifest.token_labels is not None:
-            _replace_manifest(store_path, without)
+            replace_manifest(store_path, without)
         shutil.rmtree(store_path / FOLDER, ignore_errors=True)
         os.rename(temporary / FOLDER, store_path / FOLDER)
-        _replace_manifest(store_path, manifest)
+        replace_manifest(store_path, manifest)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(label_parts_dir(store_path))
@@ -152,11 +152,3 @@ def _write_arrays(
             on_progress(done, len(parts))
     ids.close()
     scores.close()
-
-
-def _replace_manifest(store_path: Path, manifest: Manifest) -> None:
-    """Replaces the root group's metadata, which carries the manifest, in one step. Fields that a later minor version
-    added stay."""
-    document = json.loads((store_path / "zarr.json").read_bytes())
-    document["attributes"][MANIFEST_ATTRIBUTE].update(manifest.to_json())
-    write_atomically(store_path / "zarr.json", json.dumps(document, indent=2).encode())

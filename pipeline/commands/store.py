@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...stages.options import Group, Option, Overwrite, whole_numbers
+from ...stages.options import Group, Option, Overwrite, RemoteOptions, whole_numbers
 from ..ends import print_json, warn
 from ..messages import as_flags
 from ..options import takes
@@ -19,18 +19,29 @@ from ..progress import reporting
 if TYPE_CHECKING:
     from ...artifacts_schema.combining.assembly import Combined, Target
     from ...stages.analysis.store_diff import StoreDiff
+    from ...stages.runtime.reporting import Reporter
 
-Out = Annotated[Path, Option(help="The store to write.", is_common=True)]
-Store = Annotated[str, Option(help="A ticket store.", is_argument=True)]
+Out = Annotated[
+    Path,
+    Option(
+        help="The store to write.",
+        is_common=True,
+        instead_of_url="write it into a folder, then: dataltt push FOLDER URL",
+    ),
+]
+Store = Annotated[str, Option(help="A ticket store: a folder, a zip file, or a URL.", is_argument=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeConfig(Group):
     """Options of `dataltt store merge`."""
 
-    stores: Annotated[tuple[str, ...], Option(help="Ticket stores, two or more.", is_argument=True)]
+    stores: Annotated[
+        tuple[str, ...], Option(help="Ticket stores, two or more: folders, zip files, or URLs.", is_argument=True)
+    ]
     out: Out
     overwrite: Overwrite = False
+    remote: RemoteOptions = RemoteOptions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +59,7 @@ class SubsetConfig(Group):
         Option(help="Class indices, e.g. 0,3,5.", parser=whole_numbers, metavar="N,N,…", is_common=True),
     ] = None
     overwrite: Overwrite = False
+    remote: RemoteOptions = RemoteOptions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +73,7 @@ class ThinConfig(Group):
     ] = None
     ranks: Annotated[bool, Option(help="Keep the ranks.", is_common=True)] = True
     overwrite: Overwrite = False
+    remote: RemoteOptions = RemoteOptions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +83,7 @@ class DiffConfig(Group):
     first: Annotated[str, Option(help="A ticket store, A.", is_argument=True)]
     second: Annotated[str, Option(help="Another, B.", is_argument=True)]
     png: Annotated[Path | None, Option(help="Write where on the grid they agree as a picture.", is_common=True)] = None
+    remote: RemoteOptions = RemoteOptions()
 
 
 @takes(MergeConfig)
@@ -84,7 +98,7 @@ def merge(config: MergeConfig, as_json: bool) -> None:
     from ...artifacts_schema.combining.merge import merge_stores
 
     with _target(config.out, config.overwrite) as target:
-        combined = merge_stores(config.stores, target)
+        combined = merge_stores([config.remote.location(s) for s in config.stores], target)
     _end(config.out, combined, as_json)
 
 
@@ -98,7 +112,7 @@ def subset(config: SubsetConfig, as_json: bool) -> None:
 
     wanted = Wanted(shards=config.shards, keys=config.keys, classes=config.classes)
     with _target(config.out, config.overwrite) as target:
-        combined = subset_store(config.store, wanted, target)
+        combined = subset_store(config.remote.location(config.store), wanted, target)
     _end(config.out, combined, as_json)
 
 
@@ -114,7 +128,7 @@ def thin(config: ThinConfig, as_json: bool) -> None:
     from ...artifacts_schema.combining.thin import thin_store
 
     with _target(config.out, config.overwrite) as target:
-        combined = thin_store(config.store, target, ratio=config.ratio, ranks=config.ranks)
+        combined = thin_store(config.remote.location(config.store), target, ratio=config.ratio, ranks=config.ranks)
     _end(config.out, combined, as_json)
 
 
@@ -133,8 +147,16 @@ def diff(config: DiffConfig, as_json: bool) -> None:
     png = config.png
     if png is not None and not png.parent.is_dir():
         raise OptionError(f"`png={str(png)!r}`: there is no folder {png.parent}")
-    with _rows("comparing tickets", "images") as on_progress:
-        found = diff_stores(config.first, config.second, on_progress)
+    places = [config.remote.location(place) for place in (config.first, config.second)]
+    with reporting() as reporter:
+        steps = _Steps(reporter)
+        found = diff_stores(
+            places[0],
+            places[1],
+            steps.named("comparing tickets", "images"),
+            steps.named("downloading tickets", "bytes"),
+        )
+        reporter.finish()
     if png is not None:
         from ..reports.diff_figure import diff_figure
 
@@ -147,21 +169,26 @@ def diff(config: DiffConfig, as_json: bool) -> None:
         typer.echo(f"picture: {png}")
 
 
-@contextmanager
-def _rows(name: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A function to call with (done, in all), which shows how far the work is."""
-    with reporting() as reporter:
-        seen = 0
+class _Steps:
+    """Steps of one call, of which each shows how far it is."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._running, self._seen = "", 0
+
+    def named(self, name: str, unit: str) -> Callable[[int, int], None]:
+        """A function to call with (done, in all), over and over, while the step runs."""
 
         def on_progress(done: int, total: int) -> None:
-            nonlocal seen
-            if not seen:
-                reporter.start(name, total, unit)
-            reporter.advance(done - seen)
-            seen = done
+            if self._running != name or done < self._seen:
+                if self._running:
+                    self._reporter.finish()
+                self._reporter.start(name, total, unit)
+                self._running, self._seen = name, 0
+            self._reporter.advance(done - self._seen)
+            self._seen = done
 
-        yield on_progress
-        reporter.finish()
+        return on_progress
 
 
 @contextmanager
@@ -169,8 +196,16 @@ def _target(out: Path, overwrite: bool) -> Iterator[Target]:
     from ...artifacts_schema.combining.assembly import Target
     from ...stages.runtime.version import tool_version
 
-    with _rows("writing the store", "rows") as on_progress:
-        yield Target(path=out, overwrite=overwrite, tool_version=tool_version(), on_progress=on_progress)
+    with reporting() as reporter:
+        steps = _Steps(reporter)
+        yield Target(
+            path=out,
+            overwrite=overwrite,
+            tool_version=tool_version(),
+            on_progress=steps.named("writing the store", "rows"),
+            on_download=steps.named("downloading tickets", "bytes"),
+        )
+        reporter.finish()
 
 
 def _end(out: Path, combined: Combined, as_json: bool) -> None:

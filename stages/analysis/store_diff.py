@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...artifacts_schema import OptionError, TicketStore
+from ...artifacts_schema.combining.assembly import Place
 from ...artifacts_schema.combining.differences import Difference, selector_differences, view_differences
 from ...artifacts_schema.lookup import KeyLookup, iter_row_blocks
 from ...artifacts_schema.thinning import approximation
@@ -20,6 +21,7 @@ from ...artifacts_schema.tickets import Mask, unpack_mask
 
 NUM_EXAMPLES = 10
 _BLOCK_ROWS = 8192
+_READ = ("tickets", "keys/data", "keys/offsets", "labels", "digests")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +85,12 @@ class StoreDiff:
     examples: list[ImageOverlap]
 
 
-def diff_stores(first: str, second: str, on_progress: Callable[[int, int], None] | None = None) -> StoreDiff:
+def diff_stores(
+    first: Place,
+    second: Place,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_download: Callable[[int, int], None] | None = None,
+) -> StoreDiff:
     """Compares the tickets of all images that two stores have by the same key.
 
     Where both show the same views, as many of them as both have are compared; else the first view of each, which then
@@ -91,10 +98,11 @@ def diff_stores(first: str, second: str, on_progress: Callable[[int, int], None]
 
     Args:
         on_progress: called with (images of A compared, images of A).
+        on_download: called with (bytes downloaded, bytes to download) where a store is behind a URL.
 
     Raises:
         OptionError: their grids differ, or they have no image in common.
-        StoreNotFoundError, SchemaError
+        StoreNotFoundError, SchemaError, RemoteError
     """
     a, b = TicketStore.open(first), TicketStore.open(second)
     ours, theirs = a.manifest, b.manifest
@@ -104,6 +112,8 @@ def diff_stores(first: str, second: str, on_progress: Callable[[int, int], None]
             f"{first} has tickets on a grid of {grids[0]} patches and {second} of {grids[1]}, which do not "
             "compare; give stores of one grid"
         )
+    for store in (a, b):
+        store.fetch(_READ, on_progress=on_download)
     view = view_differences(ours, theirs)
     num_views = 1 if view else min(ours.num_views, theirs.num_views)
     sums = _Sums(ours.num_patches, ours.num_keep, theirs.num_keep)

@@ -6,6 +6,7 @@ from .declaration import (
     options_of,
 )
 from .shared import (
+    CacheOptions,
     CascadeOptions,
     Checkpoint,
     ErrorOrAllow,
@@ -19,6 +20,7 @@ from .shared import (
     Overwrite,
     PatchInput,
     Precision,
+    RemoteOptions,
     RuntimeOptions,
     Seed,
     Shards,
@@ -38,6 +40,7 @@ from .values import (
 )
 
 __all__ = [
+    "CacheOptions",
     "CascadeOptions",
     "Checkpoint",
     "Declared",
@@ -55,6 +58,7 @@ __all__ = [
     "Overwrite",
     "PatchInput",
     "Precision",
+    "RemoteOptions",
     "RuntimeOptions",
     "Seed",
     "Shards",

@@ -28,7 +28,7 @@ from ...artifacts_schema import (
     TicketStore,
     read_manifest,
 )
-from ...artifacts_schema.writing.label_commit import check_unlabelled, commit_labels, local_store, unlabelled_digest
+from ...artifacts_schema.writing.label_commit import check_unlabelled, commit_labels, local_store
 from ...artifacts_schema.writing.label_parts import LabelPartWriter, label_parts_dir, open_label_part
 from ...artifacts_schema.writing.parts import begin_plan, part_path
 from ..data.label_stream import StoredViews
@@ -149,7 +149,7 @@ def _shards_in_order(config: LabelConfig, manifest: Manifest) -> list[Shard]:
     Raises:
         TicketMismatchError: the shards given are others.
     """
-    found = {s.name: s for s in stored_shards(config.tickets, manifest, config.shards)}
+    found = {s.name: s for s in stored_shards(config.remote.location(config.tickets), manifest, config.shards)}
     names = manifest.dataset.shards
     for name in names:
         if name not in found:
@@ -190,7 +190,7 @@ def _labeller(config: LabelConfig, model: DenseLabeller) -> Labeller:
 def _plan(manifest: Manifest, labeller: Labeller, config: LabelConfig) -> dict[str, Any]:
     """Plan of a labelling, which its parts belong to: it goes on only if all of this is the same."""
     plan = {k: v for k, v in asdict(labeller).items() if k != "created"}
-    plan["store"] = unlabelled_digest(manifest)
+    plan["store"] = manifest.digest
     plan["on_changed_image"], plan["on_other_pixels"] = config.on_changed_image, config.on_other_pixels
     return plan
 

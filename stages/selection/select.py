@@ -72,8 +72,8 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
     num_views = _num_views(config, policy)
     # Cheap checks come before the model is loaded.
     keep_counts(1, config.cascade)
-    shards = resolve_shards(given_shards(config.shards))
-    base = None if config.extend is None else TicketStore.open(config.extend)
+    shards = resolve_shards(given_shards(config.shards), config.remote.access)
+    base = None if config.extend is None else TicketStore.open(config.remote.location(config.extend))
     if base is not None:
         shards = lacking(base, shards)
     with process_group(config.runtime.device) as process:

@@ -22,6 +22,7 @@ from ..options import (
     OnOtherPixels,
     Option,
     PatchInput,
+    RemoteOptions,
     RuntimeOptions,
     Seed,
     Shards,
@@ -243,6 +244,7 @@ class TrainConfig(Group):
     mixing: MixingOptions = MixingOptions()
     logging: LogOptions = LogOptions()
     runtime: RuntimeOptions = RuntimeOptions()
+    remote: RemoteOptions = RemoteOptions()
 
     @staticmethod
     def default_out(options: Mapping[str, Any]) -> Path:
@@ -276,6 +278,7 @@ class FitSelectorConfig(Group):
     mixing: MixingOptions = MixingOptions()
     logging: LogOptions = LogOptions()
     runtime: RuntimeOptions = RuntimeOptions()
+    remote: RemoteOptions = RemoteOptions()
 
     @staticmethod
     def default_out(options: Mapping[str, Any]) -> Path:
@@ -310,6 +313,7 @@ class EvalConfig(Group):
     on_bad_image: OnBadImage = "error"
     joins: JoinOptions = JoinOptions()
     runtime: RuntimeOptions = RuntimeOptions()
+    remote: RemoteOptions = RemoteOptions()
 
 
 def check_options(config: TrainConfig) -> None:

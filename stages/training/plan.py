@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ...artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
+from ...artifacts_schema import Location, Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
+from ...artifacts_schema.local_notes import noted_shards
 from ...artifacts_schema.thinning import approximation
 from ..data.counting import count_shards
 from ..data.join import JoinConfig
@@ -53,10 +54,11 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
     """
     check_options(config)
     protocol = protocol_of(config)
-    stored = None if config.tickets is None else read_manifest(config.tickets)
-    manifest = stored if stored is None or config.tickets is None else cut_down(stored, config.tickets, config.ratio)
+    location = None if config.tickets is None else config.remote.location(config.tickets)
+    stored = None if location is None else read_manifest(location)
+    manifest = stored if stored is None else cut_down(stored, str(config.tickets), config.ratio)
     shards = _training_shards(config, manifest)
-    store = None if config.tickets is None else TicketStore.open(config.tickets)
+    store = None if location is None else TicketStore.open(location)
     name = config.student.model or (manifest.selector.model if manifest else None)
     if name is None:
         raise OptionError("which model? give `model`, e.g. deit_s")
@@ -65,7 +67,7 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
     asked = config = settled(config)
     epochs = _epochs(config, name, manifest, reporter)
     config = config.but(
-        shards=config.shards or (manifest.dataset.source if manifest else None),
+        shards=config.shards or (noted_shards(config.tickets, manifest) if config.tickets and manifest else None),
         model=canonical_name(name),
         swin_input=resolve_input(name, config.student.swin_input),
         num_classes=_num_classes(config, store, shards),
@@ -85,6 +87,7 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
         config,
         geometry,
         views,
+        location=None if store is None else store.location,
         view=view,
         num_keep=manifest.num_keep if manifest else geometry.num_patches,
         is_cut_down=stored is not None and manifest is not None and manifest.num_keep < stored.num_keep,
@@ -228,6 +231,7 @@ def _train_stream(
     geometry: Geometry,
     views: ViewPlan,
     *,
+    location: Location | None,
     view: View,
     num_keep: int,
     is_cut_down: bool,
@@ -238,9 +242,9 @@ def _train_stream(
     join = None
     of_tickets = c.control in ("ticket", "inverse")
     if of_tickets or views.mode == "replay" or c.student.token_labels == "store":
-        assert c.tickets is not None
+        assert location is not None
         join = JoinConfig(
-            store=c.tickets,
+            store=location,
             ranks=of_tickets and (c.control == "inverse" or views.mode == "warp" or (c.mixing.is_on and has_ranks)),
             token_labels=c.student.token_labels == "store",
             num_keep=num_keep if is_cut_down else None,
@@ -281,8 +285,8 @@ def _val_stream(
         return None
     assert c.student.model is not None
     return eval_stream(
-        resolve_shards(c.data.val_shards),
-        c.val_tickets,
+        resolve_shards(c.data.val_shards, c.remote.access),
+        None if c.val_tickets is None else c.remote.location(c.val_tickets),
         subset="dense" if protocol == "own" else protocol,
         view=center_of(stream.view),
         geometry=geometry,
@@ -303,10 +307,10 @@ def _val_stream(
 def _training_shards(config: TrainConfig, manifest: Manifest | None) -> list[Shard]:
     """The shards asked for, else those that the store was made from."""
     if manifest is not None and config.tickets is not None:
-        return stored_shards(config.tickets, manifest, config.shards)
+        return stored_shards(config.remote.location(config.tickets), manifest, config.shards)
     if config.shards is None:
         raise OptionError("`control='dense'` without `tickets`: which shards? give `shards`")
-    return resolve_shards(config.shards)
+    return resolve_shards(config.shards, config.remote.access)
 
 
 def _num_classes(config: TrainConfig, store: TicketStore | None, shards: list[Shard]) -> int:

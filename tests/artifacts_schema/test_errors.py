@@ -22,6 +22,7 @@ from dataltt.artifacts_schema.errors import (
     OptionError,
     OutputExistsError,
     Problem,
+    RemoteError,
     SampleError,
     SchemaError,
     ShardError,
@@ -45,13 +46,14 @@ ALL = [
     ModelError("no such model"),
     OptionError("`num_views=0`"),
     OutputExistsError("store.zarr exists"),
+    RemoteError("https://a.invalid is not a name that can be found"),
     SampleError("no label"),
     SchemaError("store.zarr", PROBLEMS),
     ShardError("a.tar ends early"),
     StoreNotFoundError("no store at x"),
     TicketMismatchError("grid 14x14, not 16x16"),
     UnknownKeyError("store.zarr", "n01/é", ["n01/e"]),
-    UnsupportedVersionError("store.zarr", "2.0", "1"),
+    UnsupportedVersionError("store.zarr", "3.0", ("1", "2")),
 ]
 
 
@@ -104,11 +106,11 @@ def test_a_schema_error_names_the_store_and_every_problem() -> None:
 
 
 def test_an_unsupported_version_is_a_schema_error_that_programs_can_tell() -> None:
-    error = UnsupportedVersionError("store.zarr", "2.3", "1")
+    error = UnsupportedVersionError("store.zarr", "3.3", ("1", "2"))
     assert isinstance(error, SchemaError)
     assert [(p.where, p.kind) for p in error.problems] == [("schema_version", "unsupported_version")]
-    assert "'2.3'" in str(error)
-    assert "1.x" in str(error)
+    assert "'3.3'" in str(error)
+    assert "1.x and 2.x" in str(error)
 
 
 @pytest.mark.parametrize(

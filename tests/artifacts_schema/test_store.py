@@ -23,7 +23,7 @@ from dataltt.artifacts_schema.lookup import KeyLookup
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ..schema_helpers import Made, edit_json, edit_manifest, make_store, put, read_everything
+from ..schema_helpers import Made, edit_json, edit_manifest, edit_metadata, make_store, put, read_everything
 
 ARRAYS = {
     "tickets": np.uint8,
@@ -181,6 +181,7 @@ def test_optional_arrays_are_there_only_where_they_are_meant(tmp_path: Path) -> 
     made = make_store(tmp_path, ranks=False)
     assert {p.name for p in made.path.iterdir()} == {
         "zarr.json",
+        "local.json",
         "tickets",
         "keys",
         "labels",
@@ -408,7 +409,7 @@ def test_a_flip_that_is_neither_yes_nor_no_is_refused(store: Path) -> None:
 
 
 def edit_array(store: Path, array: str, change: Callable[[Any], object]) -> None:
-    edit_json(store / array / "zarr.json", change)
+    edit_metadata(store, array, change)
 
 
 @pytest.mark.parametrize(
@@ -570,7 +571,7 @@ def test_the_group_must_be_a_group(store: Path) -> None:
 def test_a_store_of_another_major_version_is_refused_and_unknown_fields_are_not(made: Made, store: Path) -> None:
     edit_manifest(store, lambda m: m.update(schema_version="1.9", licence="CC0"))
     assert_is_what_was_written(store, made)
-    edit_manifest(store, lambda m: m.update(schema_version="2.0"))
+    edit_manifest(store, lambda m: m.update(schema_version="3.0"))
     with pytest.raises(UnsupportedVersionError):
         TicketStore.open(str(store))
 

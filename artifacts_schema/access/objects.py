@@ -1,0 +1,141 @@
+"""Objects of a store by name, from a folder, a zip file, or (remote.py) a URL. Nothing is listed."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol
+
+from ..errors import SchemaError
+from ..layout import ROOT_FILE
+from .location import Location
+
+# A zip's directory is read whole by zipfile; a store has a few hundred objects.
+_MAX_ZIP_MEMBERS = 1_000_000
+
+
+class Objects(Protocol):
+    """Objects of one store."""
+
+    def read_root(self, max_bytes: int) -> bytes:
+        """The root's metadata, or one byte more than `max_bytes` of it.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        ...
+
+    def open(self, name: str) -> IO[bytes]:
+        """An object, seekable.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Bytes of an object; None if it is not there."""
+        ...
+
+    def expect(self, digests: Mapping[str, str], sizes: Mapping[str, int]) -> None:
+        """Takes note of the SHA-256 and, where known, the bytes that objects should have."""
+        ...
+
+    def strangers(self, names: Iterable[str]) -> list[str]:
+        """Names of what else is there, where that can be told."""
+        ...
+
+
+class FolderObjects:
+    """Objects of a store in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read_root(self, max_bytes: int) -> bytes:
+        """The root's metadata, or one byte more than `max_bytes` of it."""
+        with self.open(ROOT_FILE) as file:
+            return file.read(max_bytes + 1)
+
+    def open(self, name: str) -> IO[bytes]:
+        """An object, seekable."""
+        try:
+            return (self.folder / name).open("rb")
+        except (IsADirectoryError, NotADirectoryError) as error:
+            raise FileNotFoundError(str(error)) from None
+
+    def size(self, name: str) -> int | None:
+        """Bytes of an object; None if it is not there."""
+        path = self.folder / name
+        return path.stat().st_size if path.is_file() else None
+
+    def expect(self, digests: Mapping[str, str], sizes: Mapping[str, int]) -> None:
+        """Does nothing: what is in a folder is read as it is."""
+
+    def strangers(self, names: Iterable[str]) -> list[str]:
+        """Names of what else is in the folder."""
+        files = {p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if p.is_file()}
+        return sorted(files - set(names))
+
+
+class ZipObjects:
+    """Objects of a store in a zip file, at its top or in one folder of it."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise _no_zip(path, f"is not a zip file that can be read ({error}); fetch it again") from None
+        names = self._zip.namelist()
+        roots = sorted((n for n in names if PurePosixPath(n).name == ROOT_FILE), key=lambda n: n.count("/"))
+        if len(names) > _MAX_ZIP_MEMBERS:
+            raise _no_zip(path, f"has {len(names)} members, which no store has")
+        if not roots:
+            raise FileNotFoundError(f"{path} has no {ROOT_FILE}")
+        self._prefix = roots[0][: -len(ROOT_FILE)]
+        self._members = {n[len(self._prefix) :]: n for n in names if n.startswith(self._prefix) and n[-1] != "/"}
+
+    def read_root(self, max_bytes: int) -> bytes:
+        """The root's metadata, or one byte more than `max_bytes` of it."""
+        with self.open(ROOT_FILE) as file:
+            return file.read(max_bytes + 1)
+
+    def open(self, name: str) -> IO[bytes]:
+        """An object, seekable."""
+        if name not in self._members:
+            raise FileNotFoundError(name)
+        return self._zip.open(self._members[name])
+
+    def size(self, name: str) -> int | None:
+        """Bytes of an object; None if it is not there."""
+        return self._zip.getinfo(self._members[name]).file_size if name in self._members else None
+
+    def expect(self, digests: Mapping[str, str], sizes: Mapping[str, int]) -> None:
+        """Does nothing: what is in a zip file is read as it is."""
+
+    def strangers(self, names: Iterable[str]) -> list[str]:
+        """Names of what else is in the zip file."""
+        return sorted(set(self._members) - set(names))
+
+
+def _no_zip(path: Path, message: str) -> SchemaError:
+    from ..errors import Problem
+
+    return SchemaError(str(path), [Problem(where="zip", kind="zip", message=message)])
+
+
+def open_objects(location: Location) -> Objects:
+    """The objects of the store at a location; whether there is one shows when its root is read.
+
+    Raises:
+        FileNotFoundError: a zip file without a store.
+        SchemaError: a damaged zip file.
+        RemoteError: a scheme that nothing opens.
+    """
+    if location.is_remote:
+        from .remote import RemoteObjects  # imports fsspec
+
+        return RemoteObjects(location)
+    path = Path(location.place)
+    return ZipObjects(path) if location.is_zip else FolderObjects(path)
