@@ -24,6 +24,7 @@ from .commands import (
     study,
     train,
     verify,
+    view,
     weight_lottery,
 )
 from .messages import as_flags
@@ -49,7 +50,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
         "store thin": store.thin,
         "store diff": store.diff,
     },
-    "Look and check": {"inspect": inspect.inspect, "verify": verify.verify},
+    "Look and check": {"inspect": inspect.inspect, "view": view.view, "verify": verify.verify},
     "Measure": {
         "fidelity": fidelity.fidelity,
         "study": study.study,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import typer
 from typer.core import TyperCommand
 
+from ..artifacts_schema.errors import OptionError
 from ..stages.options import Declared, Group, jsonable, options_of, parsed_value
 from .messages import as_flags
 from .settings import Setting, file_settings, project_settings, record_settings
@@ -140,6 +142,7 @@ class ConfiguredCommand(TyperCommand):
         config: type[Group] = self.callback.takes_config  # type: ignore[union-attr]
         settings: dict[str, Setting] = {}
         if not ctx.resilient_parsing and not {"--help", "-h"} & set(args):
+            _refuse_repeated(self, ctx, args)
             settings = _settings_of(self, ctx, config, args)
             ctx.meta["settings"] = settings
             repeatable = {d.name for d in options_of(config) if is_repeatable(d)}
@@ -156,6 +159,19 @@ class ConfiguredCommand(TyperCommand):
             if d.name in ctx.params:
                 ctx.params[d.name] = parsed_value(d.name, ctx.params[d.name], d.option)
         return rest
+
+
+def _refuse_repeated(command: Any, ctx: Any, args: list[str]) -> None:
+    """Refuses an option that is given twice, where only the last would count.
+
+    Raises:
+        OptionError: such an option.
+    """
+    _, _, order = command.make_parser(ctx).parse_args(args=list(args))
+    for parameter, count in Counter(order).items():
+        if count > 1 and not parameter.multiple and parameter.param_type_name == "option":
+            spelled = "/".join((parameter.opts[0], *parameter.secondary_opts))
+            raise OptionError(f"{spelled} is given {count} times, and one value counts; give it once")
 
 
 def _settings_of(command: Any, ctx: Any, config: type[Group], args: list[str]) -> dict[str, Setting]:

@@ -203,7 +203,7 @@ class RemoteObjects:
         return RemoteError(f"{self._shown(name)} {what}: {why}; {way_out}")
 
     def _tried(self, name: str, attempt: Callable[[], Any], tries: int = _TRIES) -> Any:
-        """What an attempt gives; what may pass is tried again, after longer and longer waits."""
+        """The result of an attempt; what may pass is tried again, after longer and longer waits."""
         if scheme_of(self._location.place) in ("gs", "gcs"):
             tries = 1  # gcsfs itself tries again, for half a minute
         for number in range(1, tries + 1):

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ...stages.options import Group, Option, Precision
-from ..ends import is_said
+from ..ends import is_said, numbers
 from ..options import takes
 from ..progress import reporting
 
@@ -51,7 +51,7 @@ def bench(config: BenchConfig, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("figure", "measured", "goal", "")
+    table = Table("figure", *numbers("measured"), "goal", "")
     for row in found:
         table.add_row(row.name, f"{row.value:.3f}", row.goal, "[green]reached" if row.ok else "[red]missed")
     console = Console()

@@ -270,15 +270,24 @@ def count_samples(shard: Shard, excluding: Set[str] = frozenset()) -> int:
     Raises:
         ShardError: the shard cannot be read to its end.
     """
-    if is_url(shard.url):
-        return sum(str(group["__key__"]) not in excluding for group in _iter_groups(shard))
-    keys: set[str] = set()
+    keys = (str(group["__key__"]) for group in _iter_groups(shard)) if is_url(shard.url) else header_keys(shard)
+    return sum(key not in excluding for key in keys)
+
+
+def header_keys(shard: Shard) -> Iterator[str]:
+    """Yields the keys of a local shard in its own order, from tar headers alone.
+
+    Raises:
+        ShardError: the shard cannot be read to its end.
+    """
+    seen: set[str] = set()
     try:
         with tarfile.open(shard.url, "r:*", tarinfo=_StrictTarInfo) as tar:
             for member in tar:
                 prefix, _ = base_plus_ext(member.name)
-                if member.isreg() and prefix is not None and not METADATA_NAME.match(member.name):
-                    keys.add(prefix)
+                if prefix is None or prefix in seen or not member.isreg() or METADATA_NAME.match(member.name):
+                    continue
+                seen.add(prefix)
+                yield prefix
     except _READ_ERRORS as error:
         raise _unreadable(shard, error) from error
-    return len(keys - excluding)

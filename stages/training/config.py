@@ -304,6 +304,9 @@ class EvalConfig(Group):
         ),
     ] = None
     model: Annotated[str | None, Option(help="Needed for weights that dataltt did not write.")] = None
+    num_classes: Annotated[
+        int | None, Option(help="Of the weights, where classes.json beside the shards lists another number.", min=1)
+    ] = None
     ema: Annotated[bool, Option(help="Test a run's averaged weights.")] = False
     num_keep: Annotated[int | None, Option(help="How many random or own patches. Default: as in training.", min=1)] = (
         None

@@ -8,6 +8,7 @@ OUT/config.json holds
   folder      the working directory, which relative paths count from
   world_size  processes
   ticket_store  ticket digest of the training store, and a phrase where its tickets are approximate
+  samples     how many the training shards hold, and how many of them have tickets and so are trained on
   changes     what was changed when the run went on, and at which step
 """
 
@@ -41,11 +42,18 @@ class RunRecord:
     world_size: int
     folder: str = ""
     ticket_store: dict[str, Any] = field(default_factory=dict)
+    samples: dict[str, Any] = field(default_factory=dict)
     changes: list[dict[str, Any]] = field(default_factory=list)
 
 
 def new_record(
-    asked: Group, resolved: TrainConfig, *, command: str, world_size: int, ticket_store: dict[str, Any] | None = None
+    asked: Group,
+    resolved: TrainConfig,
+    *,
+    command: str,
+    world_size: int,
+    ticket_store: dict[str, Any] | None = None,
+    samples: dict[str, Any] | None = None,
 ) -> RunRecord:
     """The record of a run that begins."""
     return RunRecord(
@@ -56,6 +64,7 @@ def new_record(
         world_size=world_size,
         folder=os.getcwd(),
         ticket_store=ticket_store or {},
+        samples=samples or {},
     )
 
 
@@ -92,6 +101,11 @@ def resume_run(run: Path, record: RunRecord, config: type[TrainConfig], *, step:
     if saved.world_size != record.world_size:
         raise OptionError(
             f"{run} ran on {saved.world_size} process(es), and these are {record.world_size}; start as many"
+        )
+    was, now = (r.samples.get("with_tickets") for r in (saved, record))
+    if None not in (was, now) and was != now:
+        raise OptionError(
+            f"{run} was trained on {was} samples with tickets, and now {now} have one; give the same shards and tickets"
         )
     changed = list(_differences(saved, record.resolved, config))
     refused = [c for c in changed if not _may_change(*c, any_skipped=any_skipped)]

@@ -33,6 +33,7 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "label": ("--model", "deit_s", "--tickets", "a.zarr"),
     "eval": ("--checkpoint", "runs/a", "--test", "dense"),
     "inspect": ("a.zarr",),
+    "view": ("a.zarr",),
     "verify": ("a.zarr",),
     "fidelity": ("--model", "deit_s"),
     "study": ("fashion",),

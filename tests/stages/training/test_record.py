@@ -74,6 +74,7 @@ def test_a_record_is_what_was_given_and_what_came_of_it(small: SmallStore, monke
         "world_size",
         "folder",
         "ticket_store",
+        "samples",
         "changes",
     ]
     assert (record["dataltt"], record["command"], record["world_size"]) == ("0.2.0", "train", 1)
