@@ -128,7 +128,7 @@ class RemoteOptions(Group):
             on_resume="unrecorded",  # it may be a secret
         ),
     ] = ()
-    cache: CacheOptions = CacheOptions()
+    downloads: CacheOptions = CacheOptions()
 
     @property
     def access(self) -> Access:
@@ -143,7 +143,7 @@ class RemoteOptions(Group):
                 raise OptionError(
                     f"`storage_option={key!r}` should be KEY=VALUE, as in endpoint_url=https://s3.lab.org"
                 )
-        return replace(self.cache.access, storage_options=tuple((key, value) for key, _, value in pairs))
+        return replace(self.downloads.access, storage_options=tuple((key, value) for key, _, value in pairs))
 
     def location(self, place: str | Path) -> Location:
         """A store's place with the way to it."""
@@ -158,12 +158,15 @@ class JoinOptions(Group):
 
     on_missing_ticket: Annotated[
         ErrorOrSkip,
-        Option(help="A sample without a ticket: stop, or count and leave it out.", on_resume="unskipped"),
+        Option(help="Samples without a ticket: stop before the first step, or leave them out.", on_resume="unskipped"),
     ] = "error"
     on_changed_image: OnChangedImage = "error"
     recount: Annotated[
         bool,
-        Option(help="Count the samples of each shard instead of trusting the store.", on_resume="free"),
+        Option(
+            help="Look into each shard instead of trusting the store's counts and the indices that were kept.",
+            on_resume="free",
+        ),
     ] = False
 
 

@@ -91,7 +91,8 @@ def test_what_is_printed_gives_the_same_again(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", _CONFIGS)
-def test_defaults_are_printed(command: str) -> None:
+def test_defaults_are_printed(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATALTT_CACHE")  # of all tests
     printed = _printed(command, *_REQUIRED.get(command, ()))
     defaults = {d.name: jsonable(d.default) for d in options_of(_CONFIGS[command]) if not d.is_required}
     given = {word[2:] for word in _REQUIRED.get(command, ())}

@@ -1,4 +1,4 @@
-"""What tests of remote stores compare."""
+"""Means of the tests of remote stores."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dataltt.artifacts_schema import MissingTicketError, ShardError, TicketMismatchError, TicketStore
+from dataltt.artifacts_schema import Access, MissingTicketError, ShardError, TicketMismatchError, TicketStore
 from dataltt.stages.data import comparing
 from dataltt.stages.data.comparing import Comparison, compare_or_count, compare_shards
 from dataltt.stages.data.join import JoinConfig
@@ -26,6 +26,7 @@ from dataltt.stages.runtime.reporting import SilentReporter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ...far.http_server import FileServer
 from ...helpers import GRID, Sample, SmallStore, encode, fashion_samples, make_shards, make_store
 
 _SKIP: dict[str, Any] = {"on_missing_ticket": "skip"}
@@ -492,6 +493,23 @@ def test_reencoded_copies_joined_by_key_are_told_by_key(small: SmallStore, tmp_p
     make_shards(tmp_path, (36,), copies[::-1], name="other")
     with pytest.raises(ShardError, match=r"is not the one that stood here when the shard was indexed"):
         _run(stream, 0)
+
+
+def test_a_store_and_shards_behind_a_web_server(small: SmallStore, tmp_path: Path) -> None:
+    """Indexed over the network once, and by the image; with the store's cache full, nothing is asked for again."""
+    make_shards(tmp_path / "served", (20, 16), _rekeyed(small.samples), name="other")
+    shutil.copytree(small.path, tmp_path / "served" / "store.zarr")
+    with FileServer(tmp_path / "served") as server:
+        store = TicketStore.open(f"{server.url}/store.zarr", Access(cache_dir=tmp_path / "cache"))
+        shards = resolve_shards(f"{server.url}/other-{{000000..000001}}.tar")
+        for num_shards_read in (2, 0):
+            server.clear()
+            listener = _Listener()
+            found = compare_shards(shards, store, JoinConfig(store=store.location), listener)
+            assert (found.num_joined, found.num_by_digest) == (36, 36)
+            assert sum(text.startswith("indexed 2 shard(s)") for text in listener.said) == num_shards_read // 2
+            assert len({r.path for r in server.requests if r.path.endswith(".tar")}) == num_shards_read
+    assert len(list((tmp_path / "cache" / "indices").iterdir())) == 2
 
 
 def test_an_index_is_no_place_for_pickles(small: SmallStore, tmp_path: Path) -> None:
