@@ -52,9 +52,7 @@ def file_settings(path: Path, command: str, config: type[Group], commands: Colle
     names = {key.replace("_", "-"): value for key, value in document.items()}
     # `store` alone is an option of some commands.
     of_groups = any(isinstance(names.get(group), Mapping) for group in _groups(commands))
-    # So is a group of options of the command's own: `cache`.
-    own = {d.groups[0] for d in options_of(config) if d.groups}
-    if of_groups or any(name in commands and name not in own for name in names):  # a dataltt.toml of another name
+    if of_groups or any(name in commands for name in names):  # a dataltt.toml of another name
         return _of_commands(document, command, config, commands, path)
     return _settings(document, config, command, path, ())
 

@@ -48,6 +48,8 @@ def merge_stores(stores: Sequence[Place], target: Target) -> Combined:
     opened = [TicketStore.open(place) for place in stores]
     for other in opened[1:]:
         _refuse_other_kind(opened[0], other)
+    for store in opened:
+        store.fetch(on_progress=target.on_download)
     plan = _planned(opened)
     labeller, notes = _common_labeller(opened)
     publications = [store.manifest.publication for store in opened]
