@@ -237,6 +237,11 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
             said = approximation(read_manifest(stream.join.store))
             if said is not None:
                 quiet.message(f"tickets are {said}")
+            if info is not None and info.num_keep is not None and info.num_keep < stream.num_keep:
+                quiet.message(
+                    f"note: {config.tickets} keeps {stream.num_keep} patches, and this student was trained on "
+                    f"{info.num_keep}; cut tickets down with: dataltt store thin"
+                )
         fetch_tickets(stream, quiet)
         if config.test in ("own", "random"):
             whose = "chosen by the student's own attention" if config.test == "own" else "drawn at random"

@@ -23,10 +23,12 @@ from dataltt.stages.selection import select as select_module
 from dataltt.stages.selection.select import select
 
 from ...helpers import (
+    MODEL,
     Sample,
     fashion_samples,
     file_digests,
     make_shards,
+    run_cli,
     save_selector_weights,
     select_config,
     write_shard,
@@ -92,6 +94,18 @@ def test_it_is_a_selection_of_all_shards(
     assert found.digest == whole.digest
     assert [c.name for c in verify_store(str(tmp_path / "out.zarr")) if not c.ok] == []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.zarr", "whole.zarr"]
+
+
+@pytest.mark.usefixtures("own_folder")
+def test_on_the_command_line(base: Path, all_shards: str, weights: Path) -> None:
+    options = ("select", "--model", MODEL, "--checkpoint", weights, "--ratio", 0.5, "--ranks", "--device", "cpu")
+    result = run_cli(*options, "--workers", 0, "--on-bad-image", "skip", "--shards", all_shards, "--extend", base)
+    assert result.code == 0, result.err
+    assert result.out.startswith("store.zarr: 25 of 49 patches (51.0%) of 15 images")
+    assert f"{base} has 2 shard(s); 2 more to select" in result.err
+    refused = run_cli(*options, "--shards", all_shards, "--extend", "store.zarr", "--out", "x.zarr")
+    assert (refused.code, refused.out) == (1, "")
+    assert "has tickets for all 4 shard(s) that --shards names; there is nothing to select" in refused.err
 
 
 def test_replayed_views(folder: Path, weights: Path, tmp_path: Path) -> None:

@@ -164,6 +164,10 @@ def test_a_run_says_and_records_that_it_is_approximate(stores: dict[str, Any]) -
         config = EvalConfig.of(checkpoint=out, test="ticket", shards=made.shards, tickets=thin, device="cpu", workers=0)
         weights.append(evaluate(config, heard).loss)
         assert f"tickets are {said}" in heard.messages
+        heard = _Heard()
+        evaluate(config.but(tickets=made.store), heard)
+        note = f"note: {made.store} keeps 25 patches, and this student was trained on 15; cut tickets down with: "
+        assert f"{note}dataltt store thin" in heard.messages
     assert weights[0] == weights[1]
 
 
