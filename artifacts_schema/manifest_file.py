@@ -57,6 +57,8 @@ def read_root(location: Location) -> Root:
         content = objects.read_root(_MAX_METADATA_BYTES)
     except FileNotFoundError:
         raise StoreNotFoundError(_not_found(location)) from None
+    except OSError as error:
+        raise invalid_store(location.place, "zarr.json", "damaged", f"cannot be read ({error})") from None
     return Root(location, objects, content)
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Column
 
 
 def is_said(as_json: bool, document: Callable[[], Any]) -> bool:
@@ -24,6 +27,13 @@ def is_said(as_json: bool, document: Callable[[], Any]) -> bool:
 def print_json(value: Any) -> None:
     """Prints one JSON document on standard output."""
     typer.echo(json.dumps(value, indent=1, default=str))
+
+
+def numbers(*headers: str) -> list[Column]:
+    """Columns of numbers for a rich table: right-aligned, their headers too."""
+    from rich.table import Column
+
+    return [Column(header, justify="right") for header in headers]
 
 
 def warn(text: str) -> None:

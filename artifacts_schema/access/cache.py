@@ -83,7 +83,7 @@ class ObjectCache:
         _write_whole(path, lambda file: _write(file, sha256.encode()))
 
     def usage(self) -> CacheUsage:
-        """What is here."""
+        """Counts the objects here, and their bytes."""
         sizes = [stat.st_size for _, stat in self._files()]
         return CacheUsage(num_objects=len(sizes), num_bytes=sum(sizes))
 

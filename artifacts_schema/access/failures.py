@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import re
 import socket
 import ssl
@@ -25,7 +26,13 @@ _CREDENTIALS = {
     "hf": "log in with: hf auth login; or give $HF_TOKEN, or `storage_option='token=…'`; access to a gated "
     "repository is asked for on its page",
 }
-_HOSTS = {"s3": "S3", "s3a": "S3", "gs": "storage.googleapis.com", "gcs": "storage.googleapis.com", "hf": "the hub"}
+_HOSTS = {
+    "s3": "S3",
+    "s3a": "S3",
+    "gs": "storage.googleapis.com",
+    "gcs": "storage.googleapis.com",
+    "hf": "huggingface.co",
+}
 _FAMILIES = {"https": "http", "s3a": "s3", "gcs": "gs"}
 # Names of exceptions, since the libraries that have them may not be there.
 _NO_CREDENTIALS = frozenset(
@@ -65,7 +72,7 @@ def failure_of(error: BaseException, path: str, location: Location) -> RemoteErr
     if names & _NO_TLS or any(isinstance(each, ssl.SSLError) for each in _chain(error)):
         return RemoteError(
             f"{_host(location)} has a certificate that cannot be trusted ({_tls_reason(error)}); check the name, or "
-            "give the authority's certificate by $SSL_CERT_FILE"
+            f"give the authority's certificate by ${'AWS_CA_BUNDLE' if family == 's3' else 'SSL_CERT_FILE'}"
         )
     if names & _NO_NAME or any(isinstance(each, socket.gaierror) for each in _chain(error)):
         return _unreachable(f"{_host(location)} is not a name that can be found; check the URL and the network")
@@ -140,6 +147,8 @@ def _is_refused(error: BaseException) -> bool:
 def _host(location: Location) -> str:
     options = dict(location.access.storage_options)
     endpoint = options.get("endpoint_url") or options.get("endpoint")
+    if scheme_of(location.place) == "hf":
+        endpoint = endpoint or os.environ.get("HF_ENDPOINT")
     return endpoint or _HOSTS.get(scheme_of(location.place)) or "/".join(location.place.split("/")[:3])
 
 
@@ -166,7 +175,7 @@ def _cut_reason(error: BaseException) -> str:
 
 
 def _shown(status: int | None, error: BaseException) -> str:
-    """What the server answered: its status and, where S3 says more, its code."""
+    """The answer of a server: its status and, where S3 says more, its code."""
     response: Any = next((each.response for each in _chain(error) if hasattr(each, "response")), None)
     code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
     more = f", {code}" if code and code not in ("AccessDenied", str(status)) else ""

@@ -17,7 +17,7 @@ class CacheConfig(Group):
     """Options of `dataltt cache`."""
 
     clear: Annotated[bool, Option(help="Remove everything in it.", is_common=True)] = False
-    cache: CacheOptions = CacheOptions()
+    downloads: CacheOptions = CacheOptions()
 
 
 @takes(CacheConfig)
@@ -28,10 +28,10 @@ def cache(config: CacheConfig, as_json: bool) -> None:
     """
     from ...artifacts_schema.access.cache import ObjectCache
 
-    folder = config.cache.access.cache_folder
-    store = ObjectCache(folder, config.cache.access.cache_bytes)
+    folder = config.downloads.access.cache_folder
+    store = ObjectCache(folder, config.downloads.access.cache_bytes)
     usage = store.clear() if config.clear else store.usage()
-    document = {"folder": str(folder), "limit_gb": config.cache.cache_gb, "cleared": config.clear, **asdict(usage)}
+    document = {"folder": str(folder), "limit_gb": config.downloads.cache_gb, "cleared": config.clear, **asdict(usage)}
     if as_json:
         print_json(document)
         return
@@ -39,4 +39,5 @@ def cache(config: CacheConfig, as_json: bool) -> None:
     if config.clear:
         typer.echo(f"{folder}: {size} removed")
     else:
-        typer.echo(f"{folder}: {size} of at most {config.cache.cache_gb:g} GB; clear it with: dataltt cache --clear")
+        limit = config.downloads.cache_gb
+        typer.echo(f"{folder}: {size} of at most {limit:g} GB; clear it with: dataltt cache --clear")

@@ -20,7 +20,7 @@ from ...artifacts_schema.lookup import AMBIGUOUS
 from ..runtime.distributed import rank_and_world_size
 from ..runtime.reporting import Reporter
 from .counting import count_shards
-from .fetching import fetch_arrays
+from .fetching import fetch_store
 from .join import JoinConfig
 from .row_finder import CHANGED, RowFinder
 from .shard_index import IndexCache, ShardIndex
@@ -142,7 +142,7 @@ def compare_shards(
     indexed: dict[int, _Compared] = {}
     unknown = [i for i, rows in enumerate(known) if rows is None]
     if unknown:
-        fetch_arrays(store, ("keys/data", "keys/offsets", "digests", "labels"), reporter)
+        fetch_store(store, reporter, ("keys/data", "keys/offsets", "digests", "labels"))
         finder = RowFinder(store, join.on_changed_image)
         folder = IndexCache(cache or store.location.access.cache_folder)
         for i, index in _indexed(shards, unknown, folder, store, reporter, anew=recount):

@@ -128,7 +128,7 @@ class RemoteOptions(Group):
             on_resume="unrecorded",  # it may be a secret
         ),
     ] = ()
-    cache: CacheOptions = CacheOptions()
+    downloads: CacheOptions = CacheOptions()
 
     @property
     def access(self) -> Access:
@@ -143,7 +143,7 @@ class RemoteOptions(Group):
                 raise OptionError(
                     f"`storage_option={key!r}` should be KEY=VALUE, as in endpoint_url=https://s3.lab.org"
                 )
-        return replace(self.cache.access, storage_options=tuple((key, value) for key, _, value in pairs))
+        return replace(self.downloads.access, storage_options=tuple((key, value) for key, _, value in pairs))
 
     def location(self, place: str | Path) -> Location:
         """A store's place with the way to it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from dataltt.artifacts_schema import TicketStore
+from dataltt.artifacts_schema.summary import kept_share
 from PIL import Image
 
 from ..helpers import (
@@ -31,7 +33,8 @@ from ..schema_helpers import edit_manifest
 pytestmark = pytest.mark.usefixtures("own_folder")
 
 _COMMANDS = ("pack", "select", "train", "eval", "inspect", "verify", "demo", "bench")
-_COMMANDS += ("fit-selector", "label", "fidelity", "study", "weight-lottery")
+_COMMANDS += ("fit-selector", "label", "fidelity", "study", "weight-lottery", "view")
+_COMMANDS += ("store merge", "store subset", "store thin", "store diff")
 
 
 def _check_sentence(result: CliResult, *parts: str) -> None:
@@ -64,7 +67,7 @@ import io, sys
 from contextlib import redirect_stdout
 from dataltt.pipeline.cli import app
 
-for args in (["--help"], *([c, "--help"] for c in sys.argv[1].split(","))):
+for args in (["--help"], *([*c.split(), "--help"] for c in sys.argv[1].split(","))):
     text = io.StringIO()
     with redirect_stdout(text):
         try:
@@ -86,13 +89,13 @@ def test_help_imports_nothing_heavy() -> None:
 def test_help_lists_the_commands() -> None:
     result = run_cli("--help")
     assert result.code == 0
-    assert all(f" {command} " in result.out for command in _COMMANDS)
+    assert all(f" {command.split()[0]} " in result.out for command in _COMMANDS)
     assert run_cli("-h").out == result.out
 
 
 @pytest.mark.parametrize("command", _COMMANDS)
 def test_every_command_has_an_example(command: str) -> None:
-    result = run_cli(command, "--help")
+    result = run_cli(*command.split(), "--help")
     assert result.code == 0
     assert "Example" in result.out
     assert f"dataltt {command}" in result.out
@@ -383,6 +386,25 @@ def test_inspect_for_people(small: SmallStore) -> None:
     assert f"25 of {NUM_PATCHES} patches (51.0%), 1 view(s), with ranks" in result.out
     assert "39 after block 1, 31 after block 3, 25 after block 5" in result.out
     assert "7×7 patches of 4 px" in result.out
+
+
+def test_inspect_puts_numbers_to_the_right_and_shows_the_scale(small: SmallStore) -> None:
+    result = run_cli("inspect", small.store)
+    lines = result.out.splitlines()
+    table = lines[lines.index(next(line for line in lines if line.startswith("array "))) :][:10]
+    ends = [{match.end() for match in re.finditer(r"\S+", line.replace("all arrays", "all_arrays"))} for line in table]
+    assert len(set.intersection(*ends)) == 2  # both columns of numbers, and their headers, end together
+    share = kept_share(TicketStore.open(small.store))
+    (bar,) = [line for line in lines if re.fullmatch(r"\d+% +\d+%", line)]
+    assert bar.split() == [f"{share.min():.0%}", f"{share.max():.0%}"]
+
+
+def test_inspect_prints_names_as_they_are(small: SmallStore, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(small.path, tmp_path / "s.zarr"))
+    edit_manifest(path, lambda manifest: manifest["dataset"].update(name="[/red][bold]x"))
+    result = run_cli("inspect", path)
+    assert result.code == 0, result.err
+    assert "36 of [/red][bold]x (" in result.out
 
 
 @pytest.mark.parametrize("with_images", [True, False])
