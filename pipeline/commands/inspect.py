@@ -84,6 +84,7 @@ def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[n
     from rich.table import Table
 
     from ...artifacts_schema.local_notes import noted_shards
+    from ...artifacts_schema.thinning import approximation
 
     console = Console()
     dial = f"ratio {m.selector.ratio}" if m.selector.ratio is not None else f"keep rate {m.selector.keep_rate}"
@@ -96,7 +97,7 @@ def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[n
         "source": noted_shards(store, m) or "not known (give --shards)",
         "ticket": f"{m.num_keep} of {m.num_patches} patches ({m.num_keep / m.num_patches:.1%}), {m.num_views} view(s)"
         + (", with ranks" if m.has_ranks else ", no ranks")
-        + (f"; approximate, cut by ranks from the selector's {m.thinned.selected_num_keep}" if m.thinned else ""),
+        + (f"; {said}" if (said := approximation(m)) else ""),
         "grid": f"{m.grid[0]}×{m.grid[1]} patches of {m.patch_px} px ({m.image_px} px)",
         "view": _view(m),
         "selector": f"{m.selector.model}, {dial}, {m.selector.precision}; keeps {drops}",
@@ -104,6 +105,8 @@ def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[n
         "token labels": _token_labels(m),
         "skipped": f"{len(m.skipped)} image(s) that could not be decoded" if m.skipped else "none",
     }
+    if m.parent:
+        facts["made from"] = _parents(m.parent)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, text in facts.items():
         table.add_row(f"[bold]{name}", escape(text))
@@ -125,6 +128,13 @@ def _view(m: Manifest) -> str:
     augment = m.view.augment or {}
     drawn = f"policy {m.view.policy_name!r}, version {augment.get('version')}, seed {m.view.seed}"
     return f"replay: drawn by {drawn}, resized to {m.image_px} px ({m.view.interpolation})"
+
+
+def _parents(parents: list[dict[str, Any]]) -> str:
+    """Operations and stores that a store came from, by the beginnings of their ticket digests."""
+    named = [f"{p.get('operation', '?')} of {str(p.get('ticket_digest', '?'))[:12]}" for p in parents]
+    more = f" and {len(named) - 4} more" if len(named) > 4 else ""
+    return ", ".join(named[:4]) + more
 
 
 def _token_labels(m: Manifest) -> str:

@@ -61,7 +61,8 @@ def arrays_of(stream: StreamConfig, store: TicketStore) -> list[str]:
     wanted = {*_KEYS, "tickets"}
     if stream.view_mode in ("replay", "warp"):
         wanted |= {"views/boxes", "views/flips"}
-    if stream.view_mode == "warp" or (stream.join is not None and stream.join.ranks):
+    join = stream.join
+    if stream.view_mode == "warp" or (join is not None and (join.ranks or join.num_keep is not None)):
         wanted.add("ranks")
     if stream.token_labels:
         wanted |= {"token_labels/ids", "token_labels/scores"}

@@ -22,7 +22,7 @@ from ...artifacts_schema import LabelMaps, Location, MissingTicketError, ShardEr
 from ...artifacts_schema.geometry import Box
 from ...artifacts_schema.lookup import keys_at
 from ...artifacts_schema.store import ALL_VIEWS, Rows
-from ...artifacts_schema.tickets import Packed, Ranks
+from ...artifacts_schema.tickets import Packed, Ranks, pack_ranks
 from ...artifacts_schema.token_labels import no_token_labels
 from ..options import ErrorOrAllow, ErrorOrSkip
 from .row_finder import CHANGED, RowFinder
@@ -42,6 +42,7 @@ class JoinConfig:
     geometry: bool = False  # boxes and flips too
     token_labels: bool = False
     views: range | None = None  # None: all views
+    num_keep: int | None = None  # so many patches of each ticket, by rank; None: all of it
     on_missing_ticket: ErrorOrSkip = "error"
     on_changed_image: ErrorOrAllow = "error"
 
@@ -171,10 +172,12 @@ class TicketJoin:
         c, store = self._config, self._store
         views = ALL_VIEWS if c.views is None else slice(c.views.start, c.views.stop)
         boxes, flips = (store.read_views(rows, views) if c.geometry else None) or (None, None)
+        ranks = store.read_ranks(rows, views) if c.ranks or c.num_keep is not None else None
+        thinned = None if c.num_keep is None or ranks is None else pack_ranks(ranks, c.num_keep)
         return _Slice(
             digests=store.read_digests(rows),
-            packed=store.read_tickets(rows, views),
-            ranks=store.read_ranks(rows, views) if c.ranks else None,
+            packed=store.read_tickets(rows, views) if thinned is None else thinned,
+            ranks=ranks if c.ranks else None,
             boxes=boxes,
             flips=flips,
             token_labels=store.read_token_labels(rows, views) if c.token_labels else None,

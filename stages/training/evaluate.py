@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ...artifacts_schema import Location, Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
+from ...artifacts_schema.thinning import approximation
 from ..data.comparing import Comparison, compare_or_count
 from ..data.fetching import fetch_tickets
 from ..data.images import normalize
@@ -25,6 +26,7 @@ from ..runtime.precision import autocast
 from ..runtime.reporting import Reporter, SilentReporter
 from .classes import check_head
 from .config import EvalConfig
+from .thinning import cut_down, joined_num_keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +233,15 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
             on_bad_image=config.on_bad_image,
         )
         check_protocol(student, config.test, stream.num_keep, name, config.tickets)
+        if config.test == "ticket" and stream.join is not None:
+            said = approximation(read_manifest(stream.join.store))
+            if said is not None:
+                quiet.message(f"tickets are {said}")
+            if info is not None and info.num_keep is not None and info.num_keep < stream.num_keep:
+                quiet.message(
+                    f"note: {config.tickets} keeps {stream.num_keep} patches, and this student was trained on "
+                    f"{info.num_keep}; cut tickets down with: dataltt store thin"
+                )
         fetch_tickets(stream, quiet)
         if config.test in ("own", "random"):
             whose = "chosen by the student's own attention" if config.test == "own" else "drawn at random"
@@ -279,6 +290,7 @@ def eval_stream(
     model: str,
     num_classes: int,
     num_keep: int | None,
+    ratio: float | None = None,
     batch_size: int,
     seed: int,
     joins: JoinOptions,
@@ -286,15 +298,21 @@ def eval_stream(
 ) -> StreamConfig:
     """The stream that tests by a protocol, its tickets checked against the model.
 
+    Args:
+        ratio: share of the patches that tickets are cut down to, by rank.
+
     Raises:
         OptionError: random subsets of unknown size.
         TicketMismatchError: tickets for another grid or view.
     """
     skipped_keys: frozenset[str] = frozenset()
+    join = join_for_testing(tickets, subset, joins)
     if tickets is not None:
         manifest = read_manifest(tickets)
         check_tickets(manifest, str(tickets), geometry, view, model)
-        num_keep, skipped_keys = manifest.num_keep, manifest.skipped_keys
+        num_keep, skipped_keys = cut_down(manifest, str(tickets), ratio).num_keep, manifest.skipped_keys
+        if subset == "ticket" and join is not None:
+            join = replace(join, num_keep=joined_num_keep(manifest, str(tickets), ratio))
     if subset == "random" and num_keep is None:
         raise OptionError("`test='random'`: how many patches? give `tickets` or `num_keep`")
     return StreamConfig(
@@ -308,7 +326,7 @@ def eval_stream(
         batch_size=batch_size,
         num_classes=num_classes,
         seed=seed,
-        join=join_for_testing(tickets, subset, joins),
+        join=join,
         skipped_keys=skipped_keys,
         on_bad_image=on_bad_image,
         training=False,

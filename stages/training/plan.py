@@ -8,6 +8,7 @@ from typing import Any
 
 from ...artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, View
 from ...artifacts_schema.local_notes import noted_shards
+from ...artifacts_schema.thinning import approximation
 from ..data.loader import num_workers_for
 from ..data.shards import Shard, listed_classes
 from ..data.spans import num_train_steps
@@ -25,6 +26,7 @@ from .config import TrainConfig, check_options, matched_epochs, protocol_of
 from .evaluate import center_of, check_protocol, check_tickets, eval_stream
 from .record import RECORD_FILE, read_record, recorded_option
 from .run_samples import RunSamples, samples_of_run, training_shards
+from .thinning import cut_down, kept_share, recorded_tickets
 from .view_plan import ViewPlan, plan_views
 
 
@@ -32,7 +34,7 @@ from .view_plan import ViewPlan, plan_views
 class RunPlan:
     """A run that can start: `asked` is what was given, `config` has every default filled in.
 
-    `samples` says how many the shards hold, and how many of them have tickets.
+    `samples` says how many the shards hold, and how many of them have tickets; `ticket_store` names these.
     """
 
     asked: TrainConfig
@@ -45,6 +47,7 @@ class RunPlan:
     steps_per_epoch: int
     epochs: int
     samples: dict[str, Any]
+    ticket_store: dict[str, Any]
 
 
 def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_labels: bool = False) -> RunPlan:
@@ -59,11 +62,14 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
     check_options(config)
     protocol = protocol_of(config)
     store = None if config.tickets is None else TicketStore.open(config.remote.location(config.tickets))
-    manifest = None if store is None else store.manifest
+    stored = None if store is None else store.manifest
+    manifest = stored if stored is None else cut_down(stored, str(config.tickets), config.ratio)
     shards = training_shards(config, manifest)
     name = config.student.model or (manifest.selector.model if manifest else None)
     if name is None:
         raise OptionError("which model? give `model`, e.g. deit_s")
+    if manifest is not None and (said := approximation(manifest)) and config.control in ("ticket", "inverse"):
+        reporter.message(f"tickets are {said}")
     asked = config = settled(config)
     epochs = _epochs(config, name, manifest, reporter)
     heard = SilentReporter() if any_labels else reporter
@@ -117,6 +123,7 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
         steps_per_epoch=steps_per_epoch,
         epochs=epochs,
         samples=samples.to_json(),
+        ticket_store={} if stored is None or manifest is None else recorded_tickets(stored, manifest),
     )
 
 
@@ -156,7 +163,7 @@ def _epochs(config: TrainConfig, name: str, manifest: Manifest | None, reporter:
     if not config.match_tokens:
         return epochs
     assert manifest is not None  # check_options: match_tokens needs a store
-    matched = matched_epochs(epochs, manifest.selector)
+    matched = matched_epochs(epochs, manifest.selector, kept_share=kept_share(manifest))
     reporter.message(f"{epochs} epochs become {matched}, to see as many tokens as on all patches (`match_tokens`)")
     return matched
 
@@ -288,6 +295,7 @@ def _val_stream(
         model=c.student.model,
         num_classes=stream.num_classes,
         num_keep=stream.num_keep,
+        ratio=c.ratio,
         batch_size=c.recipe.batch_size,
         seed=c.run.seed,
         joins=c.joins,

@@ -15,6 +15,7 @@ from ..runtime.reporting import Reporter
 from .classes import check_labels, check_validation_classes
 from .config import TrainConfig
 from .evaluate import check_tickets, compare_for_testing
+from .thinning import joined_num_keep
 from .view_plan import ViewPlan
 
 
@@ -89,6 +90,7 @@ def _join(config: TrainConfig, views: ViewPlan, store: TicketStore) -> JoinConfi
         store=store.location,
         ranks=of_tickets and (c.control == "inverse" or views.mode == "warp" or mixes),
         token_labels=c.student.token_labels == "store",
+        num_keep=joined_num_keep(store.manifest, store.path, c.ratio),
         on_missing_ticket=c.joins.on_missing_ticket,
         on_changed_image=c.joins.on_changed_image,
     )

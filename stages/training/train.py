@@ -104,7 +104,12 @@ class _Trainer:
     def __init__(self, plan: RunPlan, process: Process, reporter: Reporter, asked: Group, command: str) -> None:
         self.process, self.reporter, self.out = process, reporter, plan.out
         self.record = new_record(
-            asked, plan.config, command=command, world_size=process.world_size, samples=plan.samples
+            asked,
+            plan.config,
+            command=command,
+            world_size=process.world_size,
+            ticket_store=plan.ticket_store,
+            samples=plan.samples,
         )
         self.config, self.student, self.steps_per_epoch = plan.config, plan.student, plan.steps_per_epoch
         self.stream, self.val_stream, self.protocol = plan.stream, plan.val_stream, plan.protocol

@@ -30,7 +30,7 @@ from dataltt.artifacts_schema import (
     TicketMismatchError,
 )
 from dataltt.artifacts_schema.local_notes import write_local_notes
-from dataltt.artifacts_schema.writing.commit import hash_objects
+from dataltt.artifacts_schema.writing.new_store import hash_objects
 from dataltt.stages.models.checkpoints import latest_checkpoint, load_student, read_info
 from dataltt.stages.models.registry import create_vit, entry_of, load_vit
 from dataltt.stages.runtime.randomness import generator_of, isolated_rng
