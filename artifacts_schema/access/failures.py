@@ -72,7 +72,7 @@ def failure_of(error: BaseException, path: str, location: Location) -> RemoteErr
     if names & _NO_TLS or any(isinstance(each, ssl.SSLError) for each in _chain(error)):
         return RemoteError(
             f"{_host(location)} has a certificate that cannot be trusted ({_tls_reason(error)}); check the name, or "
-            "give the authority's certificate by $SSL_CERT_FILE"
+            f"give the authority's certificate by ${'AWS_CA_BUNDLE' if family == 's3' else 'SSL_CERT_FILE'}"
         )
     if names & _NO_NAME or any(isinstance(each, socket.gaierror) for each in _chain(error)):
         return _unreachable(f"{_host(location)} is not a name that can be found; check the URL and the network")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import IO, Any
 
-from ..errors import RemoteError
+from ..errors import OptionError, RemoteError
 from ..layout import ROOT_FILE
 from .cache import ObjectCache
 from .failures import failure_of, is_passing
@@ -32,6 +32,7 @@ class RemoteObjects:
     """
 
     def __init__(self, location: Location) -> None:
+        _refuse_password(location.place)
         self._location = location
         self.cache = ObjectCache(location.access.cache_folder, location.access.cache_bytes)
         self.root_sha256 = location.root_sha256
@@ -221,6 +222,16 @@ class RemoteObjects:
                     raise failure from error
             time.sleep(_FIRST_WAIT_S * 2 ** (number - 1))
         raise AssertionError("unreachable")
+
+
+def _refuse_password(place: str) -> None:
+    scheme, _, rest = place.partition("://")
+    user, at, host = rest.partition("/")[0].rpartition("@")
+    if at and ":" in user:
+        raise OptionError(
+            f"{scheme}://…@{host}/… has a password in it, which would stand in messages and in the run's record; put "
+            "it into ~/.netrc, or give `storage_option='token=…'`"
+        )
 
 
 def fetch_objects(

@@ -39,4 +39,5 @@ def cache(config: CacheConfig, as_json: bool) -> None:
     if config.clear:
         typer.echo(f"{folder}: {size} removed")
     else:
-        typer.echo(f"{folder}: {size} of at most {config.downloads.cache_gb:g} GB; clear it with: dataltt cache --clear")
+        limit = config.downloads.cache_gb
+        typer.echo(f"{folder}: {size} of at most {limit:g} GB; clear it with: dataltt cache --clear")

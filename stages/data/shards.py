@@ -97,6 +97,10 @@ def resolve_shards(spec: str, access: Access | None = None) -> list[Shard]:
         raise ShardError(f"`shards={spec!r}` has braces that do not match; write t-{{000000..000009}}.tar") from error
     for pattern in patterns:
         if is_url(pattern):
+            if "*" in pattern and not pattern.startswith("pipe:"):
+                raise ShardError(
+                    f"`shards={spec!r}` is a URL, of which nothing is listed; write t-{{000000..000009}}.tar"
+                )
             urls.append(pattern)
         elif glob.has_magic(pattern):
             urls.extend(sorted(glob.glob(pattern, recursive=True)))

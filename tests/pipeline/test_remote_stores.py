@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ..far.http_server import FileServer
-from ..helpers import run_cli
+from ..helpers import SmallStore, run_cli
 from ..schema_helpers import Made, make_store
 
 
@@ -55,8 +55,34 @@ def test_what_was_downloaded_is_there_until_the_cache_is_cleared(web: FileServer
     run_cli("verify", f"{web.url}/store.zarr")
     web.clear()
     run_cli("verify", f"{web.url}/store.zarr")
-    assert web.paths() == ["store.zarr/zarr.json"]
+    assert set(web.paths()) == {"store.zarr/zarr.json"}
     assert run_cli("cache", "--clear").code == 0
     assert not list(Path("cache/objects").glob("*/*"))
     run_cli("verify", f"{web.url}/store.zarr")
     assert len(web.requests) > 5
+
+
+@pytest.mark.long
+def test_training_from_afar_is_training_from_the_folder_and_the_second_time_it_needs_no_network(
+    small: SmallStore, own_folder: None, no_credentials: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    def train(tickets: str, shards: str, out: str) -> list[float]:
+        result = run_cli(
+            *("train", "--tickets", tickets, "--shards", shards, "--epochs", 2, "--log-steps", 1),
+            *("--batch-size", 6, "--device", "cpu", "--workers", 2, "--cache-dir", "cache", "--out", out),
+        )
+        assert result.code == 0, result.err
+        lines = Path(out, "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line)["loss"] for line in lines]
+
+    near = train(small.store, small.shards, "near")
+    with FileServer(small.folder) as web:
+        url, shards = f"{web.url}/{small.path.name}", f"{web.url}/shards/train-{{000000..000002}}.tar"
+        far = train(url, shards, "far")
+        store = f"{small.path.name}/"
+        asked = [r.path for r in web.requests if r.path.startswith(store) and r.path != f"{store}zarr.json"]
+        assert len(asked) == len(set(asked))  # two workers and two epochs share what was downloaded once
+    again = train(url, small.shards, "again")
+    assert near == far == again
+    assert len(near) == 12
+    assert "going on with the copy in cache" in caplog.text

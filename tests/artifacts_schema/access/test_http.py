@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from dataltt.artifacts_schema import TicketStore
 from dataltt.artifacts_schema.access.location import Access
-from dataltt.artifacts_schema.errors import RemoteError, SchemaError, StoreNotFoundError
+from dataltt.artifacts_schema.errors import OptionError, RemoteError, SchemaError, StoreNotFoundError
 from dataltt.artifacts_schema.verify import verify_store
 
 from ...far.http_server import FileServer
@@ -184,6 +185,32 @@ def test_a_token_is_sent_and_a_wrong_one_refused(made: Made, access: Access, no_
                 "`storage_option='token=…'`, or a machine's user and password in ~/.netrc"
             )
         assert "guess" not in str(caught.value)
+
+
+def test_a_password_comes_from_the_netrc_file_and_never_from_the_url(
+    made: Made, access: Access, no_credentials: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authorization = "Basic " + base64.b64encode(b"anna:secret").decode()
+    with FileServer(made.path.parent, authorization=authorization) as web:
+        host = web.url.removeprefix("http://")
+        with pytest.raises(OptionError) as caught:
+            TicketStore.open(f"http://anna:secret@{host}/store.zarr", access)
+        assert str(caught.value) == (
+            f"http://…@{host}/… has a password in it, which would stand in messages and in the run's record; put it "
+            "into ~/.netrc, or give `storage_option='token=…'`"
+        )
+        assert web.requests == []
+        (tmp_path / "netrc").write_text("machine 127.0.0.1 login anna password secret\n", encoding="utf-8")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        assert everything(TicketStore.open(f"{web.url}/store.zarr", access)) == everything_in(made.path)
+
+
+def test_a_proxy_of_the_environment_is_asked(
+    web: FileServer, made: Made, access: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", web.url)
+    store = TicketStore.open("http://no-such-host.invalid/store.zarr", access)
+    assert everything(store) == everything_in(made.path)
 
 
 def test_a_run_that_has_everything_needs_no_network(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 
 import pytest
 from dataltt.artifacts_schema import TicketStore
@@ -155,9 +156,15 @@ def test_an_endpoint_that_drops_connections_is_tried_again(made: Made, access: A
 
 
 def test_an_endpoint_with_an_untrusted_certificate(
-    made: Made, access: Access, certificate: object, no_credentials: None
+    made: Made, access: Access, certificate: Path, no_credentials: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("s3fs", reason="s3:// needs the package s3fs")
-    with FileServer(made.path.parent, tls=certificate) as web:  # type: ignore[arg-type]
-        said = _said("s3://bucket/s", with_options(access, {"endpoint_url": web.url, "anon": True}))
-        assert said.startswith(f"{web.url} has a certificate that cannot be trusted (self-signed certificate)")
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    with FileServer(made.path.parent, tls=certificate) as web:
+        far = with_options(access, {"endpoint_url": web.url, "anon": True})
+        assert _said("s3://store.zarr/", far) == (
+            f"{web.url} has a certificate that cannot be trusted (self-signed certificate); check the name, or give "
+            "the authority's certificate by $AWS_CA_BUNDLE"
+        )
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+        assert len(TicketStore.open("s3://store.zarr/", far)) == 11
