@@ -11,6 +11,7 @@ import typer
 
 from .commands import (
     bench,
+    card,
     demo,
     eval_,
     fidelity,
@@ -18,6 +19,8 @@ from .commands import (
     inspect,
     label,
     pack,
+    pull,
+    push,
     select,
     study,
     train,
@@ -40,6 +43,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "Train and test": {"train": train.train, "eval": eval_.eval_},
     "Look and check": {"inspect": inspect.inspect, "verify": verify.verify},
+    "Share": {"push": push.push, "pull": pull.pull, "card": card.card},
     "Measure": {
         "fidelity": fidelity.fidelity,
         "study": study.study,
