@@ -75,6 +75,8 @@ def _parsed(content: bytes, place: str) -> Manifest:
 
 def is_store(path: str) -> bool:
     """Tells whether a ticket store, sound or not, stands in this folder: all that `overwrite` may replace."""
+    if not Path(path).is_dir():
+        return False
     try:
         read_manifest(path)
     except StoreNotFoundError:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand
@@ -66,6 +66,8 @@ def _parameter(declared: Declared) -> inspect.Parameter:
     if o.parser is not None:
         default = ",".join(map(str, default)) if isinstance(default, tuple) else default
         kind = str if default is not None else str | None
+    elif is_repeatable(declared):
+        kind, default = list[str], list(default)
     note: Any
     if o.is_argument:
         note = typer.Argument(help=as_flags(o.help))
@@ -86,6 +88,11 @@ def _parameter(declared: Declared) -> inspect.Parameter:
     )
 
 
+def is_repeatable(declared: Declared) -> bool:
+    """Tells whether an option may be given several times, each time with one more value."""
+    return get_origin(declared.kind) is tuple and declared.option.parser is None
+
+
 def _metavar(declared: Declared) -> str | None:
     """Bounds as typer shows them. They are checked by the config, alike on the command line, in files and in Python."""
     o = declared.option
@@ -98,7 +105,7 @@ def _metavar(declared: Declared) -> str | None:
 
 
 def _is_worth_showing(declared: Declared) -> bool:
-    return declared.default is not None and declared.default is not MISSING and declared.default is not False
+    return declared.default not in (None, MISSING, ()) and declared.default is not False
 
 
 def _common(name: str, kind: Any, default: Any, flag: str, help: str) -> inspect.Parameter:
@@ -134,7 +141,12 @@ class ConfiguredCommand(TyperCommand):
         if not ctx.resilient_parsing and not {"--help", "-h"} & set(args):
             settings = _settings_of(self, ctx, config, args)
             ctx.meta["settings"] = settings
-            ctx.default_map = {k: _as_default(s.value) for k, s in settings.items() if s.value is not None}
+            repeatable = {d.name for d in options_of(config) if is_repeatable(d)}
+            ctx.default_map = {
+                k: list(s.value) if k in repeatable else _as_default(s.value)
+                for k, s in settings.items()
+                if s.value is not None
+            }
         rest: list[str] = super().parse_args(ctx, args)
         for name, setting in settings.items():
             if setting.value is None and _source_name(ctx, name) == "DEFAULT":

@@ -64,7 +64,7 @@ class ObjectCache:
         """Adds an object; returns its SHA-256."""
         sha256 = hashlib.sha256(content).hexdigest()
         if not self.has(sha256):
-            self._add(self._path(sha256), lambda file: file.write(content) and None)
+            self._add(self._path(sha256), lambda file: _write(file, content))
         return sha256
 
     def root_of(self, place: str) -> str | None:
@@ -79,7 +79,7 @@ class ObjectCache:
         """Notes which root document was read at a place."""
         path = self._root_path(place)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, lambda file: file.write(sha256.encode()) and None)
+        _write_whole(path, lambda file: _write(file, sha256.encode()))
 
     def usage(self) -> CacheUsage:
         """What is here."""
@@ -122,6 +122,10 @@ class ObjectCache:
             if is_abandoned or (too_much > 0 and path != keep and path.suffix != ".tmp"):
                 path.unlink(missing_ok=True)
                 too_much -= stat.st_size
+
+
+def _write(file: IO[bytes], content: bytes) -> None:
+    file.write(content)
 
 
 def _write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:

@@ -27,32 +27,16 @@ _CREDENTIALS = {
 _FAMILIES = {"https": "http", "s3a": "s3", "gcs": "gs"}
 # Names of exceptions, since the libraries that have them may not be there.
 _NO_CREDENTIALS = frozenset(
-    {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "RefreshError"}
+    {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "DefaultCredentialsError", "RefreshError"}
 )
 _NO_NAME = frozenset({"ClientConnectorDNSError", "NameResolutionError"})
 _NO_TLS = frozenset({"ClientConnectorCertificateError", "ClientConnectorSSLError", "ClientSSLError", "SSLError"})
 _TOO_SLOW = frozenset(
     {"ReadTimeoutError", "ConnectTimeoutError", "ServerTimeoutError", "ReadTimeout", "ConnectTimeout"}
 )
-_NO_ANSWER = frozenset(
-    {"EndpointConnectionError", "ConnectError", "ConnectionClosedError", "ClientConnectorError", "OfflineModeIsEnabled"}
-)
-_CUT_OFF = frozenset(
-    {
-        "ClientPayloadError",
-        "ServerDisconnectedError",
-        "IncompleteRead",
-        "ResponseStreamingError",
-        "RemoteProtocolError",
-        "IncompleteReadError",
-        "ProtocolError",
-        "ClientOSError",
-        "FSTimeoutError",
-        "HTTPClientError",
-        "ReadError",
-    }
-)
-_NOT_THERE = frozenset({"EntryNotFoundError", "RemoteEntryNotFoundError", "NoSuchKey", "NoSuchBucket"})
+_NO_ANSWER = frozenset({"EndpointConnectionError", "ConnectionClosedError", "ClientConnectorError"})
+# Top packages of the libraries that fail.
+_LIBRARIES = frozenset({"aiohttp", "aiobotocore", "botocore", "gcsfs", "google", "requests"})
 
 
 def failure_of(error: BaseException, path: str, location: Location) -> RemoteError | type[FileNotFoundError] | None:
@@ -63,11 +47,13 @@ def failure_of(error: BaseException, path: str, location: Location) -> RemoteErr
     family = _FAMILIES.get(scheme_of(path), scheme_of(path))
     if names & _NO_CREDENTIALS:
         return RemoteError(f"{path} needs credentials, and there are none; {_CREDENTIALS.get(family, 'give them')}")
-    if status in (401, 403) or isinstance(error, PermissionError):
+    if status in (401, 403) or isinstance(error, PermissionError) or str(error).startswith("Forbidden"):
+        hidden = " or is not there" if family in ("s3", "hf") else ""  # which these tell only to who may know
         return RemoteError(
-            f"{path} may not be read with these credentials{_shown(status)}; {_CREDENTIALS.get(family, 'give others')}"
+            f"{path} may not be read with these credentials{hidden}{_shown(status)}; "
+            f"{_CREDENTIALS.get(family, 'give others')}"
         )
-    if isinstance(error, FileNotFoundError) or status in _NOT_FOUND or names & _NOT_THERE:
+    if isinstance(error, FileNotFoundError) or status in _NOT_FOUND:
         return FileNotFoundError
     if names & _NO_TLS or any(isinstance(each, ssl.SSLError) for each in _chain(error)):
         return RemoteError(
@@ -84,7 +70,7 @@ def failure_of(error: BaseException, path: str, location: Location) -> RemoteErr
         return _unreachable(f"{_host(location)} cannot be reached ({_reason(error)}); check the URL and the network")
     if status is not None:
         return RemoteError(f"{path} could not be read: the server answered {status}; try again later")
-    if names & _CUT_OFF or isinstance(error, OSError):
+    if isinstance(error, OSError) or _is_of_a_library(error):
         return RemoteError(f"{path} broke off while it was read ({_reason(error)}); try again")
     return None
 
@@ -124,6 +110,10 @@ def _status(error: BaseException) -> int | None:
         if isinstance(found, int | str) and str(found).isdecimal() and 400 <= int(found) < 600:
             return int(found)
     return None
+
+
+def _is_of_a_library(error: BaseException) -> bool:
+    return any(kind.__module__.split(".")[0] in _LIBRARIES for kind in type(error).__mro__)
 
 
 def _is_refused(error: BaseException) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,7 +19,8 @@ READ_S = 60.0
 _PIECE_BYTES = 16 << 20
 _BLOCK_BYTES = 1 << 20
 
-# By scheme: the extra of dataltt that has what opens it, and the module that must be there.
+# By scheme: the extra of dataltt that has what opens it, and the module that must be there. Of hf: files are fetched
+# over https, since huggingface_hub's own file system lists folders.
 EXTRAS = {
     "http": ("http", "aiohttp"),
     "https": ("http", "aiohttp"),
@@ -25,17 +28,20 @@ EXTRAS = {
     "s3a": ("s3", "s3fs"),
     "gs": ("gs", "gcsfs"),
     "gcs": ("gs", "gcsfs"),
-    "hf": ("hf", "huggingface_hub"),
+    "hf": ("hf", "aiohttp"),
 }
+_HUB_URL = re.compile(
+    r"hf://(?P<kind>datasets|spaces)/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.*))?"
+)
 
 
 def scheme_of(place: str) -> str:
-    """The scheme of a URL."""
-    return place.split("://")[0].lower()
+    """The scheme of a URL, in small letters."""
+    return place.split(":")[0].lower()
 
 
-def file_system(location: Location) -> Any:
-    """The fsspec file system of a URL.
+def file_system(location: Location) -> tuple[Any, str]:
+    """The fsspec file system of a URL, and the path in it.
 
     Raises:
         RemoteError: what opens it is not installed, or is not known.
@@ -45,16 +51,58 @@ def file_system(location: Location) -> Any:
     extra, module = EXTRAS.get(scheme, ("", ""))
     if module and importlib.util.find_spec(module) is None:
         raise RemoteError(f"{location} needs {module}, which is not installed; pip install 'dataltt[{extra}]'")
+    options = {key: _typed(value) for key, value in location.access.storage_options}
+    if scheme in ("http", "https"):
+        _refuse_unknown(options, {"token"}, scheme)
+        return _http(options.get("token")), location.place
+    if scheme == "hf":
+        _refuse_unknown(options, {"token", "endpoint"}, scheme)
+        return _http(options.get("token") or _hub_token()), hub_url(location.place, options.get("endpoint"))
+    if scheme in ("s3", "s3a"):
+        return _s3(options), location.place
+    if scheme in ("gs", "gcs"):
+        from gcsfs.core import GCSFileSystem  # the plain one: the extended one asks about the bucket every time
+
+        _refuse_unknown(options, _parameters(GCSFileSystem), scheme)
+        return GCSFileSystem(**options, skip_instance_cache=True), location.place
     try:
-        kind = fsspec.get_filesystem_class(scheme)
-    except (ValueError, ImportError) as error:
+        fs, path = fsspec.core.url_to_fs(location.place, **options)
+    except (ValueError, ImportError, TypeError, OSError) as error:
         raise RemoteError(
             f"{location} cannot be opened ({error}); dataltt opens folders, zip files, and http(s)://, s3://, gs:// "
             "and hf:// URLs"
         ) from None
-    options = {key: _typed(value) for key, value in location.access.storage_options}
-    _refuse_unknown(options, kind, scheme)
-    return kind(**_with_limits(options, scheme), skip_instance_cache=True)
+    return fs, path
+
+
+def hub_url(place: str, endpoint: str | None = None) -> str:
+    """The https URL of a place in a dataset repository of the Hugging Face hub.
+
+    Raises:
+        RemoteError: it names none.
+    """
+    match = _HUB_URL.fullmatch(place)
+    if match is None:
+        raise RemoteError(f"{place} names no dataset repository; write hf://datasets/OWNER/NAME[@REVISION][/FOLDER]")
+    base = endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    parts = [
+        base.rstrip("/"),
+        match["kind"],
+        match["repo"],
+        "resolve",
+        match["revision"] or "main",
+        match["path"] or "",
+    ]
+    return "/".join(parts).rstrip("/")
+
+
+def _hub_token() -> str | None:
+    if importlib.util.find_spec("huggingface_hub") is None:
+        return os.environ.get("HF_TOKEN")
+    from huggingface_hub import get_token
+
+    token: str | None = get_token()
+    return token
 
 
 def _typed(value: str) -> Any:
@@ -62,37 +110,40 @@ def _typed(value: str) -> Any:
     return {"true": True, "false": False}.get(value.lower(), value)
 
 
-def _refuse_unknown(options: Mapping[str, Any], kind: Any, scheme: str) -> None:
-    if scheme in ("http", "https"):
-        known = {"token"}
-    else:
-        # What a class's own bases take counts too: gcsfs wraps its file system.
-        found = (inspect.signature(k.__init__).parameters for k in kind.__mro__ if k is not object)
-        known = {name for parameters in found for name in parameters} - {"self", "args", "kwargs", "storage_options"}
-        known |= {"profile"} if scheme in ("s3", "s3a") else set()
+def _refuse_unknown(options: Mapping[str, Any], known: set[str], scheme: str) -> None:
     for name in options:
         if name not in known:
             raise OptionError(
-                f"`storage_option='{name}=…'` is not known of {scheme}:// ; it has {', '.join(sorted(known))}"
+                f"`storage_option='{name}=…'` is unknown for {scheme} URLs; {', '.join(sorted(known))} are"
             )
 
 
-def _with_limits(options: dict[str, Any], scheme: str) -> dict[str, Any]:
-    """The options with time-outs, where a file system takes them."""
-    if scheme in ("http", "https"):
-        import aiohttp
+def _parameters(kind: Any) -> set[str]:
+    return set(inspect.signature(kind.__init__).parameters) - {"self", "args", "kwargs"}
 
-        client: dict[str, Any] = {
-            "timeout": aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S),
-            "trust_env": True,  # proxies, .netrc
-        }
-        if "token" in options:
-            client["headers"] = {"Authorization": f"Bearer {options.pop('token')}"}
-        return {**options, "client_kwargs": client}
-    if scheme in ("s3", "s3a"):
-        limits = {"connect_timeout": CONNECT_S, "read_timeout": READ_S, "retries": {"max_attempts": 2}}
-        return {**options, "config_kwargs": limits}
-    return options
+
+def _http(token: str | None) -> Any:
+    import aiohttp
+    from fsspec.implementations.http import HTTPFileSystem
+
+    client: dict[str, Any] = {
+        # No limit in all: a large object may take its time, as long as something comes.
+        "timeout": aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S),
+        "trust_env": True,  # proxies, .netrc
+    }
+    if token:
+        client["headers"] = {"Authorization": f"Bearer {token}"}
+    return HTTPFileSystem(client_kwargs=client, skip_instance_cache=True)
+
+
+def _s3(options: Mapping[str, Any]) -> Any:
+    from s3fs import S3FileSystem
+
+    _refuse_unknown(options, {*_parameters(S3FileSystem), "profile"}, "s3")
+    limits = {"connect_timeout": CONNECT_S, "read_timeout": READ_S, "retries": {"total_max_attempts": 1}}
+    fs = S3FileSystem(**options, config_kwargs=limits, skip_instance_cache=True)
+    fs.retries = 1  # what fails is tried again in one place, remote.py
+    return fs
 
 
 def iter_content(fs: Any, path: str, size: int | None, max_bytes: int) -> Iterator[bytes]:

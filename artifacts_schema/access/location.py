@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import OptionError
-
 CACHE_VARIABLE = "DATALTT_CACHE"
 DEFAULT_CACHE_GB = 50.0
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -80,18 +78,3 @@ def is_remote(place: str) -> bool:
 def storage_options(pairs: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
     """Storage options as `Access` has them."""
     return tuple((key, str(value)) for key, value in pairs.items())
-
-
-def local_path(place: str | Path, option: str, way_out: str) -> Path:
-    """The path of an output.
-
-    Args:
-        option: its name, for the error's sentence.
-        way_out: what to do instead of giving a URL.
-
-    Raises:
-        OptionError: it is a URL.
-    """
-    if is_remote(str(place)) or re.match(r"[a-z][a-z0-9+.-]+:/+[^/]", str(place)):  # Path("s3://a") is s3:/a
-        raise OptionError(f"`{option}={str(place)!r}` is a URL, and `{option}` is a path on this machine; {way_out}")
-    return Path(place)

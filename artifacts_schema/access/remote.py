@@ -36,7 +36,7 @@ class RemoteObjects:
         self.root_sha256 = location.root_sha256
         self._digests: Mapping[str, str] = {}
         self._sizes: Mapping[str, int] = {}
-        self._files: Any = None
+        self._files: tuple[Any, str] | None = None
 
     def read_root(self, max_bytes: int) -> bytes:
         """The root's metadata, or one byte more than `max_bytes` of it; the cache's where nothing answers.
@@ -87,7 +87,7 @@ class RemoteObjects:
             with self.open(name) as file:
                 return file.seek(0, 2)
         try:
-            return self._tried(name, lambda: int(self._fs.info(self._path(name))["size"]))
+            return self._tried(name, lambda: self._ask_size(name))
         except FileNotFoundError:
             return None
 
@@ -114,13 +114,22 @@ class RemoteObjects:
         return "\n".join([self._location.place.rstrip("/"), *options])
 
     @property
-    def _fs(self) -> Any:
+    def _root(self) -> tuple[Any, str]:
+        """The file system, and the store's path in it."""
         if self._files is None:
             self._files = file_system(self._location)
         return self._files
 
-    def _path(self, name: str) -> str:
+    def _shown(self, name: str) -> str:
         return f"{self._location.place.rstrip('/')}/{name}"
+
+    def _content(self, name: str, size: int | None, max_bytes: int) -> Iterator[bytes]:
+        fs, root = self._root
+        return iter_content(fs, f"{root.rstrip('/')}/{name}", size, max_bytes)
+
+    def _ask_size(self, name: str) -> int:
+        fs, root = self._root
+        return int(fs.info(f"{root.rstrip('/')}/{name}")["size"])
 
     def _cached(self, sha256: str) -> bytes:
         with self.cache.open(sha256, _refuse_to_fetch) as file:
@@ -128,7 +137,7 @@ class RemoteObjects:
 
     def _download_root(self, max_bytes: int, tries: int) -> bytes:
         def read() -> bytes:
-            return b"".join(iter_content(self._fs, self._path(ROOT_FILE), None, max_bytes + 1))
+            return b"".join(self._content(ROOT_FILE, None, max_bytes + 1))
 
         return self._tried(ROOT_FILE, read, tries=tries)
 
@@ -162,7 +171,7 @@ class RemoteObjects:
 
     def _bounded(self, name: str, size: int) -> Iterator[bytes]:
         read = 0
-        for block in iter_content(self._fs, self._path(name), size, size + 1):
+        for block in self._content(name, size, size + 1):
             read += len(block)
             yield block
         if read < size:
@@ -172,7 +181,7 @@ class RemoteObjects:
 
     def _wrong(self, name: str, what: str, why: str) -> RemoteError:
         way_out = "push it again, or ask who published it"
-        return RemoteError(f"{self._path(name)} {what}: {why}; {way_out}")
+        return RemoteError(f"{self._shown(name)} {what}: {why}; {way_out}")
 
     def _tried(self, name: str, attempt: Callable[[], Any], tries: int = _TRIES) -> Any:
         """What an attempt gives; what may pass is tried again, after longer and longer waits."""
@@ -182,11 +191,11 @@ class RemoteObjects:
             except (FileNotFoundError, RemoteError):
                 raise
             except Exception as error:  # the file systems' own, of many libraries; bugs of ours are raised as they are
-                failure = failure_of(error, self._path(name), self._location)
+                failure = failure_of(error, self._shown(name), self._location)
                 if failure is None:
                     raise
                 if failure is FileNotFoundError:
-                    raise FileNotFoundError(self._path(name)) from error
+                    raise FileNotFoundError(self._shown(name)) from error
                 if number == tries or not is_passing(error):
                     raise failure from error
             time.sleep(_FIRST_WAIT_S * 2 ** (number - 1))

@@ -47,7 +47,7 @@ def local_store(store: str) -> Path:
     """
     path = Path(store)
     if "://" in store and not path.exists():
-        raise OptionError(f"`tickets={store!r}`: token labels are written into a folder; copy the store here first")
+        raise OptionError(f"`tickets={store!r}`: labels are written into a folder; fetch it: dataltt pull {store}")
     return path
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         ModelError,
         OptionError,
         OutputExistsError,
+        RemoteError,
         SampleError,
         SchemaError,
         ShardError,
@@ -64,8 +65,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "artifacts_schema.errors": (
         "BadImageError CheckpointError DatalttError DuplicateKeyError IncompletePartsError MissingTicketError "
-        "ModelError OptionError OutputExistsError SampleError SchemaError ShardError StoreNotFoundError "
-        "TicketMismatchError UnknownKeyError UnsupportedVersionError"
+        "ModelError OptionError OutputExistsError RemoteError SampleError SchemaError ShardError "
+        "StoreNotFoundError TicketMismatchError UnknownKeyError UnsupportedVersionError"
     ),
     "artifacts_schema.store": "open=open_store",
     "stages.models.prune": "prune",
@@ -93,6 +94,7 @@ __all__ = [
     "ModelError",
     "OptionError",
     "OutputExistsError",
+    "RemoteError",
     "SampleError",
     "SchemaError",
     "SelectConfig",

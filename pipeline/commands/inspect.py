@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...stages.options import Group, Option
+from ...stages.options import Group, Option, RemoteOptions
 from ..ends import print_json
 from ..options import takes
 
@@ -16,17 +16,18 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from ...artifacts_schema import Manifest
+    from ...artifacts_schema import Location, Manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InspectConfig(Group):
     """Options of `dataltt inspect`."""
 
-    store: Annotated[str, Option(help="A ticket store: a folder or an fsspec URL.", is_argument=True)]
+    store: Annotated[str, Option(help="A ticket store: a folder, a zip file, or a URL.", is_argument=True)]
     shards: Annotated[str | None, Option(help="Draw sample tickets over the images of these shards.")] = None
     png: Annotated[Path | None, Option(help="Write the heat map, and the samples, as a picture.")] = None
     samples: Annotated[int, Option(help="How many samples to draw.", min=1)] = 12
+    remote: RemoteOptions = RemoteOptions()
 
 
 @takes(InspectConfig)
@@ -41,12 +42,12 @@ def inspect(config: InspectConfig, as_json: bool) -> None:
     store, shards, png = config.store, config.shards, config.png
     if shards is not None and png is None:
         raise OptionError("--shards draws tickets over images, which needs a picture to draw in; pass --png FILE")
-    opened = TicketStore.open(store)
+    opened = TicketStore.open(config.remote.location(store))
     share = kept_share(opened)
     stored = opened.num_stored_bytes()
     num_images = opened.manifest.num_images
     if png is not None:
-        _draw(store, shards, png, config.samples, share)
+        _draw(opened.location, shards, png, config.samples, share)
     if as_json:
         document: dict[str, Any] = {
             "store": store,
@@ -61,7 +62,7 @@ def inspect(config: InspectConfig, as_json: bool) -> None:
         typer.echo(f"picture: {png}")
 
 
-def _draw(store: str, shards: str | None, png: Path, count: int, share: npt.NDArray[np.float64]) -> None:
+def _draw(store: Location, shards: str | None, png: Path, count: int, share: npt.NDArray[np.float64]) -> None:
     from ...artifacts_schema import OptionError
     from ...stages.analysis.sample_tickets import sample_tickets
     from ..reports.figures import store_figure

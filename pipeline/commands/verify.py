@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ...stages.options import Group, Option
+from ...stages.options import Group, Option, RemoteOptions
 from ..ends import print_json
 from ..messages import as_flags
 from ..options import takes
@@ -18,10 +18,11 @@ from ..progress import reporting
 class VerifyConfig(Group):
     """Options of `dataltt verify`."""
 
-    store: Annotated[str, Option(help="A ticket store: a folder or an fsspec URL.", is_argument=True)]
+    store: Annotated[str, Option(help="A ticket store: a folder, a zip file, or a URL.", is_argument=True)]
     shards: Annotated[
         str | None, Option(help="Check also that these shards hold the images that the tickets are of.")
     ] = None
+    remote: RemoteOptions = RemoteOptions()
 
 
 @takes(VerifyConfig)
@@ -31,6 +32,7 @@ def verify(config: VerifyConfig, as_json: bool) -> None:
     Example: dataltt verify store.zarr --shards 'imagenet/train-*.tar'
     """
     store, shards = config.store, config.shards
+    location = config.remote.location(store)
     from ...artifacts_schema.verify import verify_store
     from ...stages.selection.verify_shards import verify_shards
 
@@ -43,10 +45,10 @@ def verify(config: VerifyConfig, as_json: bool) -> None:
             reporter.advance(done - seen)
             seen = done
 
-        checks = list(verify_store(store, advance))
+        checks = list(verify_store(location, advance))
         reporter.finish()
         if shards is not None and all(c.ok for c in checks):
-            checks.append(verify_shards(store, shards, reporter))
+            checks.append(verify_shards(location, shards, reporter))
     if as_json:
         print_json({"store": store, "ok": all(c.ok for c in checks), "checks": [asdict(c) for c in checks]})
     else:

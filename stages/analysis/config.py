@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from ..options import CascadeOptions, Checkpoint, Group, MinCrop, Option, RuntimeOptions, Seed
+from ..options import CascadeOptions, Checkpoint, Group, MinCrop, Option, RemoteOptions, RuntimeOptions, Seed
 
 BATCH_SIZE = 32
 
@@ -32,3 +32,4 @@ class FidelityConfig(Group):
     ] = 192
     seed: Seed = 0
     runtime: RuntimeOptions = RuntimeOptions()
+    remote: RemoteOptions = RemoteOptions()

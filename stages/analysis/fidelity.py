@@ -80,7 +80,7 @@ def fidelity(config: FidelityConfig, reporter: Reporter | None = None) -> Fideli
         if process.world_size > 1:
             raise OptionError("fidelity runs in one process; leave torchrun out")
         stores = [config.tickets] if config.tickets else _make_stores(config, Path(folder), reporter)
-        manifest = read_manifest(stores[-1])
+        manifest = read_manifest(config.remote.location(stores[-1]))
         meter = _Meter(config, manifest, process, reporter)
         rows = [row for store in stores for row in meter.rows(store)]
         if config.tickets is None:
@@ -97,7 +97,9 @@ def _make_stores(config: FidelityConfig, folder: Path, reporter: Reporter) -> li
     """Tickets of a sample of the shards: for the centre view, the whole image, and drawn views; with ranks."""
     if config.shards is None:
         raise OptionError("which images? give `shards`, or `tickets` of a store whose shards are here")
-    samples = itertools.chain.from_iterable(iter_samples(s) for s in resolve_shards(config.shards))
+    samples = itertools.chain.from_iterable(
+        iter_samples(s) for s in resolve_shards(config.shards, config.remote.access)
+    )
     sample = list(itertools.islice(samples, config.images))
     if len(sample) < BATCH_SIZE:
         raise SampleError(f"{config.shards} holds {len(sample)} images; at least {BATCH_SIZE} are needed")
@@ -152,7 +154,7 @@ class _Meter:
 
     def rows(self, store: str) -> Iterator[FidelityRow]:
         """Measures every way to train on a store."""
-        m = read_manifest(store)
+        m = read_manifest(self.config.remote.location(store))
         if m.view.kind == "center":
             yield self._row("static", self._stream(store, "static"))
             if m.has_ranks:
@@ -189,6 +191,7 @@ class _Meter:
         train = TrainConfig.of(
             out="unused",
             tickets=store,
+            **self.config.remote.flat(),
             shards=self.config.shards if self.config.tickets else None,
             model=self.config.model,
             num_classes=1,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ...artifacts_schema import Manifest, read_manifest
+from ...artifacts_schema import Location, Manifest, read_manifest
 from ...artifacts_schema.tickets import unpack_mask
 from ..data.drawing import PolicyViews
 from ..data.images import center_crop, decode_image
@@ -28,7 +28,7 @@ class SampleTicket:
     mask: npt.NDArray[np.bool_]
 
 
-def sample_tickets(store: str, shards: str, count: int) -> list[SampleTicket]:
+def sample_tickets(store: str | Location, shards: str, count: int) -> list[SampleTicket]:
     """The first samples of the first shard, with their tickets.
 
     Raises:
@@ -36,12 +36,12 @@ def sample_tickets(store: str, shards: str, count: int) -> list[SampleTicket]:
     """
     manifest: Manifest = read_manifest(store)
     join = TicketJoin(JoinConfig(store=store, geometry=True, views=range(1)))
-    shard = resolve_shards(shards)[0]
+    shard = resolve_shards(shards, Location.of(store).access)[0]
     skipped_keys = manifest.skipped_keys
     samples = (s for s in iter_samples(shard) if s.key not in skipped_keys)
     drawn = None
     if manifest.view.kind == "replay":
-        policy = replayed_policy(manifest.view, store, allow_other_pixels=True)
+        policy = replayed_policy(manifest.view, str(store), allow_other_pixels=True)
         drawn = PolicyViews(policy, manifest.view, manifest.image_px)
     found = []
     for sample, ticket in itertools.islice(join.join(shard, samples), count):

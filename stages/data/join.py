@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from ...artifacts_schema import LabelMaps, MissingTicketError, TicketMismatchError, TicketStore
+from ...artifacts_schema import LabelMaps, Location, MissingTicketError, TicketMismatchError, TicketStore
 from ...artifacts_schema.geometry import Box
 from ...artifacts_schema.lookup import KeyLookup
 from ...artifacts_schema.store import ALL_VIEWS, Rows
@@ -32,7 +32,7 @@ LOOKUP_WINDOW = 256
 class JoinConfig:
     """Options of a join: what to read of the store, and what to do with samples that do not fit it."""
 
-    store: str
+    store: str | Location
     ranks: bool = False
     geometry: bool = False  # boxes and flips too
     token_labels: bool = False
@@ -72,7 +72,7 @@ class TicketJoin:
         self._config = config
         self._store = TicketStore.open(config.store)
         if config.token_labels and self._store.manifest.token_labels is None:
-            raise no_token_labels(config.store)
+            raise no_token_labels(self._store.path)
         self.num_missing = 0
 
     @property
@@ -113,7 +113,7 @@ class TicketJoin:
             if part is not None and sample.key in part.index:
                 yield sample, self._ticket(sample, part)
             elif self._config.on_missing_ticket == "error":
-                raise MissingTicketError(sample.shard, sample.key, self._config.store)
+                raise MissingTicketError(sample.shard, sample.key, self._store.path)
             else:
                 self.num_missing += 1
 

@@ -14,12 +14,20 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self
 
 import braceexpand
-import fsspec
 import webdataset as wds
 from webdataset.gopen import gopen_schemes
 from webdataset.tariterators import base_plus_ext, group_by_keys
 
-from ...artifacts_schema import DuplicateKeyError, Manifest, OptionError, SampleError, ShardError
+from ...artifacts_schema import (
+    Access,
+    DuplicateKeyError,
+    Location,
+    Manifest,
+    OptionError,
+    SampleError,
+    ShardError,
+)
+from ...artifacts_schema.access.stream import is_openable, open_stream
 from ...artifacts_schema.local_notes import noted_shards
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -32,10 +40,11 @@ _READ_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """A shard: where it is, and the name that the store knows it by."""
+    """A shard: where it is, the name that the store knows it by, and how it is reached if that is a URL."""
 
     url: str
     name: str
+    access: Access = Access()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +81,11 @@ def absolute_spec(spec: str) -> str:
     return spec if is_url(spec) else os.path.abspath(spec)
 
 
-def resolve_shards(spec: str) -> list[Shard]:
+def resolve_shards(spec: str, access: Access | None = None) -> list[Shard]:
     """The shards of a brace expression, glob, or URL, in sorted order for globs and as written else.
+
+    Args:
+        access: how URLs are reached.
 
     Raises:
         ShardError: nothing matches, or a local file of a brace expression is not there.
@@ -98,23 +110,25 @@ def resolve_shards(spec: str) -> list[Shard]:
         raise ShardError(f"no shard matches `shards={spec!r}`; check the path, and quote the pattern")
     if len(set(urls)) != len(urls):
         raise ShardError(f"`shards={spec!r}` names a shard twice")
-    return [Shard(url=u, name=n) for u, n in zip(urls, _shard_names(urls), strict=True)]
+    names = _shard_names(urls)
+    return [Shard(url=u, name=n, access=access or Access()) for u, n in zip(urls, names, strict=True)]
 
 
-def stored_shards(store: str, manifest: Manifest, given: str | None = None) -> list[Shard]:
-    """The shards given, else those that a store was made from.
+def stored_shards(store: str | Location, manifest: Manifest, given: str | None = None) -> list[Shard]:
+    """The shards given, else those that a store was made from; URLs are reached as the store is.
 
     Raises:
         ShardError: they are not there.
         OptionError: the store does not say where they are, or names something that only its user may open.
     """
+    location = Location.of(store)
     if given is not None:
-        return resolve_shards(given)
-    source = noted_shards(store, manifest)
+        return resolve_shards(given, location.access)
+    source = noted_shards(str(store), manifest)
     if source is None:
         raise OptionError(f"{store} does not say where its images lie, since it was fetched; pass `shards`")
     try:
-        shards = resolve_shards(source)
+        shards = resolve_shards(source, location.access)
     except ShardError as error:
         raise ShardError(f"the shards that {store} names are not here ({error}); pass `shards`") from error
     # A store is somebody else's; webdataset would run what stands behind pipe: as a command.
@@ -200,12 +214,14 @@ def _label(group: dict[str, Any], shard: Shard, key: str) -> int:
 
 
 def _open(shard: Shard) -> IO[bytes]:
-    """The shard's bytes: a file, or what webdataset (pipe:, https:, gs:, hf:) or else fsspec (s3:) opens."""
+    """The shard's bytes: a file, or what fsspec (https:, s3:, gs:, hf:, …) or else webdataset (pipe:, …) opens."""
     url = shard.url
     if not is_url(url):
         return open(url, "rb")  # by no means gopen, for which a file called "pipe:…" is a command
     try:
-        stream: IO[bytes] = wds.gopen(url) if url.split(":")[0] in gopen_schemes else fsspec.open(url, "rb").open()
+        if is_openable(url) or url.split(":")[0] not in gopen_schemes:
+            return open_stream(Location(place=url, access=shard.access))
+        stream: IO[bytes] = wds.gopen(url)
     except (ValueError, ImportError) as error:
         raise ShardError(
             f"{url} cannot be opened ({error}); install what opens it, or pass it through a command (pipe:…)"
@@ -239,6 +255,8 @@ def _iter_files(tar: tarfile.TarFile, shard: Shard) -> Iterator[dict[str, Any]]:
 
 
 def _unreadable(shard: Shard, error: Exception) -> ShardError:
+    if isinstance(error, FileNotFoundError) and is_url(shard.url):
+        return ShardError(f"there is no shard {shard.url}; check the URL and the range")
     reason = str(error) or type(error).__name__
     return ShardError(f"{shard.url} cannot be read to its end ({reason}); copy or make it again")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from ...artifacts_schema.access.location import DEFAULT_CACHE_GB, Access, Location
 from ...artifacts_schema.errors import OptionError
 from .declaration import Group
 from .values import Option, whole_numbers
@@ -84,6 +85,59 @@ class RuntimeOptions(Group):
     ] = None
     device: Annotated[str, Option(help="auto, cpu, cuda, cuda:N or mps.", on_resume="free")] = "auto"
     precision: Annotated[Precision, Option(help="Arithmetic of the forward pass; bf16 is faster, and rounds.")] = "fp32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteOptions(Group):
+    """Options of how stores and shards behind URLs are reached and kept."""
+
+    panel: ClassVar[str] = "Remote stores and shards"
+
+    storage_option: Annotated[
+        tuple[str, ...],
+        Option(
+            help="KEY=VALUE for the place that a URL names (endpoint_url, anon, profile, token); may be given again.",
+            metavar="KEY=VALUE",
+            on_resume="unrecorded",  # it may be a secret
+        ),
+    ] = ()
+    cache_dir: Annotated[
+        Path | None,
+        Option(
+            help="Folder of what was downloaded. Default: $DATALTT_CACHE, else ~/.cache/dataltt.",
+            variable="DATALTT_CACHE",
+            on_resume="unrecorded",
+        ),
+    ] = None
+    cache_gb: Annotated[
+        float,
+        Option(
+            help="Gigabytes that it may take; what was not used for longest goes first. $DATALTT_CACHE_GB.",
+            above=0,
+            variable="DATALTT_CACHE_GB",
+            on_resume="unrecorded",
+        ),
+    ] = DEFAULT_CACHE_GB
+
+    @property
+    def access(self) -> Access:
+        """The ways to remote places that these options are.
+
+        Raises:
+            OptionError: a storage option that is no KEY=VALUE.
+        """
+        pairs = [each.partition("=") for each in self.storage_option]
+        for key, is_pair, _ in pairs:
+            if not key or not is_pair:
+                raise OptionError(
+                    f"`storage_option={key!r}` should be KEY=VALUE, as in endpoint_url=https://s3.lab.org"
+                )
+        options = tuple((key, value) for key, _, value in pairs)
+        return Access(storage_options=options, cache_dir=self.cache_dir, cache_gb=self.cache_gb)
+
+    def location(self, place: str | Path) -> Location:
+        """A store's place with the way to it."""
+        return Location.of(str(place), self.access)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

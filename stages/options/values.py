@@ -35,6 +35,7 @@ class Option:
         is_common: shown first in the command's help.
         is_argument: given by position on the command line.
         variable: an environment variable that gives it where the command line does not.
+        instead_of_url: of a path, what to do where a URL was given.
         on_resume: how it may change when a run goes on.
     """
 
@@ -48,6 +49,7 @@ class Option:
     is_common: bool = False
     is_argument: bool = False
     variable: str | None = None
+    instead_of_url: str = "give a local one"
     on_resume: OnResume = "same"
 
 
@@ -61,13 +63,17 @@ def checked_value(name: str, value: Any, kind: Any, option: Option) -> Any:
     if value is None and type(None) in kinds:
         return None
     (plain,) = [k for k in kinds if k is not type(None)]
-    checked = _typed(name, value, plain)
+    checked = _typed(name, value, plain, option.instead_of_url)
     if isinstance(checked, int | float) and not isinstance(checked, bool):
         _check_bounds(name, checked, option)
     return checked
 
 
-def _typed(name: str, value: Any, kind: Any) -> Any:
+# As a path, s3://a is s3:/a.
+_LIKE_A_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
+
+
+def _typed(name: str, value: Any, kind: Any, instead: str = "give a local one") -> Any:
     if get_origin(kind) is Literal:
         choices = get_args(kind)
         if value not in choices:
@@ -80,6 +86,10 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
             return tuple(_typed(name, each, inner) for each in value)
     elif kind is Path:
         if isinstance(value, str | Path):
+            if _LIKE_A_URL.match(str(value)) and not Path(value).exists():
+                raise OptionError(
+                    f"`{name}={str(value)!r}` is a URL, and `{name}` is a path on this machine; {instead}"
+                )
             return value if isinstance(value, Path) else Path(value)
     elif kind is float:
         if isinstance(value, int | float) and not isinstance(value, bool):

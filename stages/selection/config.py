@@ -16,6 +16,7 @@ from ..options import (
     OnOtherPixels,
     Option,
     Overwrite,
+    RemoteOptions,
     RuntimeOptions,
     Seed,
     Shards,
@@ -59,7 +60,14 @@ class SelectConfig(Group):
     ]
     checkpoint: Checkpoint = None
     shards: Shards = None
-    out: Annotated[Path, Option(help="The ticket store to write.", is_common=True)] = Path("store.zarr")
+    out: Annotated[
+        Path,
+        Option(
+            help="The ticket store to write.",
+            is_common=True,
+            instead_of_url="select into a folder, then: dataltt push FOLDER URL",
+        ),
+    ] = Path("store.zarr")
     cascade: CascadeOptions = CascadeOptions()
     views: DrawnViewOptions = DrawnViewOptions()
     ranks: Annotated[
@@ -72,6 +80,7 @@ class SelectConfig(Group):
     name: Annotated[str | None, Option(help="Data set name for the manifest.")] = None
     split: Annotated[str | None, Option(help="Split name for the manifest.")] = None
     runtime: RuntimeOptions = RuntimeOptions()
+    remote: RemoteOptions = RemoteOptions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,3 +104,4 @@ class LabelConfig(Group):
     on_changed_image: OnChangedImage = "error"
     on_other_pixels: OnOtherPixels = "error"
     runtime: RuntimeOptions = RuntimeOptions()
+    remote: RemoteOptions = RemoteOptions()

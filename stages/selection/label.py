@@ -149,7 +149,7 @@ def _shards_in_order(config: LabelConfig, manifest: Manifest) -> list[Shard]:
     Raises:
         TicketMismatchError: the shards given are others.
     """
-    found = {s.name: s for s in stored_shards(config.tickets, manifest, config.shards)}
+    found = {s.name: s for s in stored_shards(config.remote.location(config.tickets), manifest, config.shards)}
     names = manifest.dataset.shards
     for name in names:
         if name not in found:

@@ -68,7 +68,7 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
     num_views = _num_views(config, policy)
     # Cheap checks come before the model is loaded.
     keep_counts(1, config.cascade)
-    shards = resolve_shards(given_shards(config.shards))
+    shards = resolve_shards(given_shards(config.shards), config.remote.access)
     with process_group(config.runtime.device) as process:
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
         model = _model(config, quiet)

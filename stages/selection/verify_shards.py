@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...artifacts_schema import DatalttError, read_manifest
+from ...artifacts_schema import DatalttError, Location, read_manifest
 from ...artifacts_schema.verify import Check
 from ..data.join import JoinConfig, TicketJoin
 from ..data.shards import iter_samples, resolve_shards
@@ -11,15 +11,15 @@ from ..runtime.reporting import Reporter
 _SHOWN = 5
 
 
-def verify_shards(store_path: str, shards: str, reporter: Reporter) -> Check:
+def verify_shards(store: str | Location, shards: str, reporter: Reporter) -> Check:
     """Joins every sample of the shards with its ticket, by key and image digest, and counts both sides."""
     wrong: list[str] = []
     num_joined = 0
     try:
-        manifest = read_manifest(store_path)
+        manifest = read_manifest(store)
         num_images, skipped_keys = manifest.num_images, manifest.skipped_keys
-        join = TicketJoin(JoinConfig(store=store_path, on_missing_ticket="skip"))
-        found = resolve_shards(shards)
+        join = TicketJoin(JoinConfig(store=store, on_missing_ticket="skip"))
+        found = resolve_shards(shards, Location.of(store).access)
         reporter.start("comparing shards", num_images, "images")
         for shard in found:
             try:

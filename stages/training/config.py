@@ -22,6 +22,7 @@ from ..options import (
     OnOtherPixels,
     Option,
     PatchInput,
+    RemoteOptions,
     RuntimeOptions,
     Seed,
     Shards,
@@ -234,6 +235,7 @@ class TrainConfig(Group):
     mixing: MixingOptions = MixingOptions()
     logging: LogOptions = LogOptions()
     runtime: RuntimeOptions = RuntimeOptions()
+    remote: RemoteOptions = RemoteOptions()
 
     @staticmethod
     def default_out(options: Mapping[str, Any]) -> Path:
@@ -266,6 +268,7 @@ class FitSelectorConfig(Group):
     mixing: MixingOptions = MixingOptions()
     logging: LogOptions = LogOptions()
     runtime: RuntimeOptions = RuntimeOptions()
+    remote: RemoteOptions = RemoteOptions()
 
     @staticmethod
     def default_out(options: Mapping[str, Any]) -> Path:
@@ -300,6 +303,7 @@ class EvalConfig(Group):
     on_bad_image: OnBadImage = "error"
     joins: JoinOptions = JoinOptions()
     runtime: RuntimeOptions = RuntimeOptions()
+    remote: RemoteOptions = RemoteOptions()
 
 
 def check_options(config: TrainConfig) -> None:

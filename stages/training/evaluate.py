@@ -8,8 +8,9 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 
-from ...artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
+from ...artifacts_schema import Location, Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
 from ..data.counting import count_shards
+from ..data.fetching import fetch_tickets
 from ..data.images import normalize
 from ..data.join import JoinConfig
 from ..data.loader import iterate, num_workers_for
@@ -186,8 +187,8 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
         if config.test == "own" and num_keep is None and config.tickets is None:
             raise OptionError("`test='own'`: how many patches? give `tickets` or `num_keep`")
         stream = eval_stream(
-            resolve_shards(given_shards(config.shards)),
-            config.tickets,
+            resolve_shards(given_shards(config.shards), config.remote.access),
+            None if config.tickets is None else config.remote.location(config.tickets),
             subset="dense" if config.test == "own" else config.test,
             view=view,
             geometry=student.geometry,
@@ -203,6 +204,7 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
             reporter=quiet,
         )
         check_protocol(student, config.test, stream.num_keep, name, config.tickets)
+        fetch_tickets(stream, quiet)
         if config.test in ("own", "random"):
             whose = "chosen by the student's own attention" if config.test == "own" else "drawn at random"
             quiet.message(f"{stream.num_keep} of {student.geometry.num_patches} patches, {whose}")
@@ -219,7 +221,7 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
 
 def eval_stream(
     shards: list[Shard],
-    tickets: str | None,
+    tickets: Location | None,
     *,
     subset: Subset,
     view: View,
@@ -245,13 +247,15 @@ def eval_stream(
     skipped_keys: frozenset[str] = frozenset()
     if tickets is not None:
         manifest = read_manifest(tickets)
-        check_tickets(manifest, tickets, geometry, view, model)
+        check_tickets(manifest, str(tickets), geometry, view, model)
         if subset == "ticket":
-            check_center(manifest, tickets, "testing on tickets needs")
+            check_center(manifest, str(tickets), "testing on tickets needs")
         store = TicketStore.open(tickets)
         num_keep, skipped_keys = manifest.num_keep, manifest.skipped_keys
         if subset == "ticket":
-            join = JoinConfig(store=tickets, on_missing_ticket=on_missing_ticket, on_changed_image=on_changed_image)
+            join = JoinConfig(
+                store=store.location, on_missing_ticket=on_missing_ticket, on_changed_image=on_changed_image
+            )
     if subset == "random" and num_keep is None:
         raise OptionError("`test='random'`: how many patches? give `tickets` or `num_keep`")
     return StreamConfig(

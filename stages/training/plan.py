@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ...artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
+from ...artifacts_schema import Location, Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
 from ...artifacts_schema.local_notes import noted_shards
 from ..data.counting import count_shards
 from ..data.join import JoinConfig
@@ -50,9 +50,10 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
     """
     check_options(config)
     protocol = protocol_of(config)
-    manifest = None if config.tickets is None else read_manifest(config.tickets)
+    location = None if config.tickets is None else config.remote.location(config.tickets)
+    manifest = None if location is None else read_manifest(location)
     shards = _training_shards(config, manifest)
-    store = None if config.tickets is None else TicketStore.open(config.tickets)
+    store = None if location is None else TicketStore.open(location)
     name = config.student.model or (manifest.selector.model if manifest else None)
     if name is None:
         raise OptionError("which model? give `model`, e.g. deit_s")
@@ -79,6 +80,7 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
         config,
         geometry,
         views,
+        location=None if store is None else store.location,
         view=view,
         num_keep=manifest.num_keep if manifest else geometry.num_patches,
         has_ranks=manifest is not None and manifest.has_ranks,
@@ -220,6 +222,7 @@ def _train_stream(
     geometry: Geometry,
     views: ViewPlan,
     *,
+    location: Location | None,
     view: View,
     num_keep: int,
     has_ranks: bool,
@@ -229,9 +232,9 @@ def _train_stream(
     join = None
     of_tickets = c.control in ("ticket", "inverse")
     if of_tickets or views.mode == "replay" or c.student.token_labels == "store":
-        assert c.tickets is not None
+        assert location is not None
         join = JoinConfig(
-            store=c.tickets,
+            store=location,
             ranks=of_tickets and (c.control == "inverse" or views.mode == "warp" or (c.mixing.is_on and has_ranks)),
             token_labels=c.student.token_labels == "store",
             on_missing_ticket=c.joins.on_missing_ticket,
@@ -271,8 +274,8 @@ def _val_stream(
         return None
     assert c.student.model is not None
     return eval_stream(
-        resolve_shards(c.data.val_shards),
-        c.val_tickets,
+        resolve_shards(c.data.val_shards, c.remote.access),
+        None if c.val_tickets is None else c.remote.location(c.val_tickets),
         subset="dense" if protocol == "own" else protocol,
         view=center_of(stream.view),
         geometry=geometry,
@@ -292,10 +295,10 @@ def _val_stream(
 def _training_shards(config: TrainConfig, manifest: Manifest | None) -> list[Shard]:
     """The shards asked for, else those that the store was made from."""
     if manifest is not None and config.tickets is not None:
-        return stored_shards(config.tickets, manifest, config.shards)
+        return stored_shards(config.remote.location(config.tickets), manifest, config.shards)
     if config.shards is None:
         raise OptionError("`control='dense'` without `tickets`: which shards? give `shards`")
-    return resolve_shards(config.shards)
+    return resolve_shards(config.shards, config.remote.access)
 
 
 def _num_classes(config: TrainConfig, store: TicketStore | None, shards: list[Shard]) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ...artifacts_schema import DatalttError, Manifest, OptionError, TicketStore
+from ...artifacts_schema import DatalttError, Location, Manifest, OptionError, TicketStore
 from ..data.counting import count_shards
 from ..data.images import normalize
 from ..data.join import JoinConfig
@@ -205,7 +205,7 @@ class _Pass(Iterator[TicketBatch]):
 def ticket_batches(
     shards: str | None = None,
     *,
-    tickets: str | Path,
+    tickets: str | Path | TicketStore,
     batch_size: int,
     training: bool = True,
     subset: Subset = "ticket",
@@ -231,7 +231,7 @@ def ticket_batches(
 
     Args:
         shards: braces, a glob or a URL; None for those that the store was made from.
-        tickets: the store.
+        tickets: the store: a path, a URL, or what `open` gave.
         batch_size: samples of a batch, on each rank.
         training: shuffled, mirrored and coloured, full batches alone; else every sample once, as it is.
         subset: the patches to keep: tickets, or one of the controls that `dataltt train` has.
@@ -253,8 +253,8 @@ def ticket_batches(
         raise OptionError(f"`batch_size` {batch_size} should be at least 1")
     if (rank is None) != (world_size is None):
         raise OptionError("`rank` and `world_size` go together; give both, or neither")
-    path = str(tickets)
-    store = TicketStore.open(path)
+    store = tickets if isinstance(tickets, TicketStore) else TicketStore.open(tickets)
+    path = store.path
     manifest = store.manifest
     asked = LoopViews(
         tickets=path,
@@ -268,7 +268,7 @@ def ticket_batches(
     views = shown_views(asked, manifest)
     if subset == "inverse" and not manifest.has_ranks:
         raise OptionError(f"`subset` 'inverse' needs ranks, which {path} lacks; select again: dataltt select --ranks")
-    found = stored_shards(path, manifest, None if shards is None else str(shards))
+    found = stored_shards(store.location, manifest, None if shards is None else str(shards))
     config = StreamConfig(
         shards=count_shards(found, store, reporter or SilentReporter(), recount=recount),
         view=manifest.view,
@@ -280,7 +280,7 @@ def ticket_batches(
         batch_size=batch_size,
         num_classes=_ANY_CLASS if num_classes is None else num_classes,
         seed=seed,
-        join=_join(path, subset, views, on_missing_ticket, on_changed_image),
+        join=_join(store.location, subset, views, on_missing_ticket, on_changed_image),
         skipped_keys=manifest.skipped_keys,
         view_mode=views.mode,
         augment=views.augment,
@@ -300,7 +300,7 @@ def ticket_batches(
 
 
 def _join(
-    path: str,
+    location: Location,
     subset: Subset,
     views: ShownViews,
     on_missing_ticket: ErrorOrSkip,
@@ -310,4 +310,6 @@ def _join(
     if not of_tickets and views.mode != "replay":
         return None
     ranks = of_tickets and (subset == "inverse" or views.mode == "warp")
-    return JoinConfig(store=path, ranks=ranks, on_missing_ticket=on_missing_ticket, on_changed_image=on_changed_image)
+    return JoinConfig(
+        store=location, ranks=ranks, on_missing_ticket=on_missing_ticket, on_changed_image=on_changed_image
+    )

@@ -86,6 +86,7 @@ class TicketImages(Dataset[TicketSample]):
     ) -> None:
         self.manifest = manifest = store.manifest
         self._images, self._path, self._views = images, store.path, views
+        self._location = store.location
         self._checks_digests = by == "key" and on_changed_image == "error"
         rows = _rows(images, store, by)
         self._indices = np.flatnonzero(rows >= 0)
@@ -177,7 +178,7 @@ class TicketImages(Dataset[TicketSample]):
 
     def _tickets(self) -> _Loaded:
         if self._loaded.number != self._number():
-            self._loaded = self._load(TicketStore.open(self._path))
+            self._loaded = self._load(TicketStore.open(self._location))
         return self._loaded
 
     def _load(self, store: TicketStore) -> _Loaded:
@@ -245,7 +246,7 @@ def _rows(images: EncodedImages, store: TicketStore, by: Literal["key", "digest"
 def join_tickets(
     images: Any,
     *,
-    tickets: str | Path,
+    tickets: str | Path | TicketStore,
     by: Literal["key", "digest"] = "key",
     key: str | None = None,
     image: str = "image",
@@ -266,7 +267,7 @@ def join_tickets(
     Args:
         images: a torchvision ImageFolder, whose keys are those that `dataltt pack` gives its files; a Hugging Face
             Dataset; or a sequence of (key, encoded bytes, label).
-        tickets: the store.
+        tickets: the store: a path, a URL, or what `open` gave.
         by: `key`, or `digest`: XXH3-64 of the encoded bytes, for which every image is read once here.
         key, image, label: columns of a Hugging Face set.
         training: mirrored and coloured, or the store's views in turn; else the centre view as it is.
@@ -281,8 +282,8 @@ def join_tickets(
     """
     if by not in ("key", "digest"):
         raise OptionError(f"`by` {by!r} should be 'key' or 'digest'")
-    path = str(tickets)
-    store = TicketStore.open(path)
+    store = tickets if isinstance(tickets, TicketStore) else TicketStore.open(tickets)
+    path = store.path
     asked = LoopViews(
         tickets=path,
         view_mode=view_mode,

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ...artifacts_schema import DatalttError, OptionError
+from ..data.fetching import fetch_tickets
 from ..data.images import normalize
 from ..data.loader import iterate
 from ..data.student_stream import Batch, SampleStream, StreamPosition
@@ -84,6 +85,9 @@ def train(
         config = settled(config)
         process.barrier()  # all have looked whether there is a run, before one begins it
         plan = plan_run(config, process, quiet)
+        for stream in (plan.stream, plan.val_stream):
+            if stream is not None:
+                fetch_tickets(stream, quiet)
         if prepare is not None:
             plan = replace(plan, student=prepare(plan.student))
         return _Trainer(plan, process, quiet, asked or plan.asked, command).run()

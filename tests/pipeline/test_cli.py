@@ -406,13 +406,13 @@ def test_inspect_errors(small: SmallStore, tmp_path: Path) -> None:
 
 def test_an_unknown_store_version(small: SmallStore, tmp_path: Path) -> None:
     path = Path(shutil.copytree(small.path, tmp_path / "s.zarr"))
-    edit_manifest(path, lambda manifest: manifest.update(schema_version="2.0"))
+    edit_manifest(path, lambda manifest: manifest.update(schema_version="3.0"))
     for result in (run_cli("inspect", path), _train(tmp_path / "run", "--tickets", path)):
-        _check_sentence(result, "schema_version", "'2.0'", "reads 1.x")
+        _check_sentence(result, "schema_version", "'3.0'", "reads 1.x and 2.x")
     result = run_cli("verify", path)
     assert result.code == 1
     assert "FAILED" in result.out
-    assert "'2.0'" in result.out
+    assert "'3.0'" in result.out
 
 
 # verify

@@ -144,7 +144,7 @@ def test_the_order_of_sources(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_other_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     variables = {d.option.variable for config in _CONFIGS.values() for d in options_of(config)}
-    assert variables == {None, "DATALTT_SHARDS"}
+    assert variables == {None, "DATALTT_SHARDS", "DATALTT_CACHE", "DATALTT_CACHE_GB"}
     for name in ("DATALTT_LR", "DATALTT_TRAIN_LR", "LR"):
         monkeypatch.setenv(name, "3")
     assert _printed("train")["lr"] == 5e-4

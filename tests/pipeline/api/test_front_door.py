@@ -39,6 +39,7 @@ _PUBLIC = {
     "ModelError",
     "OptionError",
     "OutputExistsError",
+    "RemoteError",
     "SampleError",
     "SchemaError",
     "ShardError",

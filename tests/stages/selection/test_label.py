@@ -24,6 +24,7 @@ from dataltt.artifacts_schema import (
     TicketStore,
     read_manifest,
 )
+from dataltt.artifacts_schema.local_notes import write_local_notes
 from dataltt.artifacts_schema.verify import verify_store
 from dataltt.artifacts_schema.writing.label_parts import label_parts_dir
 from dataltt.stages.data.drawing import CenterViews, PolicyViews
@@ -484,7 +485,7 @@ def test_shards_are_the_stores_own_all_of_them(tmp_path: Path) -> None:
 
 def test_a_store_cannot_name_commands_as_its_shards(tmp_path: Path) -> None:
     small = make_store(tmp_path, counts=(2,))
-    edit_manifest(small.path, lambda m: m["dataset"].update(source=f"pipe:touch {tmp_path / 'ran'}/train-000000.tar"))
+    write_local_notes(small.path, shards=f"pipe:touch {tmp_path / 'ran'}/train-000000.tar")
     with pytest.raises(DatalttError, match="pass `shards` to say that you mean them"):
         label(_config(small))
     assert not (tmp_path / "ran").exists()
@@ -508,7 +509,7 @@ def test_views_that_are_drawn_otherwise_here_are_labelled_only_where_allowed(tmp
         ({"model": "test_vit"}, "does not hold weights of test_vit"),
         ({"num_classes": 12}, "has 10 classes; leave it out"),
         ({"batch_size": 0}, "`batch_size=0`"),
-        ({"tickets": "s3://bucket/store.zarr"}, "copy the store here first"),
+        ({"tickets": "s3://bucket/store.zarr"}, "fetch it: dataltt pull s3://bucket/store.zarr"),
         ({"tickets": "nowhere.zarr"}, "there is no ticket store at nowhere.zarr"),
     ],
 )

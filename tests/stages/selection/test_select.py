@@ -24,6 +24,7 @@ from dataltt.artifacts_schema import (
     ShardError,
     TicketStore,
 )
+from dataltt.artifacts_schema.local_notes import noted_shards
 from dataltt.artifacts_schema.tickets import pack_ranks, unpack_mask
 from dataltt.artifacts_schema.verify import verify_store
 from dataltt.artifacts_schema.writing.parts import Part
@@ -118,7 +119,8 @@ def test_the_manifest_says_how_it_was_made(expected: Path, shards: str, weights:
     assert (m.selector.model, m.selector.drop_blocks, m.selector.keep_counts) == (MODEL, [1, 3, 5], [39, 31, 25])
     assert (m.selector.ratio, m.selector.keep_rate, m.selector.precision) == (0.5, None, "fp32")
     assert m.selector.weights_sha256 == weights_sha256(load_vit(MODEL, weights))
-    assert (m.dataset.name, m.dataset.split, m.dataset.source) == ("train", "train", shards)
+    assert (m.dataset.name, m.dataset.split, m.dataset.source) == ("train", "train", "")
+    assert noted_shards(str(expected), m) == shards
     assert (m.view.kind, m.view.resize_px, m.view.crop_share) == ("center", 28, 1.0)
     assert m.created == "2023-11-14T22:13:20+00:00"
     assert m.skipped == []

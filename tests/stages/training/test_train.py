@@ -28,6 +28,7 @@ from dataltt.artifacts_schema import (
     StoreNotFoundError,
     TicketMismatchError,
 )
+from dataltt.artifacts_schema.local_notes import write_local_notes
 from dataltt.artifacts_schema.writing.commit import hash_objects
 from dataltt.stages.models.checkpoints import latest_checkpoint, load_student, read_info
 from dataltt.stages.models.registry import create_vit, entry_of, load_vit
@@ -54,7 +55,6 @@ from ...helpers import (
     save_selector_weights,
     select_config,
 )
-from ...schema_helpers import edit_manifest
 from ...schema_helpers import make_store as make_synthetic_store
 
 _EPOCHS = 2
@@ -557,9 +557,7 @@ def test_no_store(small: SmallStore, tmp_path: Path) -> None:
 
 def _copy_with_source(small: SmallStore, folder: Path, source: str) -> str:
     path = Path(shutil.copytree(small.path, folder / "copy.zarr"))
-    edit_manifest(
-        path, lambda manifest: manifest["dataset"].update(source=source, shards=manifest["dataset"]["shards"])
-    )
+    write_local_notes(path, shards=source)
     return str(path)
 
 
