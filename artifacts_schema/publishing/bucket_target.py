@@ -30,7 +30,7 @@ class BucketTarget:
 
     def __init__(self, location: Location) -> None:
         self._location = location
-        self._fs = file_system(location)
+        self._fs, self._root = file_system(location)
 
     def look(self, names: Sequence[str]) -> dict[str, FarFile]:
         """What is there of these files, with MD5 where the service says it."""
@@ -119,7 +119,7 @@ class BucketTarget:
             self._do(name, lambda: self._fs.rm_file(self._path(name)), writes=True)
 
     def _path(self, name: str) -> str:
-        return f"{self._location.place.rstrip('/')}/{name}"
+        return f"{self._root.rstrip('/')}/{name}"
 
     def _do(self, name: str, attempt: Callable[[], T], *, writes: bool = False) -> T:
         return tried(attempt, self._path(name), self._location, writes=writes)

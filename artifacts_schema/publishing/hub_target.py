@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..access.filesystem import file_system, iter_content
 from ..access.location import Location
-from ..errors import OptionError
+from ..errors import OptionError, RemoteError
 from .outgoing import Outgoing, Progress, Shipment
 from .sending import tried
 from .targets import FarFile
@@ -43,7 +44,8 @@ class HubTarget:
         self._repository = found["repository"]
         self._revision = (found["revision"] or "main").replace("%2F", "/")
         self._prefix = f"{found['folder']}/" if found["folder"] else ""
-        self._fs = file_system(location)  # says so if huggingface_hub is not there
+        if importlib.util.find_spec("huggingface_hub") is None:
+            raise RemoteError(f"{location} needs huggingface_hub, which is not installed; pip install 'dataltt[hf]'")
 
     def look(self, names: Sequence[str]) -> dict[str, FarFile]:
         """What is there of these files, with SHA-256 of large ones and git's SHA-1 of others."""
@@ -57,11 +59,8 @@ class HubTarget:
     def read(self, name: str) -> bytes:
         """A small file that is there."""
 
-        def read() -> bytes:
-            self._fs.invalidate_cache()
-            return b"".join(iter_content(self._fs, self._path(name), None, MAX_READ_BYTES))
-
-        return self._do(read)
+        fs, root = file_system(self._location)
+        return self._do(lambda: b"".join(iter_content(fs, f"{root.rstrip('/')}/{name}", None, MAX_READ_BYTES)))
 
     def sha256(self, name: str) -> str:
         """Nothing that is ever asked: the hub says what every file's content is."""
@@ -143,11 +142,12 @@ class HubTarget:
         options = dict(self._location.access.storage_options)
         return HfApi(endpoint=options.get("endpoint"), token=options.get("token"))
 
-    def _path(self, name: str) -> str:
-        return f"{self._location.place.rstrip('/')}/{name}"
-
     def _do(self, attempt: Callable[[], T], *, writes: bool = False) -> T:
-        return tried(attempt, self._location.place, self._location, writes=writes)
+        try:
+            return tried(attempt, self._location.place, Location.of(self._api.endpoint), writes=writes)
+        except (RuntimeError, ValueError) as error:  # the client's own words for what the hub says
+            reason = str(error.__cause__ or error).strip().split("\n")[0]
+            raise RemoteError(f"{self._location} could not be {'written' if writes else 'read'}: {reason}") from error
 
 
 def _far_file(info: Any) -> FarFile:

@@ -10,14 +10,14 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from ..access.filesystem import file_system, iter_content
 from ..access.location import Location
 from ..access.objects import Objects, open_objects
-from ..errors import OptionError, OutputExistsError, Problem, RemoteError, SchemaError
+from ..access.stream import open_stream
+from ..errors import DatalttError, OptionError, OutputExistsError, Problem, RemoteError, SchemaError
 from ..layout import CARD_FILE, ROOT_FILE, is_beside_objects
 from ..manifest_file import Root, is_store, read_root
 from .outgoing import Progress, no_progress
@@ -219,12 +219,12 @@ def _fetch_card(location: Location, folder: Path) -> list[str]:
 def _card_file(location: Location, name: str) -> bytes | None:
     try:
         if location.is_remote:
-            path = f"{location.place.rstrip('/')}/{name}"
-            content = b"".join(iter_content(file_system(location), path, None, _MAX_CARD_BYTES + 1))
+            stream = open_stream(replace(location, place=f"{location.place.rstrip('/')}/{name}"))
         else:
-            with open_objects(location).open(name) as file:
-                content = file.read(_MAX_CARD_BYTES + 1)
-    except Exception:  # of many libraries; a missing key is even refused where nothing may be listed
+            stream = open_objects(location).open(name)
+        with stream as file:
+            content = file.read(_MAX_CARD_BYTES + 1)
+    except (OSError, DatalttError):  # a missing key is even refused where nothing may be listed
         return None
     return content if len(content) <= _MAX_CARD_BYTES else None
 

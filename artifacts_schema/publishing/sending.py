@@ -20,6 +20,7 @@ _WORDS = {
     "may not be read": "may not be written",
     "could not be read": "could not be written",
     "broke off while it was read": "broke off while it was sent",
+    " or is not there": "",
 }
 
 

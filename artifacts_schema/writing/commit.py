@@ -26,6 +26,7 @@ from ..manifest import (
     SCHEMA_VERSION,
     Dataset,
     Manifest,
+    Publication,
     Selector,
     SkippedSample,
     View,
@@ -59,6 +60,7 @@ class StoreSpec:
     source: str
     shards: Sequence[str]
     tool_version: str
+    publication: Publication | None = None
 
     @property
     def num_patches(self) -> int:
@@ -303,6 +305,7 @@ def _manifest(
         ),
         created=now.isoformat(timespec="seconds"),
         tool_version=spec.tool_version,
+        publication=spec.publication,
         skipped=skipped,
         objects=objects,
         sizes=sizes,

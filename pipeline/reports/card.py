@@ -48,7 +48,7 @@ def card_files(store: TicketStore, *, url: str | None = None, gallery: Sequence[
     found = {CARD_PICTURE: _png(store_figure(kept_share(store), []))}
     if gallery:
         found[CARD_GALLERY] = _png(ticket_figure(gallery))
-    found[CARD_FILE] = _page(store.manifest, store.num_stored_bytes(), url, has_gallery=bool(gallery)).encode()
+    found[CARD_FILE] = card_page(store.manifest, store.num_stored_bytes(), url, has_gallery=bool(gallery)).encode()
     return found
 
 
@@ -81,7 +81,13 @@ def is_outdated(card: bytes, manifest: Manifest) -> bool:
     return b"<!-- dataltt card of " in card and marker(manifest).encode() not in card
 
 
-def _page(m: Manifest, stored: Mapping[str, int], url: str | None, *, has_gallery: bool) -> str:
+def card_page(m: Manifest, stored: Mapping[str, int], url: str | None = None, *, has_gallery: bool = False) -> str:
+    """The card's page, README.md.
+
+    Args:
+        stored: bytes of each array, by path.
+        url: where the store is published, for the commands that the card shows.
+    """
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     environment.filters |= {"md": escaped, "link": _link}
     template = environment.from_string((files(__package__) / "README.md.jinja").read_text(encoding="utf-8"))

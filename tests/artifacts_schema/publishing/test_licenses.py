@@ -28,7 +28,9 @@ def test_names_on_the_hub(given: str, known: str | None) -> None:
     assert hub_license(given) == known
 
 
-@pytest.mark.parametrize("license", ["CC0-1.0", "CC-BY-4.0", "CC BY-SA 3.0", "MIT", "Apache-2.0", "ODC-By-1.0", "PDM-1.0"])
+@pytest.mark.parametrize(
+    "license", ["CC0-1.0", "CC-BY-4.0", "CC BY-SA 3.0", "MIT", "Apache-2.0", "ODC-By-1.0", "PDM-1.0"]
+)
 def test_pictures_may_be_shown(license: str) -> None:
     assert lets_pictures_be_shown(license)
 

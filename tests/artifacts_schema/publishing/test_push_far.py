@@ -194,7 +194,10 @@ def test_s3_without_a_bucket(made: Made, s3_server: S3Server) -> None:
 
 
 @pytest.mark.long
-def test_google_and_back(made: Made, gs_server: GoogleServer, tmp_path: Path) -> None:
+def test_google_and_back(made: Made, gs_server: GoogleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The emulator lets five wait: the sixth connection is tried again after a second.
+    monkeypatch.setattr("dataltt.artifacts_schema.publishing.bucket_target._AT_ONCE", 2)
+    monkeypatch.setattr("dataltt.artifacts_schema.access.remote._AT_ONCE", 2)
     check_round_trip(made, place_of(f"gs://{BUCKET}/round/train.zarr", gs_server.options()), tmp_path)
 
 
@@ -265,6 +268,13 @@ def test_private_repositories(made: Made, hub: WritableHub) -> None:
 def test_the_hub_without_rights(made: Made, hub: WritableHub) -> None:
     with pytest.raises(RemoteError, match=r"may not be written .*hf auth login"):
         push(made.path, on_hub(hub, token="hf_reader"), CARD)
+
+
+def test_the_hub_is_not_there(made: Made, hub: WritableHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataltt.artifacts_schema.publishing.sending._FIRST_WAIT_S", 0.0)
+    hub.stop()
+    with pytest.raises(RemoteError, match=f"{hub.url} refuses connections"):
+        push(made.path, on_hub(hub), CARD)
 
 
 @pytest.mark.parametrize("url", ["hf://datasets/lab", "hf://lab/tickets", "hf://datasets/"])
