@@ -93,14 +93,18 @@ class DuplicateKeyError(DatalttError):
 
 
 class MissingTicketError(DatalttError):
-    """A sample has no ticket in the store."""
+    """A sample has no ticket in the store.
 
-    def __init__(self, shard: str, key: str, store: str) -> None:
+    `counts` says how many others have none; where no sample at all has one, skipping them is no way out.
+    """
+
+    def __init__(self, shard: str, key: str, store: str, *, counts: str = "", may_skip: bool = True) -> None:
         self.shard, self.key, self.store = shard, key, store
-        super().__init__(
-            f"{shard}: sample {key!r} has no ticket in {store}; "
-            "select tickets for these shards, or pass `on_missing_ticket='skip'`"
-        )
+        way_out = "select tickets for these shards, or pass `on_missing_ticket='skip'`"
+        if not may_skip:
+            way_out = "give the shards that it was made from, or select tickets for these"
+        among = f" ({counts})" if counts else ""
+        super().__init__(f"{shard}: sample {key!r} has no ticket in {store}{among}; {way_out}")
 
 
 class UnknownKeyError(MissingTicketError):

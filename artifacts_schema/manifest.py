@@ -287,7 +287,7 @@ def _selected_num_keep(m: Manifest) -> int:
 
 
 def _identity_problems(m: Manifest, document: Mapping[str, Any]) -> Iterator[Problem]:
-    """What is wrong with the fields that came after 1.1."""
+    """Finds what is wrong with the fields that came after 1.1."""
     version = version_of({"schema_version": m.schema_version})
     is_sealed = version >= (1, 2)
     checks = [

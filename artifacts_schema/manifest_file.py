@@ -57,6 +57,8 @@ def read_root(location: Location) -> Root:
         content = objects.read_root(_MAX_METADATA_BYTES)
     except FileNotFoundError:
         raise StoreNotFoundError(_not_found(location)) from None
+    except OSError as error:
+        raise invalid_store(location.place, "zarr.json", "damaged", f"cannot be read ({error})") from None
     return Root(location, objects, content)
 
 
@@ -89,8 +91,9 @@ def is_store(path: str) -> bool:
 def _not_found(location: Location) -> str:
     place = location.place
     if location.is_remote:
-        objects = open_objects(location)
-        if objects.size("tickets/zarr.json") is not None:
+        from .access.remote import RemoteObjects  # imports fsspec
+
+        if RemoteObjects(location).is_there("tickets/zarr.json"):
             return f"{place} is not finished: its zarr.json is missing; push it again to finish it"
         return f"there is no ticket store at {place} (it has no zarr.json); check the URL, or ask who published it"
     if location.is_zip:

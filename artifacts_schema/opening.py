@@ -21,7 +21,7 @@ _MIN_BYTES_PER_1000_ROWS = 1000
 
 
 def missing_objects(root: Root) -> Iterator[Problem]:
-    """What the manifest names and is not there; behind a URL this shows when it is read."""
+    """Finds what the manifest names and is not there; behind a URL this shows when it is read."""
     if root.location.is_remote:
         return
     for name in sorted(root.manifest.objects):

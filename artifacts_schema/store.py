@@ -87,6 +87,8 @@ class TicketStore:
             StoreNotFoundError, SchemaError, UnsupportedVersionError, RemoteError
         """
         root = read_root(Location.of(place, access))
+        if isinstance(root.objects, RemoteObjects):  # some at a time, where Zarr asks for one after the other
+            fetch_objects(root.objects, [name for name in root.manifest.objects if name.endswith(f"/{ROOT_FILE}")])
         zarr_store = ObjectStore(root.objects, root.manifest.objects, root.content)
         try:
             group = zarr.open_group(zarr_store, mode="r", zarr_format=3)

@@ -70,6 +70,9 @@ def _check_objects(store: TicketStore) -> Check:
         except RemoteError as error:
             wrong.append(str(error))
             continue
+        except OSError as error:
+            wrong.append(f"{name} cannot be read ({error})")
+            continue
         if digest != wanted[name]:
             wrong.append(f"{name} has another SHA-256 than the manifest says")
     return Check(name="object digests", ok=not wrong, detail="; ".join(wrong) or f"{len(wanted)} objects")

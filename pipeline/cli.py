@@ -11,6 +11,7 @@ import typer
 
 from .commands import (
     bench,
+    cache,
     card,
     demo,
     eval_,
@@ -22,9 +23,11 @@ from .commands import (
     pull,
     push,
     select,
+    store,
     study,
     train,
     verify,
+    view,
     weight_lottery,
 )
 from .messages import as_flags
@@ -32,7 +35,8 @@ from .options import ConfiguredCommand
 
 _INTERRUPTED = 130  # what a shell calls a program that SIGINT ended
 
-# By what a user wants. A command that is not there yet takes its place here.
+# By what a user wants. A command that is not there yet takes its place here. Of a name of two words, the first is a
+# group of commands.
 COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Try it": {"demo": demo.demo},
     "Make tickets": {
@@ -42,8 +46,17 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
         "label": label.label,
     },
     "Train and test": {"train": train.train, "eval": eval_.eval_},
-    "Look and check": {"inspect": inspect.inspect, "verify": verify.verify},
-    "Share": {"push": push.push, "pull": pull.pull, "card": card.card},
+    "Share": {
+        "push": push.push,
+        "pull": pull.pull,
+        "card": card.card,
+        "cache": cache.cache,
+        "store merge": store.merge,
+        "store subset": store.subset,
+        "store thin": store.thin,
+        "store diff": store.diff,
+    },
+    "Look and check": {"inspect": inspect.inspect, "view": view.view, "verify": verify.verify},
     "Measure": {
         "fidelity": fidelity.fidelity,
         "study": study.study,
@@ -62,9 +75,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+GROUPS = {
+    "store": "Combine ticket stores into new ones, and compare them.\n\nA new store is written whole or not at all, "
+    "and says which stores it came from."
+}
+_groups: dict[str, typer.Typer] = {}
 for _panel, _commands in COMMANDS.items():
     for _name, _command in _commands.items():
-        app.command(_name, cls=ConfiguredCommand, rich_help_panel=_panel)(_command)
+        *_group, _last = _name.split()
+        if not _group:
+            app.command(_name, cls=ConfiguredCommand, rich_help_panel=_panel)(_command)
+            continue
+        if _group[0] not in _groups:
+            _groups[_group[0]] = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help=GROUPS[_group[0]])
+            app.add_typer(_groups[_group[0]], name=_group[0], rich_help_panel=_panel)
+        _groups[_group[0]].command(_last, cls=ConfiguredCommand)(_command)
 
 
 def _version(value: bool) -> None:

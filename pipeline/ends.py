@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Column
 
 
 def is_said(as_json: bool, document: Callable[[], Any]) -> bool:
@@ -26,6 +29,13 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1, default=str))
 
 
+def numbers(*headers: str) -> list[Column]:
+    """Columns of numbers for a rich table: right-aligned, their headers too."""
+    from rich.table import Column
+
+    return [Column(header, justify="right") for header in headers]
+
+
 def warn(text: str) -> None:
     """A sentence on standard error that is to be seen."""
     typer.secho(text, fg=typer.colors.YELLOW, err=True)
@@ -39,5 +49,7 @@ def end_run(result: Any, as_json: bool, next_command: str = "") -> None:
     on = f" on {result.protocol}" if best and result.protocol is not None else ""
     then = f"; next: {next_command}" if next_command else ""
     typer.echo(f"{result.run}: step {result.step}, epoch {result.epoch}{best}{on}{then}")
+    if result.num_missing:
+        warn(f"{result.num_missing} sample(s) without a ticket were left out, as asked")
     if result.num_skipped:
         warn(f"{result.num_skipped} sample(s) were left out, as asked")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -17,6 +18,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import typer
 from typer.core import TyperCommand
 
+from ..artifacts_schema.errors import OptionError
 from ..stages.options import Declared, Group, jsonable, options_of, parsed_value
 from .messages import as_flags
 from .settings import Setting, file_settings, project_settings, record_settings
@@ -67,7 +69,8 @@ def _parameter(declared: Declared) -> inspect.Parameter:
         default = ",".join(map(str, default)) if isinstance(default, tuple) else default
         kind = str if default is not None else str | None
     elif is_repeatable(declared):
-        kind, default = list[str], list(default)
+        kind = list[str]
+        default = default if declared.is_required else list(default)
     note: Any
     if o.is_argument:
         note = typer.Argument(help=as_flags(o.help))
@@ -139,6 +142,7 @@ class ConfiguredCommand(TyperCommand):
         config: type[Group] = self.callback.takes_config  # type: ignore[union-attr]
         settings: dict[str, Setting] = {}
         if not ctx.resilient_parsing and not {"--help", "-h"} & set(args):
+            _refuse_repeated(self, ctx, args)
             settings = _settings_of(self, ctx, config, args)
             ctx.meta["settings"] = settings
             repeatable = {d.name for d in options_of(config) if is_repeatable(d)}
@@ -157,17 +161,45 @@ class ConfiguredCommand(TyperCommand):
         return rest
 
 
+def _refuse_repeated(command: Any, ctx: Any, args: list[str]) -> None:
+    """Refuses an option that is given twice, where only the last would count.
+
+    Raises:
+        OptionError: such an option.
+    """
+    _, _, order = command.make_parser(ctx).parse_args(args=list(args))
+    for parameter, count in Counter(order).items():
+        if count > 1 and not parameter.multiple and parameter.param_type_name == "option":
+            spelled = "/".join((parameter.opts[0], *parameter.secondary_opts))
+            raise OptionError(f"{spelled} is given {count} times, and one value counts; give it once")
+
+
 def _settings_of(command: Any, ctx: Any, config: type[Group], args: list[str]) -> dict[str, Setting]:
     typed, _, _ = command.make_parser(ctx).parse_args(args=list(args))
-    commands = list(ctx.parent.command.commands) if ctx.parent is not None else [command.name]
-    settings = project_settings(command.name, config, commands)
-    explicit = file_settings(Path(typed["config"]), command.name, config, commands) if typed.get("config") else {}
+    name, commands = _name_of(ctx), list(_commands_of(ctx.find_root().command))
+    settings = project_settings(name, config, commands)
+    explicit = file_settings(Path(typed["config"]), name, config, commands) if typed.get("config") else {}
     settings |= explicit
     known = {d.name: d.default for d in options_of(config)} | {k: s.value for k, s in settings.items()} | typed
     if known.get("resume") or known.get("auto_resume"):
         out = known["out"] or config.default_out(known | _numbers(config, typed))  # type: ignore[attr-defined]
-        settings |= _recorded(Path(out), command.name, config) | explicit
+        settings |= _recorded(Path(out), name, config) | explicit
     return settings
+
+
+def _name_of(ctx: Any) -> str:
+    """The words by which a command is called: of one in a group, the group's first."""
+    words: list[str] = []
+    while ctx is not None and ctx.parent is not None:
+        words.insert(0, ctx.command.name)
+        ctx = ctx.parent
+    return " ".join(words) or str(ctx.command.name)
+
+
+def _commands_of(command: Any) -> Iterator[str]:
+    """Names of all commands of the command line."""
+    for name, each in getattr(command, "commands", {}).items():
+        yield from (f"{name} {inner}" for inner in each.commands) if hasattr(each, "commands") else (name,)
 
 
 def _numbers(config: type[Group], typed: Mapping[str, Any]) -> dict[str, float]:

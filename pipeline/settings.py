@@ -49,7 +49,10 @@ def file_settings(path: Path, command: str, config: type[Group], commands: Colle
     if path.suffix == ".json":
         return record_settings(path, command, config)
     document = _toml(path)
-    if any(key.replace("_", "-") in commands for key in document):  # a dataltt.toml of another name
+    names = {key.replace("_", "-"): value for key, value in document.items()}
+    # `store` alone is an option of some commands.
+    of_groups = any(isinstance(names.get(group), Mapping) for group in _groups(commands))
+    if of_groups or any(name in commands for name in names):  # a dataltt.toml of another name
         return _of_commands(document, command, config, commands, path)
     return _settings(document, config, command, path, ())
 
@@ -86,8 +89,7 @@ def _of_commands(
 ) -> dict[str, Setting]:
     """A command's options from a file that has a table for each command, and [data]."""
     tables: dict[str, Mapping[str, Any]] = {}
-    for key, table in document.items():
-        name = key.replace("_", "-")
+    for key, name, table in _tables(document, commands, path):
         if name not in (*commands, _DATA_TABLE):
             raise OptionError(f"{path}: there is no command {key!r}{nearest(name, commands)}")
         if not isinstance(table, Mapping):
@@ -101,7 +103,29 @@ def _of_commands(
         if name != "shards":
             raise OptionError(f"{path}, [{_DATA_TABLE}]: there is no {name!r}; it holds shards alone")
     found = {name: _setting(data[name], shared[name], path) for name in data if name in shared}
-    return found | _settings(tables.get(command, {}), config, command, path, (command,))
+    return found | _settings(tables.get(command, {}), config, command, path, tuple(command.split()))
+
+
+def _tables(document: Mapping[str, Any], commands: Collection[str], path: Path) -> Iterator[tuple[str, str, Any]]:
+    """Tables of a file: as their headings spell them, the commands that these mean, and what is in them.
+
+    [store.merge] is of the command `store merge`.
+    """
+    groups = _groups(commands)
+    for key, table in document.items():
+        name = key.replace("_", "-")
+        if name not in groups:
+            yield key, name, table
+            continue
+        if not isinstance(table, Mapping):
+            raise OptionError(f"{path} is not as it should be: {key} should hold tables, such as [{groups[name]}]")
+        for inner, inner_table in table.items():
+            yield f"{key}.{inner}", f"{name} {inner.replace('_', '-')}", inner_table
+
+
+def _groups(commands: Collection[str]) -> dict[str, str]:
+    """First words of commands of two, each with the table of one of them."""
+    return {name.split()[0]: ".".join(name.split()) for name in commands if " " in name}
 
 
 def _settings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 
 # The models are tiny: more threads would wait for each other, and one gives the same rounding everywhere.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps what tests download out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATALTT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -75,7 +77,14 @@ def _commands_in(text: str) -> list[tuple[str, list[str]]]:
     return found
 
 
-_COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+def _named(commands: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Commands by the words that call them; of groups, those in them, and the group itself."""
+    for name, command in commands.items():
+        yield from ((f"{name} {inner}", each) for inner, each in getattr(command, "commands", {}).items())
+        yield name, command
+
+
+_COMMANDS = dict(_named(typer.main.get_command(app).commands))  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.name != "CHANGELOG.md"], ids=lambda p: p.name)

@@ -2,6 +2,7 @@
 
     FOLDER/objects/ab/abcdef…   an object, whose name is the SHA-256 of its bytes
     FOLDER/roots/…              by URL, the SHA-256 of the root document that was last read there
+    FOLDER/indices/…            by shard, the keys and image digests of its samples (stages/data/shard_index.py)
 
 Files appear whole, by a rename. What was not used for longest goes first when there is too much.
 """
@@ -82,15 +83,16 @@ class ObjectCache:
         _write_whole(path, lambda file: _write(file, sha256.encode()))
 
     def usage(self) -> CacheUsage:
-        """What is here."""
+        """Counts the objects here, and their bytes."""
         sizes = [stat.st_size for _, stat in self._files()]
         return CacheUsage(num_objects=len(sizes), num_bytes=sum(sizes))
 
     def clear(self) -> CacheUsage:
         """Removes everything that dataltt put here; returns what it was."""
         usage = self.usage()
-        for path in [*self.folder.glob("objects/*/*"), *self.folder.glob("roots/*"), *self.folder.glob("locks/*")]:
-            path.unlink(missing_ok=True)
+        for pattern in ("objects/*/*", "roots/*", "locks/*", "indices/*"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
         return usage
 
     def _path(self, sha256: str) -> Path:

@@ -28,6 +28,11 @@ class Access:
     cache_gb: float = DEFAULT_CACHE_GB
 
     @property
+    def cache_bytes(self) -> int:
+        """Bytes that the cache may take."""
+        return int(self.cache_gb * 1e9)
+
+    @property
     def cache_folder(self) -> Path:
         """The cache's folder, given or not."""
         if self.cache_dir is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from ..errors import SchemaError
 from ..layout import ROOT_FILE
@@ -13,6 +15,8 @@ from .location import Location
 
 # A zip's directory is read whole by zipfile; a store has a few hundred objects.
 _MAX_ZIP_MEMBERS = 1_000_000
+# What zipfile raises on bytes that are not what they should be; RuntimeError where they are encrypted.
+_ZIP_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
 class Objects(Protocol):
@@ -85,7 +89,7 @@ class ZipObjects:
     def __init__(self, path: Path) -> None:
         try:
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
+        except (*_ZIP_DAMAGE, OSError) as error:
             raise _no_zip(path, f"is not a zip file that can be read ({error}); fetch it again") from None
         names = self._zip.namelist()
         roots = sorted((n for n in names if PurePosixPath(n).name == ROOT_FILE), key=lambda n: n.count("/"))
@@ -105,7 +109,10 @@ class ZipObjects:
         """An object, seekable."""
         if name not in self._members:
             raise FileNotFoundError(name)
-        return self._zip.open(self._members[name])
+        try:
+            return io.BufferedReader(_Member(self._zip.open(self._members[name])))
+        except _ZIP_DAMAGE as error:
+            raise OSError(f"damaged zip file: {error}") from None
 
     def size(self, name: str) -> int | None:
         """Bytes of an object; None if it is not there."""
@@ -117,6 +124,41 @@ class ZipObjects:
     def strangers(self, names: Iterable[str]) -> list[str]:
         """Names of what else is in the zip file."""
         return sorted(set(self._members) - set(names))
+
+
+class _Member(io.RawIOBase):
+    """A member of a zip file; damage of it is an OSError, as of any file."""
+
+    def __init__(self, member: IO[bytes]) -> None:
+        self._member = member
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            content = self._member.read(len(buffer))
+        except _ZIP_DAMAGE as error:
+            raise OSError(f"damaged zip file: {error}") from None
+        buffer[: len(content)] = content
+        return len(content)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return self._member.seek(offset, whence)
+        except _ZIP_DAMAGE as error:
+            raise OSError(f"damaged zip file: {error}") from None
+
+    def tell(self) -> int:
+        return self._member.tell()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._member.close()
+        super().close()
 
 
 def _no_zip(path: Path, message: str) -> SchemaError:

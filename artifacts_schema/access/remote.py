@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import IO, Any
 
-from ..errors import RemoteError
+from ..errors import OptionError, RemoteError
 from ..layout import ROOT_FILE
-from ..manifest import MAX_OBJECT_BYTES
 from .cache import ObjectCache
 from .failures import failure_of, is_passing
-from .filesystem import file_system, iter_content
+from .filesystem import file_system, iter_content, scheme_of
 from .location import Location
 
 _log = logging.getLogger("dataltt")
 _TRIES = 4
 _AT_ONCE = 8
+# Of stores of before 1.2, whose manifests give no sizes: far more than any object that dataltt wrote.
+_MAX_UNSIZED_BYTES = 256 << 20
 _FIRST_WAIT_S = 0.5
 
 
@@ -31,8 +32,9 @@ class RemoteObjects:
     """
 
     def __init__(self, location: Location) -> None:
+        _refuse_password(location.place)
         self._location = location
-        self.cache = ObjectCache(location.access.cache_folder, int(location.access.cache_gb * 1e9))
+        self.cache = ObjectCache(location.access.cache_folder, location.access.cache_bytes)
         self.root_sha256 = location.root_sha256
         self._digests: Mapping[str, str] = {}
         self._sizes: Mapping[str, int] = {}
@@ -91,6 +93,14 @@ class RemoteObjects:
         except FileNotFoundError:
             return None
 
+    def is_there(self, name: str) -> bool:
+        """Tells whether an object is there, by a byte of it: for a size, some file systems list."""
+        try:
+            self._tried(name, lambda: next(self._content(name, 1, 1), None))
+        except FileNotFoundError:
+            return False
+        return True
+
     def expect(self, digests: Mapping[str, str], sizes: Mapping[str, int]) -> None:
         """Takes note of the SHA-256 and, where known, the bytes that objects should have."""
         self._digests, self._sizes = digests, sizes
@@ -98,6 +108,10 @@ class RemoteObjects:
     def strangers(self, names: Iterable[str]) -> list[str]:
         """Nothing: a URL is not listed."""
         return []
+
+    def known_size(self, name: str) -> int:
+        """Bytes of an object as the manifest says; 0 where it does not."""
+        return self._sizes.get(name, 0)
 
     def is_here(self, name: str) -> bool:
         """Tells whether an object is in the cache."""
@@ -119,6 +133,11 @@ class RemoteObjects:
         if self._files is None:
             self._files = file_system(self._location)
         return self._files
+
+    @property
+    def _streams(self) -> bool:
+        """Tells whether objects are read to their end without asking for their size."""
+        return scheme_of(self._root[1]) in ("http", "https")
 
     def _shown(self, name: str) -> str:
         return f"{self._location.place.rstrip('/')}/{name}"
@@ -147,11 +166,11 @@ class RemoteObjects:
         Raises:
             RemoteError: it cannot be had, or is not what the manifest says.
         """
-        size = self.size(name)
-        if size is None:
-            raise self._wrong(name, "is missing", "the upload is not complete")
-        if size > MAX_OBJECT_BYTES:
-            raise self._wrong(name, f"has {size} bytes, more than any object of a store", "it is not sound")
+        size = self._sizes.get(name)
+        if size is None and not self._streams:
+            size = self.size(name)
+            if size is None:
+                raise self._wrong(name, "is missing", "the upload is not complete")
 
         def write() -> str:
             file.seek(0)
@@ -169,22 +188,25 @@ class RemoteObjects:
         if found != self._digests[name]:
             raise self._wrong(name, "has another SHA-256 than the manifest says", "it was damaged or replaced")
 
-    def _bounded(self, name: str, size: int) -> Iterator[bytes]:
+    def _bounded(self, name: str, size: int | None) -> Iterator[bytes]:
+        most = _MAX_UNSIZED_BYTES if size is None else size
         read = 0
-        for block in self._content(name, size, size + 1):
+        for block in self._content(name, size, most + 1):
             read += len(block)
             yield block
-        if read < size:
+        if size is not None and read < size:
             raise ConnectionError(f"{read} of {size} bytes came")
-        if read > size:
-            raise self._wrong(name, f"has more than its {size} bytes", "it was damaged or replaced")
+        if read > most:
+            raise self._wrong(name, f"has more than {most} bytes", "it was damaged or replaced")
 
     def _wrong(self, name: str, what: str, why: str) -> RemoteError:
         way_out = "push it again, or ask who published it"
         return RemoteError(f"{self._shown(name)} {what}: {why}; {way_out}")
 
     def _tried(self, name: str, attempt: Callable[[], Any], tries: int = _TRIES) -> Any:
-        """What an attempt gives; what may pass is tried again, after longer and longer waits."""
+        """The result of an attempt; what may pass is tried again, after longer and longer waits."""
+        if scheme_of(self._location.place) in ("gs", "gcs"):
+            tries = 1  # gcsfs itself tries again, for half a minute
         for number in range(1, tries + 1):
             try:
                 return attempt()
@@ -196,10 +218,20 @@ class RemoteObjects:
                     raise
                 if failure is FileNotFoundError:
                     raise FileNotFoundError(self._shown(name)) from error
-                if number == tries or not is_passing(error):
+                if number == tries or not is_passing(error, scheme_of(self._root[1])):
                     raise failure from error
             time.sleep(_FIRST_WAIT_S * 2 ** (number - 1))
         raise AssertionError("unreachable")
+
+
+def _refuse_password(place: str) -> None:
+    scheme, _, rest = place.partition("://")
+    user, at, host = rest.partition("/")[0].rpartition("@")
+    if at and ":" in user:
+        raise OptionError(
+            f"{scheme}://…@{host}/… has a password in it, which would stand in messages and in the run's record; put "
+            "it into ~/.netrc, or give `storage_option='token=…'`"
+        )
 
 
 def fetch_objects(
@@ -214,7 +246,7 @@ def fetch_objects(
         RemoteError: one of them cannot be had.
     """
     wanted = [name for name in names if not objects.is_here(name)]
-    total = sum(objects.size(name) or 0 for name in wanted)
+    total = sum(objects.known_size(name) for name in wanted)
     done = 0
 
     def fetch(name: str) -> int:

@@ -21,8 +21,8 @@ from ..manifest import Labeller, Manifest, parse_manifest
 from ..store import TicketStore
 from ..token_labels import FOLDER, bad_label_maps
 from .array_writer import ArrayWriter
-from .commit import hash_objects, object_sizes
 from .label_parts import LabelPart, label_parts_dir, open_label_part
+from .new_store import hash_objects, object_sizes
 from .parts import part_path
 from .root import replace_manifest
 

@@ -51,6 +51,14 @@ class Part:
         """Number of rows (images), R."""
         return len(self.keys)
 
+    @property
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """Arrays of rows that it has, by their paths in a store."""
+        named: dict[str, npt.NDArray[Any] | None]
+        named = {"labels": self.labels, "digests": self.digests, "tickets": self.tickets, "ranks": self.ranks}
+        named |= {"views/boxes": self.boxes, "views/flips": self.flips}
+        return {path: array for path, array in named.items() if array is not None}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartHeader:

@@ -73,6 +73,11 @@ class SyntheticRows:
         digests = rng.integers(0, 2**64, SHARD_ROWS, dtype=np.uint64)
         return cls(shard=f"train-{index:06d}.tar", keys=keys, labels=labels, digests=digests)
 
+    def first(self, num_rows: int) -> SyntheticRows:
+        """The first rows alone."""
+        kept = slice(num_rows)
+        return replace(self, keys=self.keys[kept], labels=self.labels[kept], digests=self.digests[kept])
+
 
 def _spec(shards: Sequence[str], num_views: int = 1) -> StoreSpec:
     view = View(kind="center", resize_px=248, crop_share=0.9, interpolation="bicubic", mean=[0.5] * 3, std=[0.5] * 3)
@@ -149,6 +154,15 @@ def bytes_per_view(num_images: int, num_views: int) -> float:
     return sum(sizes[name] for name in ("tickets", "views/boxes", "views/flips")) / num_images / num_views
 
 
+def join_shard(store: TicketStore, shard: str) -> int:
+    """Reads what a loader worker reads of a shard: keys, digests and tickets. Returns the number of rows."""
+    rows = store.rows_of_shard(shard)
+    assert rows is not None
+    index = {key: r for r, key in enumerate(store.read_keys(rows))}
+    assert len(index) == len(store.read_digests(rows)) == len(store.read_tickets(rows))
+    return len(index)
+
+
 def peak_bytes() -> int:
     """The most memory that this process has had resident."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
@@ -169,15 +183,11 @@ def _measure(what: str, store: Path, num_images: int) -> dict[str, Any]:
             "all_bytes_per_image": everything / num_images,
             "bytes_per_image": {k: v / num_images for k, v in sizes.items()},
         }
-    # As a loader worker joins: shard by shard, in random order, keys, digests and tickets of each.
+    # As a loader worker joins: shard by shard, in random order.
     opened = TicketStore.open(str(store))
     num_joined = 0
     for i in np.random.default_rng(0).permutation(num_shards):
-        rows = opened.rows_of_shard(f"train-{i:06d}.tar")
-        assert rows is not None
-        index = {key: r for r, key in enumerate(opened.read_keys(rows))}
-        assert len(index) == len(opened.read_digests(rows)) == len(opened.read_tickets(rows))
-        num_joined += len(index)
+        num_joined += join_shard(opened, f"train-{i:06d}.tar")
     assert num_joined == num_images
     return {"peak_bytes": peak_bytes()}
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from ...artifacts_schema.errors import OptionError
 from ...stages.options import Group, Option, Precision
-from ..ends import is_said
+from ..ends import is_said, numbers
 from ..options import takes
 from ..progress import reporting
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ..bench.timing import BenchRow
 
 STORE_SIZES = (20_000, 2_000_000)
+IMAGENET_ROWS = 1_281_167
 REPLAY_VIEWS, REPLAY_GOAL = 10, 42.0
 
 
@@ -32,7 +34,13 @@ class BenchConfig(Group):
     precision: Annotated[Precision, Option(help="Of select and train.")] = "fp32"
     batch_size: Annotated[int | None, Option(help="Default: 64 for select, 32 for train.", min=1)] = None
     repeats: Annotated[int, Option(help="Rounds; each times both sides.", min=1)] = 7
-    rows: Annotated[int, Option(help="Rows of the large store.", min=STORE_SIZES[0])] = STORE_SIZES[1]
+    rows: Annotated[
+        int | None,
+        Option(help="Rows of the large store. Default: 2,000,000; with --remote 1,281,167.", min=STORE_SIZES[0]),
+    ] = None
+    remote: Annotated[
+        bool, Option(help="Of store: time until the first shard is joined over HTTP, with an empty and a full cache.")
+    ] = False
 
 
 @takes(BenchConfig)
@@ -40,7 +48,7 @@ def bench(config: BenchConfig, as_json: bool) -> None:
     """Measure dataltt against what it should be no slower than, both timed in turn within one run.
 
     select: over a plain forward. train: over the FLOPs saved. join: with tickets over without. store: bytes per image,
-    and memory at two million rows over that at twenty thousand.
+    and memory at two million rows over that at twenty thousand; with --remote, how soon a far one is read.
 
     Example: dataltt bench select --json
     """
@@ -51,7 +59,7 @@ def bench(config: BenchConfig, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("figure", "measured", "goal", "")
+    table = Table("figure", *numbers("measured"), "goal", "")
     for row in found:
         table.add_row(row.name, f"{row.value:.3f}", row.goal, "[green]reached" if row.ok else "[red]missed")
     console = Console()
@@ -62,8 +70,14 @@ def bench(config: BenchConfig, as_json: bool) -> None:
 
 
 def _run(config: BenchConfig, reporter: Reporter) -> list[BenchRow]:
+    if config.remote:
+        if config.what != "store":
+            raise OptionError(f"`remote=True` is of store, and this is {config.what}; leave it out")
+        from ..bench.remote import bench_remote
+
+        return bench_remote(config.rows or IMAGENET_ROWS, config.repeats, reporter.message)
     if config.what == "store":
-        return _store_rows(config.rows, reporter)
+        return _store_rows(config.rows or STORE_SIZES[1], reporter)
     if config.what == "join":
         from ..bench.data import bench_join
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ...stages.options import Group, Option, Overwrite, Seed
-from ..ends import is_said
+from ..ends import is_said, numbers
 from ..options import takes
 from ..progress import reporting
 
@@ -39,7 +39,7 @@ def demo(config: DemoConfig, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "trained on", "tested on", "top-1 %", "loss", title="Does a ViT need all patches?")
+    table = Table("", "trained on", "tested on", *numbers("top-1 %", "loss"), title="Does a ViT need all patches?")
     for row in result.rows:
         table.add_row(row.label, row.trained_on, row.tested_on, f"{row.top1:.2f}", f"{row.loss:.3f}")
     console = Console()

@@ -10,7 +10,7 @@ import typer
 
 from ...stages.analysis.config import FidelityConfig
 from ...stages.options import Group, Option
-from ..ends import is_said
+from ..ends import is_said, numbers
 from ..options import takes
 from ..progress import reporting
 
@@ -34,7 +34,8 @@ def fidelity(config: FidelityCommandConfig, as_json: bool) -> None:
     """
     from ...artifacts_schema import OptionError
     from ...stages.analysis.fidelity import fidelity as run
-    from ..reports.figures import fidelity_figure
+    from ...stages.analysis.statistics import chance_iou
+    from ..reports.figures import fidelity_figure, write_png
 
     png = config.png
     if png is not None and not png.parent.is_dir():
@@ -42,16 +43,19 @@ def fidelity(config: FidelityCommandConfig, as_json: bool) -> None:
     with reporting() as reporter:
         result = run(config.measured, reporter)
     title = f"IoU with the online ticket: {result.num_keep} of {result.num_patches} patches, policy {result.augment}"
+    chance = chance_iou(result.num_keep, result.num_patches)
     if png is not None:
-        fidelity_figure([(r.name, r.mean, r.percentile_5) for r in result.rows], title).savefig(png, dpi=150)
+        rows = [(r.name, r.mean, r.percentile_5) for r in result.rows]
+        write_png(fidelity_figure(rows, title, chance), png)
     if is_said(as_json, lambda: asdict(result)):
         return
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("what train would use", "mean", "5th percentile", "images", title=title)
+    table = Table("what train would use", *numbers("mean", "5th percentile", "images"), title=title)
     for row in result.rows:
         table.add_row(row.name, f"{row.mean:.3f}", f"{row.percentile_5:.3f}", str(row.num_images))
+    table.caption = f"random subsets of this size: {chance:.3f}"
     Console().print(table)
     if png is not None:
         typer.echo(f"picture: {png}")

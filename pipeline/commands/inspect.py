@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...stages.options import Group, Option, RemoteOptions
-from ..ends import print_json
+from ..ends import numbers, print_json
 from ..options import takes
+from ..progress import reporting
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from ...artifacts_schema import Location, Manifest
+
+_BAR_CELLS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +41,14 @@ def inspect(config: InspectConfig, as_json: bool) -> None:
     """
     from ...artifacts_schema import OptionError, TicketStore
     from ...artifacts_schema.summary import kept_share
+    from ...stages.data.fetching import fetch_store
 
     store, shards, png = config.store, config.shards, config.png
     if shards is not None and png is None:
         raise OptionError("--shards draws tickets over images, which needs a picture to draw in; pass --png FILE")
     opened = TicketStore.open(config.remote.location(store))
+    with reporting() as reporter:
+        fetch_store(opened, reporter, ["tickets"])
     share = kept_share(opened)
     stored = opened.num_stored_bytes()
     num_images = opened.manifest.num_images
@@ -65,19 +71,20 @@ def inspect(config: InspectConfig, as_json: bool) -> None:
 def _draw(store: Location, shards: str | None, png: Path, count: int, share: npt.NDArray[np.float64]) -> None:
     from ...artifacts_schema import OptionError
     from ...stages.analysis.sample_tickets import sample_tickets
-    from ..reports.figures import store_figure
+    from ..reports.figures import store_figure, write_png
 
     if not png.parent.is_dir():
         raise OptionError(f"--png {png}: there is no folder {png.parent}")
-    figure = store_figure(share, sample_tickets(store, shards, count) if shards else [])
-    figure.savefig(png, format="png", dpi=150)
+    write_png(store_figure(share, sample_tickets(store, shards, count) if shards else []), png)
 
 
 def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[np.float64]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from ...artifacts_schema.local_notes import noted_shards
+    from ...artifacts_schema.thinning import approximation
 
     console = Console()
     dial = f"ratio {m.selector.ratio}" if m.selector.ratio is not None else f"keep rate {m.selector.keep_rate}"
@@ -89,7 +96,8 @@ def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[n
         "images": f"{m.num_images} of {m.dataset.name} ({m.dataset.split}), {len(m.dataset.shards)} shard(s)",
         "source": noted_shards(store, m) or "not known (give --shards)",
         "ticket": f"{m.num_keep} of {m.num_patches} patches ({m.num_keep / m.num_patches:.1%}), {m.num_views} view(s)"
-        + (", with ranks" if m.has_ranks else ", no ranks"),
+        + (", with ranks" if m.has_ranks else ", no ranks")
+        + (f"; {said}" if (said := approximation(m)) else ""),
         "grid": f"{m.grid[0]}×{m.grid[1]} patches of {m.patch_px} px ({m.image_px} px)",
         "view": _view(m),
         "selector": f"{m.selector.model}, {dial}, {m.selector.precision}; keeps {drops}",
@@ -97,11 +105,13 @@ def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[n
         "token labels": _token_labels(m),
         "skipped": f"{len(m.skipped)} image(s) that could not be decoded" if m.skipped else "none",
     }
+    if m.parent:
+        facts["made from"] = _parents(m.parent)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, text in facts.items():
-        table.add_row(f"[bold]{name}", text)
+        table.add_row(f"[bold]{name}", escape(text))
     console.print(table)
-    sizes = Table("array", "bytes/image", "bytes", box=None, padding=(0, 2, 0, 0), title_justify="left")
+    sizes = Table("array", *numbers("bytes/image", "bytes"), box=None, padding=(0, 2, 0, 0), title_justify="left")
     for path, size in stored.items():
         sizes.add_row(path, f"{size / m.num_images:.2f}", str(size))
     total = sum(stored.values())
@@ -120,6 +130,13 @@ def _view(m: Manifest) -> str:
     return f"replay: drawn by {drawn}, resized to {m.image_px} px ({m.view.interpolation})"
 
 
+def _parents(parents: list[dict[str, Any]]) -> str:
+    """Operations and stores that a store came from, by the beginnings of their ticket digests."""
+    named = [f"{p.get('operation', '?')} of {str(p.get('ticket_digest', '?'))[:12]}" for p in parents]
+    more = f" and {len(named) - 4} more" if len(named) > 4 else ""
+    return ", ".join(named[:4]) + more
+
+
 def _token_labels(m: Manifest) -> str:
     labeller = m.token_labels
     if labeller is None:
@@ -128,18 +145,24 @@ def _token_labels(m: Manifest) -> str:
 
 
 def _heat_map(share: npt.NDArray[np.float64]) -> str:
-    """Rows of coloured cells, a number in each where the grid is small enough to fit."""
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    viridis = colormaps["viridis"]
+    """Rows of coloured cells, a number in each where the grid is small enough to fit, and a bar of the colours."""
+    low, high = float(share.min()), float(share.max())
     numbers = share.shape[1] <= 16
     lines = []
     for row in share:
         cells = []
         for value in row:
             text = f"{100 * value:4.0f} " if numbers else "  "
-            ink = "black" if value > 0.6 else "white"
-            cells.append(f"[{ink} on {to_hex(viridis(float(value)))}]{text}[/]")
+            cells.append(_cell(text, (float(value) - low) / (high - low) if high > low else 0.5))
         lines.append("".join(cells))
+    bar = "".join(_cell("  ", step / (_BAR_CELLS - 1)) for step in range(_BAR_CELLS))
+    lines += ["", f"{low:.0%} {bar} {high:.0%}"]
     return "\n".join(lines)
+
+
+def _cell(text: str, level: float) -> str:
+    """Text on the colour of a level within [0, 1]."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return f"[{'black' if level > 0.6 else 'white'} on {to_hex(colormaps['viridis'](level))}]{text}[/]"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...stages.options import Group, Option
-from ..ends import is_said
+from ..ends import is_said, numbers
 from ..options import takes
 from ..progress import reporting
 from ..studies.inputs import StudyInputs
@@ -75,9 +75,9 @@ def _results(document: dict[str, Any]) -> Table:
 
     seeds = [str(s) for s in document["seeds"]]
     has_bytes = any(row["bytes_per_image"] for row in document["results"])
-    columns = ["arm", "tested on", "top-1 %", "sd", *(f"seed {s}" for s in seeds)]
+    figures = ["top-1 %", "sd", *(f"seed {s}" for s in seeds), *(["bytes"] if has_bytes else [])]
     title = document["study"] + (" (bytes: of tickets, per image)" if has_bytes else "")
-    table = Table(*columns, *(["bytes"] if has_bytes else []), title=title)
+    table = Table("arm", "tested on", *numbers(*figures), title=title)
     table.columns[0].overflow = "fold"
     last = None
     for row in document["results"]:
@@ -99,7 +99,7 @@ def _differences(document: dict[str, Any]) -> Table:
 
     from ...stages.analysis.statistics import Paired
 
-    table = Table("difference in top-1, paired by seed", "mean [95 % interval]", "seeds")
+    table = Table("difference in top-1, paired by seed", *numbers("mean [95 % interval]", "seeds"))
     for row in document["differences"]:
         difference = Paired(**row["paired"])
         table.add_row(row["name"], str(difference), str(difference.num_seeds))

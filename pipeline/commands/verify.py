@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
@@ -33,10 +34,15 @@ def verify(config: VerifyConfig, as_json: bool) -> None:
     """
     store, shards = config.store, config.shards
     location = config.remote.location(store)
+    from ...artifacts_schema import DatalttError, TicketStore
     from ...artifacts_schema.verify import verify_store
+    from ...stages.data.fetching import fetch_store
     from ...stages.selection.verify_shards import verify_shards
 
     with reporting() as reporter:
+        if location.is_remote:
+            with contextlib.suppress(DatalttError):  # the checks say what is wrong
+                fetch_store(TicketStore.open(location), reporter)
         reporter.start("checking rows", None, "rows")
         seen = 0
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ...stages.options import Group, Option, RuntimeOptions
 from ...stages.weight_lottery.config import PruningOptions, Seeds
-from ..ends import is_said
+from ..ends import is_said, numbers
 from ..options import takes
 from ..progress import reporting
 
@@ -96,7 +96,8 @@ def _print(document: Mapping[str, Any], out: Path) -> None:
     from ...stages.analysis.statistics import Paired, lottery_conclusion
     from ..studies.lottery import FIGURE_FILE
 
-    table = Table("round", "remaining %", "ticket", "fresh", "random mask", "ticket − fresh", title="Top-1 in per cent")
+    columns = numbers("remaining %", "ticket", "fresh", "random mask", "ticket − fresh")
+    table = Table("round", *columns, title="Top-1 in per cent")
     table.add_row("dense", "100.0", _figure(document["dense"]), "", "", "")
     for row in document["rounds"]:
         arms = [_figure(row["arms"][name]) for name in ("ticket", "fresh", "random-mask")]

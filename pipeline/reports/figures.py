@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
+from ...artifacts_schema import TicketStore
+from ...artifacts_schema.files import write_atomically
+from ...artifacts_schema.summary import kept_share
 from ...stages.analysis.sample_tickets import SampleTicket
 
 _PER_ROW = 8
-_KEY_CHARS = 16
-# What is dropped is shown at this share of its brightness.
-_DIM = 0.18
+_KEY_CHARS = 24
+# What is dropped is shown at this share of its brightness, with lines of this brightness across it: they show on black.
+_DIM = 0.3
+_HATCH = 230
+_PNG_DPI = 150
 _LOTTERY_ARMS = (
     ("ticket", "ticket: original weights", "o"),
     ("fresh", "same mask, fresh weights", "s"),
@@ -26,24 +33,45 @@ _LOTTERY_ARMS = (
 _MAX_LOTTERY_TICKS = 10
 
 
-def draw_heat_map(axes: Axes, share: npt.NDArray[np.float64]) -> None:
-    """The share of images that keep each position, [grid_h, grid_w], with a colour bar."""
-    shown = axes.imshow(share, cmap="viridis", vmin=0, vmax=1)
+def draw_heat_map(axes: Axes, share: npt.NDArray[np.float64], title: str | None = None) -> None:
+    """Draws the share of images that keep each position, [grid_h, grid_w], with a colour bar of its own range."""
+    low, high = _colour_range(share)
+    shown = axes.imshow(share, cmap="viridis", vmin=low, vmax=high)
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(f"kept share per position (mean {share.mean():.1%})", fontsize=10)
+    axes.set_title(title or f"kept share per position (mean {share.mean():.1%})", fontsize=10, parse_math=False)
     figure = axes.get_figure()
     assert figure is not None
-    figure.colorbar(shown, ax=axes, fraction=0.046)
+    figure.colorbar(shown, ax=axes, fraction=0.046, format=PercentFormatter(1, decimals=0 if high - low > 0.04 else 1))
+
+
+def _colour_range(share: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Ends of the colours: the least and the most share, or values around it where all are the same."""
+    low, high = float(share.min()), float(share.max())
+    return (low, high) if high - low > 1e-6 else (max(0.0, low - 0.05), min(1.0, high + 0.05))
+
+
+def shortened(text: str, length: int) -> str:
+    """The text, or its first third and its end with … between them, `length` characters in all."""
+    if len(text) <= length:
+        return text
+    head = (length - 1) // 3
+    return f"{text[:head]}…{text[len(text) - (length - 1 - head) :]}"
 
 
 def overlay(sample: SampleTicket) -> npt.NDArray[np.uint8]:
-    """The image with dropped patches dimmed, uint8 [H, W] or [H, W, 3]."""
-    pixels = np.asarray(sample.image)
+    """The image with dropped patches dimmed and hatched, uint8 [H, W] or [H, W, 3]."""
+    pixels = np.asarray(sample.image).astype(np.float64)
     patch_px = pixels.shape[0] // sample.mask.shape[0]
     kept = np.kron(sample.mask, np.ones((patch_px, patch_px), dtype=bool))
-    weight = np.where(kept, 1.0, _DIM)
-    return (pixels * (weight if pixels.ndim == 2 else weight[..., None])).astype(np.uint8)
+    y, x = np.ogrid[: pixels.shape[0], : pixels.shape[1]]
+    every = max(4, patch_px * 3 // 4)
+    lines = (x + y) % every < max(1, every // 5)
+    if pixels.ndim == 3:
+        kept, lines = kept[..., None], lines[..., None]
+    # A line is a mean of what it crosses and its own brightness.
+    dropped = np.where(lines, (pixels * _DIM + _HATCH) / 2, pixels * _DIM)
+    return np.where(kept, pixels, dropped).astype(np.uint8)
 
 
 def _draw_samples(figure: Figure | SubFigure, samples: Sequence[SampleTicket], columns: int, *, keys: bool) -> None:
@@ -55,7 +83,7 @@ def _draw_samples(figure: Figure | SubFigure, samples: Sequence[SampleTicket], c
     for i, sample in enumerate(samples):
         row, column = 2 * (i // columns), i % columns
         if keys:
-            grid[row, column].set_title(sample.key[-_KEY_CHARS:], fontsize=7)
+            grid[row, column].set_title(shortened(sample.key, _KEY_CHARS), fontsize=6.5, parse_math=False)
         for offset, pixels in enumerate((np.asarray(sample.image), overlay(sample))):
             grid[row + offset, column].imshow(pixels, cmap="gray" if pixels.ndim == 2 else None, vmin=0, vmax=255)
 
@@ -68,12 +96,49 @@ def ticket_figure(samples: Sequence[SampleTicket]) -> Figure:
     return figure
 
 
+def heat_map_figure(share: npt.NDArray[np.float64], title: str | None = None) -> Figure:
+    """The heat map alone: the share of images that keep each position, [grid_h, grid_w]."""
+    figure = Figure(figsize=(4.6, 4), layout="constrained")
+    draw_heat_map(figure.subplots(), share, title)
+    return figure
+
+
+def write_heat_map(store: TicketStore, path: Path, title: str | None = None) -> None:
+    """Writes where a store's tickets lie on the grid as a PNG file, whole or not at all; about 690 by 600 px.
+
+    Args:
+        title: a line above the map; by default it says what is shown, and its mean.
+
+    Raises:
+        SchemaError: the store is damaged.
+    """
+    write_png(heat_map_figure(kept_share(store), title), path)
+
+
+def write_ticket_gallery(samples: Sequence[SampleTicket], path: Path) -> None:
+    """Writes images, each whole above its ticket, as a PNG file, whole or not at all; eight in a row, 200 px each.
+
+    `stages.analysis.sample_tickets.spread_sample_tickets` gives samples from all over a store.
+
+    Args:
+        samples: one at least.
+    """
+    write_png(ticket_figure(samples), path)
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """Writes a figure as a PNG file, whole or not at all."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a key may be in any script; a box is shown
+        figure.savefig(buffer, format="png", dpi=_PNG_DPI)
+    write_atomically(path, buffer.getvalue())
+
+
 def store_figure(share: npt.NDArray[np.float64], samples: Sequence[SampleTicket]) -> Figure:
     """The heat map, and beside it sample tickets where there are any."""
     if not samples:
-        figure = Figure(figsize=(4.6, 4), layout="constrained")
-        draw_heat_map(figure.subplots(), share)
-        return figure
+        return heat_map_figure(share)
     columns = -(-len(samples) // 2)
     figure = Figure(figsize=(4.4 + 1.6 * columns, 6.6), layout="constrained")
     left, right = cast(list[SubFigure], figure.subfigures(1, 2, width_ratios=[4.4, 1.6 * columns]))
@@ -130,19 +195,27 @@ def to_svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def fidelity_figure(rows: Sequence[tuple[str, float, float]], title: str) -> Figure:
-    """Bars of mean IoU, each with a mark at its 5th percentile: (name, mean, 5th percentile)."""
-    figure = Figure(figsize=(7.2, 1.2 + 0.32 * len(rows)), layout="constrained")
+def fidelity_figure(rows: Sequence[tuple[str, float, float]], title: str, chance: float | None = None) -> Figure:
+    """Bars of mean IoU, the best first, each with a mark at its 5th percentile: (name, mean, 5th percentile).
+
+    Args:
+        chance: the mean IoU of random subsets of this size, drawn as a line across.
+    """
+    figure = Figure(figsize=(7.2, 1.4 + 0.32 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    names, means, lows = zip(*reversed(rows), strict=True)
+    names, means, lows = zip(*sorted(rows, key=lambda row: row[1]), strict=True)
     bars = axes.barh(names, means, color="#4878a8")
     axes.scatter(lows, names, color="black", marker="|", s=90, zorder=3, label="5th percentile")
+    if chance is not None:
+        axes.axvline(chance, color="#b3401f", linestyle="--", linewidth=1.2, zorder=2, label=f"chance ({chance:.3f})")
     axes.bar_label(bars, labels=[f"{m:.3f}" for m in means], padding=4, fontsize=8)
     axes.set_xlim(0, 1.15)
+    axes.set_xticks(np.linspace(0, 1, 6))
     axes.set_xlabel("mean IoU")
     axes.set_title(title, fontsize=10)
-    axes.legend(loc="lower right", fontsize=8)
+    figure.legend(loc="outside lower right", ncols=2, fontsize=8)
     axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
     return figure
 
 

@@ -207,7 +207,8 @@ class _Meter:
             seed=self.config.seed,
         )
         # Labels play no part: any class will do.
-        return replace(plan_run(train, self.process, self.reporter).stream, num_classes=2**31, seed=self.config.seed)
+        stream = plan_run(train, self.process, self.reporter, any_labels=True).stream
+        return replace(stream, num_classes=2**31, seed=self.config.seed)
 
     def _warped(self, store: str, num_views: int) -> StreamConfig:
         return self._stream(store, "warp", num_views)

@@ -68,3 +68,19 @@ def lottery_conclusion(document: Mapping[str, Any]) -> str:
     else:
         verdict, where = "is not shown to beat", "includes 0"
     return f"The ticket {verdict} the same mask with fresh weights: {what}; the 95 % interval {where} ({counted})."
+
+
+def chance_iou(num_keep: int, num_patches: int) -> float:
+    """The mean intersection over union of two random subsets of K of P patches.
+
+    The intersection is hypergeometric: I patches are in both with probability C(K, I) C(P - K, K - I) / C(P, K), which
+    goes as 1 / (I! (K - I)!² (P - 2K + I)!).
+    """
+    import numpy as np
+    from scipy.special import gammaln
+
+    shared = np.arange(max(0, 2 * num_keep - num_patches), num_keep + 1)
+    one_only, neither = num_keep - shared, num_patches - 2 * num_keep + shared
+    logs = -(gammaln(shared + 1) + 2 * gammaln(one_only + 1) + gammaln(neither + 1))  # up to what all share
+    weights = np.exp(logs - logs.max())
+    return float((weights * shared / (num_keep + one_only)).sum() / weights.sum())

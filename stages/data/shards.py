@@ -97,6 +97,10 @@ def resolve_shards(spec: str, access: Access | None = None) -> list[Shard]:
         raise ShardError(f"`shards={spec!r}` has braces that do not match; write t-{{000000..000009}}.tar") from error
     for pattern in patterns:
         if is_url(pattern):
+            if "*" in pattern and not pattern.startswith("pipe:"):
+                raise ShardError(
+                    f"`shards={spec!r}` is a URL, of which nothing is listed; write t-{{000000..000009}}.tar"
+                )
             urls.append(pattern)
         elif glob.has_magic(pattern):
             urls.extend(sorted(glob.glob(pattern, recursive=True)))
@@ -270,15 +274,24 @@ def count_samples(shard: Shard, excluding: Set[str] = frozenset()) -> int:
     Raises:
         ShardError: the shard cannot be read to its end.
     """
-    if is_url(shard.url):
-        return sum(str(group["__key__"]) not in excluding for group in _iter_groups(shard))
-    keys: set[str] = set()
+    keys = (str(group["__key__"]) for group in _iter_groups(shard)) if is_url(shard.url) else header_keys(shard)
+    return sum(key not in excluding for key in keys)
+
+
+def header_keys(shard: Shard) -> Iterator[str]:
+    """Yields the keys of a local shard in its own order, from tar headers alone.
+
+    Raises:
+        ShardError: the shard cannot be read to its end.
+    """
+    seen: set[str] = set()
     try:
         with tarfile.open(shard.url, "r:*", tarinfo=_StrictTarInfo) as tar:
             for member in tar:
                 prefix, _ = base_plus_ext(member.name)
-                if member.isreg() and prefix is not None and not METADATA_NAME.match(member.name):
-                    keys.add(prefix)
+                if prefix is None or prefix in seen or not member.isreg() or METADATA_NAME.match(member.name):
+                    continue
+                seen.add(prefix)
+                yield prefix
     except _READ_ERRORS as error:
         raise _unreadable(shard, error) from error
-    return len(keys - excluding)

@@ -2,7 +2,7 @@
 
 An epoch is a sequence: its shards in some order, their samples one after the other. Every rank gets a run of it of the
 same length, every worker a run of its rank's. A run may begin and end inside a shard; who reads it passes over the
-samples before.
+samples before. Samples that have no ticket, where they need one, are no part of the sequence.
 """
 
 from __future__ import annotations
@@ -10,20 +10,48 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from .shards import Shard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SampleRows:
+    """The store's row of each of a shard's n samples, in the shard's order.
+
+    Attributes:
+        rows: int64 [n], negative where a sample is passed over.
+        by_digest: bool [n], whether the store knows the image by another key.
+    """
+
+    rows: npt.NDArray[np.int64]
+    by_digest: npt.NDArray[np.bool_]
+
+    def of_given(self, first: int, stop: int) -> SampleRows:
+        """Those of the given samples `first` up to `stop`: samples that are passed over do not count."""
+        places = np.flatnonzero(self.rows >= 0)[first:stop]
+        return SampleRows(rows=self.rows[places], by_digest=self.by_digest[places])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountedShard:
-    """A shard and how many samples it holds."""
+    """A shard and how many samples it gives.
+
+    Attributes:
+        num_missing: samples that it holds besides, which have no ticket and are passed over.
+        rows: None where its samples are those that the store knows it by, or where no store is asked.
+    """
 
     shard: Shard
     num_samples: int
+    num_missing: int = 0
+    rows: SampleRows | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardSpan:
-    """Samples first up to stop (zero-based, in the shard's order) of a shard."""
+    """Samples first up to stop (zero-based, in the shard's order) of those that a shard gives."""
 
     counted: CountedShard
     first: int

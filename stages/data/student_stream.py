@@ -1,7 +1,8 @@
 """Shards to batches: the data set that loader workers run, for training and for testing.
 
 Everything about a sample (its crop, flip, colours, random patches) is drawn from (seed, epoch, key), or for replayed
-views from (the store's seed, key, epoch mod V), so it is the same in any worker, rank, batch or order.
+views from (the store's seed, key, epoch mod V), so it is the same in any worker, rank, batch or order. The key is the
+store's, if the sample is joined with one.
 
 Letters: B batch, K kept patches, P patches of the grid.
 """
@@ -32,13 +33,13 @@ from .loader import Failure
 from .patches import PatchChooser, kept_of
 from .policies import Policy
 from .shards import RawSample, iter_samples
-from .spans import CountedShard, eval_run, num_train_steps, spans_of, train_run, worker_steps
+from .spans import CountedShard, ShardSpan, eval_run, num_train_steps, spans_of, train_run, worker_steps
 from .token_labels import TokenLabels, check_view_mode, collate_labels, shown_labels
 from .view_modes import ViewShower
 
 
 class Batch(NamedTuple):
-    """Inputs of a model. `num_skipped` counts samples that were left out, as the user asked, before this batch."""
+    """Inputs of a model. `num_skipped` counts bad images that were left out, as the user asked, before this batch."""
 
     images: Tensor  # uint8 [B, channels, H, W]
     labels: Tensor  # int64 [B]
@@ -89,8 +90,13 @@ class StreamConfig:
 
     @property
     def num_samples(self) -> int:
-        """Number of samples of all shards."""
+        """Number of samples that all shards give."""
         return sum(s.num_samples for s in self.shards)
+
+    @property
+    def num_missing(self) -> int:
+        """Number of samples that are passed over, since they have no ticket."""
+        return sum(s.num_missing for s in self.shards)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +212,7 @@ class StreamWorker:
     def _resumed(self, run: tuple[int, int], num_done: int) -> Iterator[_Shown]:
         """The samples of a run after the first `num_done`, which an earlier process trained on."""
         c = self.config
-        if c.on_bad_image == "error" and (c.join is None or c.join.on_missing_ticket == "error"):
+        if c.on_bad_image == "error":
             yield from self._refilled(run, skip=num_done)
             return
         # Which samples were skipped before is known only by going through them again.
@@ -217,14 +223,19 @@ class StreamWorker:
         yield from samples
 
     def _refilled(self, run: tuple[int, int], skip: int) -> Iterator[_Shown]:
-        """The samples of a run; where some were skipped, as the user asked, others of the run fill their places."""
-        while True:
-            num_given = 0
-            for shown in self._processed(self._shuffled(run, skip)):
-                num_given += 1
+        """The samples of a run; where some were skipped, as the user asked, the runs after it fill their places.
+
+        A shard of bad images so costs a second look at as many others, not many at the few good ones of its run.
+        """
+        (start, stop), total = run, self.config.num_samples
+        length, num_bad_runs = stop - start, 0
+        for first in itertools.count(start, length):
+            num_bad_runs += 1
+            for shown in self._processed(self._shuffled((first % total, first % total + length), skip)):
+                num_bad_runs = 0
                 yield shown
-            if num_given + skip == 0:
-                raise SampleError("every sample of a worker's share was skipped; check the shards and the tickets")
+            if num_bad_runs * length >= total and not skip:
+                raise SampleError("every sample was skipped, since no image can be decoded; check the shards")
             skip = 0
 
     def _sequence(self) -> list[CountedShard]:
@@ -236,31 +247,38 @@ class StreamWorker:
         return shards
 
     def _joined(self, run: tuple[int, int]) -> Iterator[tuple[RawSample, Ticket | None]]:
-        """The samples of a run with their tickets."""
-        for span in spans_of(self._sequence(), *run):
-            shard = span.counted.shard
-            samples = self._of_span(iter_samples(shard), span.first, span.stop, span.counted)
+        """The samples of a run, which may go on at the sequence's beginning, with their tickets."""
+        sequence, total = self._sequence(), self.config.num_samples
+        for span in [*spans_of(sequence, *run), *spans_of(sequence, 0, run[1] - total)]:
+            samples = self._of_span(iter_samples(span.counted.shard), span)
             if self.join is None:
                 yield from ((sample, None) for sample in samples)
+            elif span.counted.rows is None:
+                yield from self.join.join(span.counted.shard, samples)
             else:
-                yield from self.join.join(shard, samples)
+                yield from self.join.join_rows(span.counted.rows.of_given(span.first, span.stop), samples)
 
-    def _of_span(
-        self, samples: Iterator[RawSample], first: int, stop: int, counted: CountedShard
-    ) -> Iterator[RawSample]:
+    def _of_span(self, samples: Iterator[RawSample], span: ShardSpan) -> Iterator[RawSample]:
+        counted = span.counted
         position = 0
-        for sample in samples:
-            if sample.key in self.config.skipped_keys:
+        for place, sample in enumerate(samples):
+            if self._passes_over(sample, place, counted):
                 continue
             if position == counted.num_samples:
                 raise ShardError(_miscounted(counted, "more"))
-            if first <= position < stop:
+            if span.first <= position < span.stop:
                 yield sample
             position += 1
-            if position >= stop and stop < counted.num_samples:
+            if position >= span.stop and span.stop < counted.num_samples:
                 return
-        if position < stop:
+        if position < span.stop:
             raise ShardError(_miscounted(counted, str(position)))
+
+    def _passes_over(self, sample: RawSample, place: int, counted: CountedShard) -> bool:
+        """Tells whether a sample, at this place in its shard, is none of those that the shard gives."""
+        if counted.rows is None:
+            return sample.key in self.config.skipped_keys
+        return place < len(counted.rows.rows) and bool(counted.rows.rows[place] < 0)
 
     def _shuffled(self, run: tuple[int, int], skip: int = 0) -> Iterator[tuple[RawSample, Ticket | None]]:
         c = self.config
@@ -341,13 +359,13 @@ class StreamWorker:
 
     def _newly_skipped(self) -> int:
         """Samples skipped since this was last asked."""
-        num_skipped = self.num_skipped + (self.join.num_missing if self.join else 0)
-        new, self._reported = num_skipped - self._reported, num_skipped
+        new, self._reported = self.num_skipped - self._reported, self.num_skipped
         return new
 
 
 def _miscounted(counted: CountedShard, found: str) -> str:
+    known = "that the tickets were made from" if counted.rows is None else "that was indexed"
     return (
         f"{counted.shard.url} holds {found} samples where {counted.num_samples} were expected: it is not the shard "
-        "that the tickets were made from; pass `recount=True` if its samples were only dealt anew"
+        f"{known}; pass `recount=True` if its samples were only dealt anew"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ...artifacts_schema import OptionError
+from ...artifacts_schema.thinning import num_kept
 from ..options import CascadeOptions
 
 NUM_STAGES = 3
@@ -42,8 +43,7 @@ def keep_counts(num_patches: int, cascade: CascadeOptions, num_stages: int = NUM
     if not 0 < value <= 1:
         raise OptionError(f"`{name}={value}` lies outside (0, 1]; 0.5 keeps half")
     if ratio is not None:
-        # Rounded first, so that 0.55 · 100 is 55 and not the 56 that its binary fraction would give.
-        return tuple(math.ceil(round(num_patches * ratio ** (i / num_stages), 9)) for i in range(1, num_stages + 1))
+        return tuple(num_kept(num_patches, ratio ** (i / num_stages)) for i in range(1, num_stages + 1))
     counts = []
     kept = num_patches
     for _ in range(num_stages):

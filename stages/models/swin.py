@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...artifacts_schema import ModelError, OptionError
+from ...artifacts_schema.thinning import ratio_of
 from ..options import PatchInput
 from .student import Family, Geometry, Student
 from .zeroed import PATCH_PX, ZeroedStudent, pixel_geometry
@@ -79,20 +80,11 @@ def check_square(num_keep: int, num_patches: int) -> int:
     if side * side == num_keep:
         return side
     near = [n * n for n in (side, side + 1) if 0 < n * n <= num_patches]
-    listed = " or ".join(f"{k} (`ratio={_ratio_of(k, num_patches)}`)" for k in near)
+    listed = " or ".join(f"{k} (`ratio={ratio_of(k, num_patches)}`)" for k in near)
     raise OptionError(
         f"`swin_input='small-dense'` packs patches into a square, and {num_keep} is no square; select {listed}, or "
         "train with `swin_input='zero'`"
     )
-
-
-def _ratio_of(num_keep: int, num_patches: int) -> float:
-    """The shortest ratio that keeps exactly `num_keep` patches (of which ceil(ratio · P) are kept)."""
-    for digits in range(1, 9):
-        ratio: float = math.floor(num_keep / num_patches * 10**digits) / 10**digits
-        if math.ceil(round(num_patches * ratio, 9)) == num_keep:
-            return ratio
-    return num_keep / num_patches
 
 
 def _network_kwargs(patch_input: PatchInput | None, num_keep: int | None) -> Mapping[str, Any]:

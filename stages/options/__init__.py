@@ -6,6 +6,7 @@ from .declaration import (
     options_of,
 )
 from .shared import (
+    CacheOptions,
     CascadeOptions,
     Checkpoint,
     ErrorOrAllow,
@@ -40,6 +41,7 @@ from .values import (
 )
 
 __all__ = [
+    "CacheOptions",
     "CascadeOptions",
     "Checkpoint",
     "Declared",

@@ -88,19 +88,11 @@ class RuntimeOptions(Group):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteOptions(Group):
-    """Options of how stores and shards behind URLs are reached and kept."""
+class CacheOptions(Group):
+    """Options of where downloads are kept."""
 
     panel: ClassVar[str] = "Remote stores and shards"
 
-    storage_option: Annotated[
-        tuple[str, ...],
-        Option(
-            help="KEY=VALUE for the place that a URL names (endpoint_url, anon, profile, token); may be given again.",
-            metavar="KEY=VALUE",
-            on_resume="unrecorded",  # it may be a secret
-        ),
-    ] = ()
     cache_dir: Annotated[
         Path | None,
         Option(
@@ -112,12 +104,34 @@ class RemoteOptions(Group):
     cache_gb: Annotated[
         float,
         Option(
-            help="Gigabytes that it may take; what was not used for longest goes first. $DATALTT_CACHE_GB.",
+            help="Gigabytes that it may take; what was not used for longest goes first. Or $DATALTT_CACHE_GB.",
             above=0,
             variable="DATALTT_CACHE_GB",
             on_resume="unrecorded",
         ),
     ] = DEFAULT_CACHE_GB
+
+    @property
+    def access(self) -> Access:
+        """Access to remote places by this cache alone."""
+        return Access(cache_dir=self.cache_dir, cache_gb=self.cache_gb)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteOptions(Group):
+    """Options of how stores and shards behind URLs are reached and kept."""
+
+    panel: ClassVar[str] = "Remote stores and shards"
+
+    storage_option: Annotated[
+        tuple[str, ...],
+        Option(
+            help="For the place that a URL names: endpoint_url, anon, profile, token, … May be given several times.",
+            metavar="KEY=VALUE",
+            on_resume="unrecorded",  # it may be a secret
+        ),
+    ] = ()
+    downloads: CacheOptions = CacheOptions()
 
     @property
     def access(self) -> Access:
@@ -132,8 +146,7 @@ class RemoteOptions(Group):
                 raise OptionError(
                     f"`storage_option={key!r}` should be KEY=VALUE, as in endpoint_url=https://s3.lab.org"
                 )
-        options = tuple((key, value) for key, _, value in pairs)
-        return Access(storage_options=options, cache_dir=self.cache_dir, cache_gb=self.cache_gb)
+        return replace(self.downloads.access, storage_options=tuple((key, value) for key, _, value in pairs))
 
     def location(self, place: str | Path) -> Location:
         """A store's place with the way to it."""
@@ -148,12 +161,15 @@ class JoinOptions(Group):
 
     on_missing_ticket: Annotated[
         ErrorOrSkip,
-        Option(help="A sample without a ticket: stop, or count and leave it out.", on_resume="unskipped"),
+        Option(help="Samples without a ticket: stop before the first step, or leave them out.", on_resume="unskipped"),
     ] = "error"
     on_changed_image: OnChangedImage = "error"
     recount: Annotated[
         bool,
-        Option(help="Count the samples of each shard instead of trusting the store.", on_resume="free"),
+        Option(
+            help="Look into each shard instead of trusting the store's counts and the indices that were kept.",
+            on_resume="free",
+        ),
     ] = False
 
 

@@ -87,9 +87,8 @@ def _typed(name: str, value: Any, kind: Any, instead: str = "give a local one") 
     elif kind is Path:
         if isinstance(value, str | Path):
             if _LIKE_A_URL.match(str(value)) and not Path(value).exists():
-                raise OptionError(
-                    f"`{name}={str(value)!r}` is a URL, and `{name}` is a path on this machine; {instead}"
-                )
+                url = re.sub(":/+", "://", str(value), count=1)
+                raise OptionError(f"`{name}={url!r}` is a URL, and `{name}` is a path on this machine; {instead}")
             return value if isinstance(value, Path) else Path(value)
     elif kind is float:
         if isinstance(value, int | float) and not isinstance(value, bool):

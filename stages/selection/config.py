@@ -69,6 +69,13 @@ class SelectConfig(Group):
             instead_of_url="select into a folder, then: dataltt push FOLDER URL",
         ),
     ] = Path("store.zarr")
+    extend: Annotated[
+        str | None,
+        Option(
+            help="A store of the same selector, views and ratio: only shards that it lacks are selected, and `out` has "
+            "its tickets too."
+        ),
+    ] = None
     cascade: CascadeOptions = CascadeOptions()
     views: DrawnViewOptions = DrawnViewOptions()
     ranks: Annotated[

@@ -7,7 +7,7 @@ computes does not depend on how many ranks and workers there are.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,12 @@ from ...artifacts_schema import (
     Manifest,
     OptionError,
     Selector,
+    TicketStore,
 )
+from ...artifacts_schema.combining.extend import commit_extension
 from ...artifacts_schema.tickets import order_to_ranks, pack_ranks
-from ...artifacts_schema.writing.commit import StoreSpec, check_destination, commit
+from ...artifacts_schema.writing.commit import StoreSpec, commit
+from ...artifacts_schema.writing.new_store import check_destination
 from ...artifacts_schema.writing.parts import Part, begin_plan, part_path, parts_dir, read_header, write_part
 from ..data.drawing import ViewDrawer
 from ..data.images import normalize
@@ -42,6 +45,7 @@ from ..runtime.precision import autocast
 from ..runtime.reporting import Reporter, SilentReporter
 from ..runtime.version import tool_version
 from .config import SelectConfig
+from .extend import extending, lacking
 from .parts import batches_of, keep_undone, make_all_parts
 
 # Views that are not drawn at random: one, and that one mirrored.
@@ -69,21 +73,34 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
     # Cheap checks come before the model is loaded.
     keep_counts(1, config.cascade)
     shards = resolve_shards(given_shards(config.shards), config.remote.access)
+    base = None if config.extend is None else TicketStore.open(config.remote.location(config.extend))
+    if base is not None:
+        shards = lacking(base, shards)
     with process_group(config.runtime.device) as process:
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
         model = _model(config, quiet)
         spec = _store_spec(config, model, shards, policy, num_views)
+        if base is not None:
+            spec = extending(base, spec, config, quiet)
         selector = TicketSelector(model, spec.selector.drop_blocks, spec.selector.keep_counts).to(process.device)
-        plan, batches = _plan(spec, shards, config), _shard_batches(config, shards, spec, policy)
+        plan, batches = _plan(spec, shards, config, base), _shard_batches(config, shards, spec, policy)
         return make_all_parts(
             process,
             quiet,
             begin=lambda: begin_plan(parts_dir(config.out), plan, discard_others=config.overwrite),
             make=lambda: _make_parts(config, selector, spec, batches, process, quiet),
-            commit=lambda progress: commit(config.out, spec, overwrite=config.overwrite, on_progress=progress),
+            commit=lambda progress: _commit(config, spec, base, progress),
             writing="the store",
             num_shards=len(shards),
         )
+
+
+def _commit(
+    config: SelectConfig, spec: StoreSpec, base: TicketStore | None, on_progress: Callable[..., None]
+) -> Manifest:
+    if base is None:
+        return commit(config.out, spec, overwrite=config.overwrite, on_progress=on_progress)
+    return commit_extension(base, config.out, spec, overwrite=config.overwrite, on_progress=on_progress)
 
 
 def _model(config: SelectConfig, reporter: Reporter) -> VisionTransformer:
@@ -194,7 +211,7 @@ def _dataset_name(shard: Shard) -> str:
     return shard.name.rsplit(".", 1)[0].rstrip("0123456789-_") or shard.name
 
 
-def _plan(spec: StoreSpec, shards: Sequence[Shard], config: SelectConfig) -> dict[str, Any]:
+def _plan(spec: StoreSpec, shards: Sequence[Shard], config: SelectConfig, base: TicketStore | None) -> dict[str, Any]:
     """Plan of a selection, which its parts belong to: it goes on only if all of this is the same."""
     plan = asdict(spec)
     del plan["publication"]  # parts may be gone on from under another licence
@@ -203,6 +220,8 @@ def _plan(spec: StoreSpec, shards: Sequence[Shard], config: SelectConfig) -> dic
         [s.name, *([] if st is None else [st.st_size, int(st.st_mtime)])] for s, st in zip(shards, stats, strict=True)
     ]
     plan["seed"], plan["on_bad_image"] = config.views.seed, config.on_bad_image
+    if base is not None:
+        plan["extend"] = base.manifest.digest
     return plan
 
 

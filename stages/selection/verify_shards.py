@@ -1,41 +1,122 @@
-"""Check that shards hold the images that a store's tickets are of."""
+"""Check that shards hold the images that a store's tickets are of: all of them, or those of the shards given."""
 
 from __future__ import annotations
 
-from ...artifacts_schema import DatalttError, Location, read_manifest
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ...artifacts_schema import DatalttError, Location, TicketStore
+from ...artifacts_schema.lookup import AMBIGUOUS, keys_at
 from ...artifacts_schema.verify import Check
-from ..data.join import JoinConfig, TicketJoin
-from ..data.shards import iter_samples, resolve_shards
+from ..data.row_finder import CHANGED, FoundRows, RowFinder
+from ..data.shard_index import ShardIndex, index_shard
+from ..data.shards import Shard, resolve_shards
 from ..runtime.reporting import Reporter
 
 _SHOWN = 5
+_NAMED = 3
 
 
-def verify_shards(store: str | Location, shards: str, reporter: Reporter) -> Check:
-    """Joins every sample of the shards with its ticket, by key and image digest, and counts both sides."""
-    wrong: list[str] = []
-    num_joined = 0
+@dataclass(kw_only=True)
+class _Findings:
+    """Findings so far. `num_met`: int64 [R], how many images of the shards each ticket is of, by key."""
+
+    num_met: npt.NDArray[np.int64]
+    is_joined: npt.NDArray[np.bool_]
+    wrong: list[str] = field(default_factory=list)
+    num_images: int = 0
+    num_missing: int = 0
+    num_ambiguous: int = 0
+    num_by_digest: int = 0
+
+
+def verify_shards(place: str | Location, shards: str, reporter: Reporter) -> Check:
+    """Finds the ticket of every sample of the shards, by key or image, and counts both sides.
+
+    A part of the store's shards is compared with the tickets of that part. In a shard that the store knows by name, a
+    key's image has to be the one that its ticket was made from, and no ticket may be without its image.
+    """
     try:
-        manifest = read_manifest(store)
-        num_images, skipped_keys = manifest.num_images, manifest.skipped_keys
-        join = TicketJoin(JoinConfig(store=store, on_missing_ticket="skip"))
-        found = resolve_shards(shards, Location.of(store).access)
-        reporter.start("comparing shards", num_images, "images")
+        store = TicketStore.open(place)
+        found = resolve_shards(shards, store.location.access)
+        num_rows = store.manifest.num_images
+        findings = _Findings(num_met=np.zeros(num_rows, np.int64), is_joined=np.zeros(num_rows, np.bool_))
+        finder = RowFinder(store, "error")
+        reporter.start("comparing shards", None, "images")
         for shard in found:
             try:
-                samples = (s for s in iter_samples(shard) if s.key not in skipped_keys)
-                for _ in join.join(shard, samples):
-                    num_joined += 1
-                    reporter.advance(1)
+                index = index_shard(shard, reporter.advance)
+                _compare(shard, index, finder.find(index.keys, index.digests), store, findings)
             except DatalttError as error:
-                wrong.append(str(error))
+                findings.wrong.append(str(error))
         reporter.finish()
+        _count(findings, store, found)
     except DatalttError as error:
         return Check(name="shards", ok=False, detail=str(error))
-    if join.num_missing:
-        wrong.append(f"{join.num_missing} of {num_joined + join.num_missing} images in the shards have no ticket")
-    if not wrong and num_joined != num_images:
-        wrong.append(f"{num_joined} images in the shards, {num_images} tickets in the store")
-    more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-    detail = "; ".join(wrong[:_SHOWN]) + more
-    return Check(name="shards", ok=not wrong, detail=detail or f"{num_joined} images in {len(found)} shard(s)")
+    wrong = findings.wrong
+    if wrong:
+        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        return Check(name="shards", ok=False, detail="; ".join(wrong[:_SHOWN]) + more)
+    return Check(name="shards", ok=True, detail=_detail(findings, store, found))
+
+
+def _compare(shard: Shard, index: ShardIndex, found: FoundRows, store: TicketStore, findings: _Findings) -> None:
+    """Adds a shard to the findings."""
+    own = store.rows_of_shard(shard.name) or range(0)
+    is_own = (found.of_key >= own.start) & (found.of_key < own.stop)
+    is_changed = (found.rows == CHANGED) | (is_own & (found.rows != found.of_key))
+    if is_changed.any():
+        key, others = index.keys[int(np.argmax(is_changed))], int(is_changed.sum()) - 1
+        findings.wrong.append(
+            f"{shard.name}: the image of sample {key!r} is not the one that its ticket in {store.path} was made from"
+            + (f", nor are {others} others" if others else "")
+        )
+    skipped = store.manifest.skipped_keys
+    was_skipped = np.fromiter((key in skipped for key in index.keys), dtype=np.bool_, count=len(index.keys))
+    is_joined = (found.rows >= 0) & ~is_changed
+    is_missing = (found.rows < 0) & ~is_changed & ~was_skipped
+    np.add.at(findings.num_met, found.rows[is_joined & ~found.by_digest], 1)
+    findings.is_joined[found.rows[is_joined]] = True
+    findings.is_joined[found.of_key[is_changed & (found.of_key >= 0)]] = True  # their tickets were named above
+    findings.num_images += int((is_joined | is_missing | is_changed).sum())
+    findings.num_missing += int(is_missing.sum())
+    findings.num_ambiguous += int((is_missing & (found.rows == AMBIGUOUS)).sum())
+    findings.num_by_digest += int((is_joined & found.by_digest).sum())
+
+
+def _count(findings: _Findings, store: TicketStore, shards: Sequence[Shard]) -> None:
+    """Adds what numbers say: images without a ticket, tickets of two images, and tickets without an image."""
+    f = findings
+    if f.num_missing:
+        several = f" ({f.num_ambiguous} stand there more than once, with different tickets)" if f.num_ambiguous else ""
+        f.wrong.append(f"{f.num_missing} of {f.num_images} images in the shards have no ticket{several}")
+    twice = np.flatnonzero(f.num_met > 1)
+    if len(twice):
+        f.wrong.append(f"{len(twice)} keys occur more than once, such as {keys_at(store, twice[:1])[0]!r}")
+    for shard in shards:
+        rows = store.rows_of_shard(shard.name)
+        left = np.flatnonzero(~f.is_joined[rows.start : rows.stop]) if rows else np.zeros(0, np.int64)
+        if rows and len(left):
+            key = keys_at(store, left[:1] + rows.start)[0]
+            f.wrong.append(
+                f"{shard.name}: {len(left)} of {len(rows)} tickets have no image in the shards, such as that of {key!r}"
+            )
+
+
+def _detail(findings: _Findings, store: TicketStore, shards: Sequence[Shard]) -> str:
+    """Says what was compared, and which part of the store it is."""
+    num_rows, num_joined = len(findings.is_joined), int(findings.is_joined.sum())
+    by_image = f", {findings.num_by_digest} of them by the image: they have other keys" * bool(findings.num_by_digest)
+    if num_joined == num_rows:
+        return f"{findings.num_images} images in {len(shards)} shard(s){by_image}"
+    names = ", ".join(s.name for s in shards[:_NAMED]) + (f" and {len(shards) - _NAMED} more" * (len(shards) > _NAMED))
+    left = np.flatnonzero(~findings.is_joined)
+    of_shards = len(np.unique(np.searchsorted(store.shard_rows, left, side="right")))
+    what = "shard" if len(shards) == 1 else "shards"
+    return (
+        f"{what} {names}: {num_joined} of {num_rows} tickets{by_image}; {len(left)} tickets are of {of_shards} "
+        f"{'shard that was' if of_shards == 1 else 'shards that were'} not given"
+    )

@@ -218,6 +218,15 @@ class TrainConfig(Group):
     num_views: Annotated[int | None, Option(help="Use only the store's first so many views. Default: all.", min=1)] = (
         None
     )
+    ratio: Annotated[
+        float | None,
+        Option(
+            help="Keep this share of the patches, by the store's ranks, where the store keeps more: approximate, as "
+            "dataltt store thin is.",
+            above=0,
+            max=1,
+        ),
+    ] = None
     match_tokens: Annotated[
         bool,
         Option(
@@ -241,7 +250,8 @@ class TrainConfig(Group):
     def default_out(options: Mapping[str, Any]) -> Path:
         """The folder of a run that was not given one, by the options' plain names."""
         store = str(options["tickets"] or "").rstrip("/").rsplit("/", 1)[-1].removesuffix(".zarr")
-        return Path("runs") / f"{store or options['model'] or 'student'}-{options['control']}"
+        share = "" if options["ratio"] is None else f"-r{options['ratio']:g}"
+        return Path("runs") / f"{store or options['model'] or 'student'}{share}-{options['control']}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,6 +304,9 @@ class EvalConfig(Group):
         ),
     ] = None
     model: Annotated[str | None, Option(help="Needed for weights that dataltt did not write.")] = None
+    num_classes: Annotated[
+        int | None, Option(help="Of the weights, where classes.json beside the shards lists another number.", min=1)
+    ] = None
     ema: Annotated[bool, Option(help="Test a run's averaged weights.")] = False
     num_keep: Annotated[int | None, Option(help="How many random or own patches. Default: as in training.", min=1)] = (
         None
@@ -318,6 +331,8 @@ def check_options(config: TrainConfig) -> None:
         raise OptionError("`momentum=0`: sgd is with Nesterov momentum here; give one above 0, such as 0.9")
     if config.match_tokens and config.tickets is None:
         raise OptionError("`match_tokens` needs `tickets` (for how many patches are left out)")
+    if config.ratio is not None and (config.tickets is None or config.control == "dense"):
+        raise OptionError(f"`ratio={config.ratio:g}` cuts tickets down, and this run has none; leave it out")
     if config.match_tokens and config.control == "dense":
         raise OptionError("`match_tokens`: dense training sees all tokens already; leave it out")
     if config.student.token_labels == "store" and config.tickets is None:
@@ -341,9 +356,15 @@ def protocol_of(config: TrainConfig) -> EvalProtocol | None:
     return "ticket"
 
 
-def matched_epochs(epochs: int, selector: Selector) -> int:
+def matched_epochs(epochs: int, selector: Selector, *, kept_share: float | None = None) -> int:
     """Epochs on kept patches that see as many tokens as `epochs` on all: epochs / r³ for a keep rate r at three drop
-    blocks (350, 412, 488, 586, 711 of 300 for r = .95 … .75; upstream has 489), epochs / R for a final ratio R."""
+    blocks (350, 412, 488, 586, 711 of 300 for r = .95 … .75; upstream has 489), epochs / R for a final ratio R.
+
+    Args:
+        kept_share: of tickets that were cut down since the selector chose them.
+    """
+    if kept_share is not None:
+        return round(epochs / kept_share)
     share = selector.ratio if selector.keep_rate is None else selector.keep_rate ** len(selector.drop_blocks)
     assert share is not None  # the manifest's check: one of the two is set
     return round(epochs / share)

@@ -9,21 +9,24 @@ import torch
 import torch.nn.functional as F
 
 from ...artifacts_schema import Location, Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
-from ..data.counting import count_shards
+from ...artifacts_schema.thinning import approximation
+from ..data.comparing import Comparison, compare_or_count
 from ..data.fetching import fetch_tickets
 from ..data.images import normalize
 from ..data.join import JoinConfig
 from ..data.loader import iterate, num_workers_for
 from ..data.shards import Shard, given_shards, resolve_shards
 from ..data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition
-from ..models.checkpoints import load_student
+from ..models.checkpoints import find_weights, load_student
 from ..models.registry import center_view_of
 from ..models.student import Geometry, Student
-from ..options import ErrorOrAllow, ErrorOrSkip, EvalProtocol, Subset
+from ..options import ErrorOrSkip, EvalProtocol, JoinOptions, Subset
 from ..runtime.distributed import Process, process_group
 from ..runtime.precision import autocast
 from ..runtime.reporting import Reporter, SilentReporter
+from .classes import check_head
 from .config import EvalConfig
+from .thinning import cut_down, joined_num_keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +95,16 @@ def evaluate_stream(
     precision: str,
     reporter: Reporter,
     own_patches: bool = False,
+    checks_labels: bool = False,
 ) -> Metrics:
     """Tests a student on all samples of a stream, each once, over all ranks.
 
     Args:
         own_patches: let its own attention choose `stream.num_keep` patches of each image.
+        checks_labels: say so if no label is as high as the head's last class.
     """
     student.eval()
+    seen = torch.zeros(stream.num_classes if checks_labels else 0)
     position = StreamPosition(rank=process.rank, world_size=process.world_size)
     sums = torch.zeros(5, dtype=torch.float64)
     reporter.start("testing", stream.num_samples, "images")
@@ -109,6 +115,8 @@ def evaluate_stream(
         with autocast(process.device, precision):
             num_own = stream.num_keep if own_patches else None
             logits = forward_batch(student, batch, stream.view, process.device, num_own=num_own).float()
+        if checks_labels:
+            seen[batch.labels] = 1
         labels = batch.labels.to(process.device)
         top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         loss = F.cross_entropy(logits, labels, reduction="sum")
@@ -117,6 +125,8 @@ def evaluate_stream(
     reporter.finish()
     total = process.sum(sums).cpu()
     top1, top5, loss, count, skipped = total.tolist()
+    if checks_labels:
+        _say_labels(process.sum(seen), reporter)
     if not count:
         raise OptionError("there was no sample to test on; check `shards` and the tickets")
     return Metrics(
@@ -124,8 +134,18 @@ def evaluate_stream(
         top5=100 * top5 / count,
         loss=loss / count,
         num_samples=int(count),
-        num_skipped=int(skipped),
+        num_skipped=int(skipped) + stream.num_missing,
     )
+
+
+def _say_labels(seen: torch.Tensor, reporter: Reporter) -> None:
+    """Says which labels there were, above zero in float32 [classes], if the highest classes had no image."""
+    labels = seen.nonzero()[:, 0].tolist()
+    if labels and labels[-1] < len(seen) - 1:
+        reporter.message(
+            f"the images are of {len(labels)} classes, the highest label is {labels[-1]}, and the head has {len(seen)} "
+            "classes; are they numbered as in training?"
+        )
 
 
 def forward_batch(
@@ -176,6 +196,16 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
         raise OptionError("`test='ticket'` needs the tickets of these shards; give `tickets`")
     with process_group(config.runtime.device) as process:
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
+        find_weights(config.checkpoint, ema=config.ema)
+        shards = resolve_shards(given_shards(config.shards), config.remote.access)
+        tickets = None if config.tickets is None else config.remote.location(config.tickets)
+        compared = compare_for_testing(
+            shards,
+            tickets,
+            subset="dense" if config.test == "own" else config.test,
+            joins=config.joins,
+            reporter=quiet,
+        )
         student, info, file = load_student(
             config.checkpoint, model=config.model, num_keep=config.num_keep, ema=config.ema
         )
@@ -183,27 +213,35 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
             quiet.message(f"weights: {file}")
         name = config.model or (info.model if info else "the model")
         view = info.view if info else center_view_of(student.net, student.geometry.image_px)
+        num_classes = cast(int, student.net.num_classes)
+        check_head(num_classes, file, shards, asked=config.num_classes)
         num_keep = config.num_keep or (info.num_keep if info else None)
         if config.test == "own" and num_keep is None and config.tickets is None:
             raise OptionError("`test='own'`: how many patches? give `tickets` or `num_keep`")
         stream = eval_stream(
-            resolve_shards(given_shards(config.shards), config.remote.access),
-            None if config.tickets is None else config.remote.location(config.tickets),
+            compared,
+            tickets,
             subset="dense" if config.test == "own" else config.test,
             view=view,
             geometry=student.geometry,
             model=name,
-            num_classes=cast(int, student.net.num_classes),
+            num_classes=num_classes,
             num_keep=num_keep,
             batch_size=config.batch_size,
             seed=config.seed,
-            on_missing_ticket=config.joins.on_missing_ticket,
-            on_changed_image=config.joins.on_changed_image,
+            joins=config.joins,
             on_bad_image=config.on_bad_image,
-            recount=config.joins.recount,
-            reporter=quiet,
         )
         check_protocol(student, config.test, stream.num_keep, name, config.tickets)
+        if config.test == "ticket" and stream.join is not None:
+            said = approximation(read_manifest(stream.join.store))
+            if said is not None:
+                quiet.message(f"tickets are {said}")
+            if info is not None and info.num_keep is not None and info.num_keep < stream.num_keep:
+                quiet.message(
+                    f"note: {config.tickets} keeps {stream.num_keep} patches, and this student was trained on "
+                    f"{info.num_keep}; cut tickets down with: dataltt store thin"
+                )
         fetch_tickets(stream, quiet)
         if config.test in ("own", "random"):
             whose = "chosen by the student's own attention" if config.test == "own" else "drawn at random"
@@ -216,11 +254,34 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
             precision=config.runtime.precision,
             reporter=quiet,
             own_patches=config.test == "own",
+            checks_labels=True,
         )
 
 
+def join_for_testing(tickets: Location | None, subset: Subset, joins: JoinOptions) -> JoinConfig | None:
+    """Options of the join, where images are tested on tickets, or where those without a ticket are not tested on."""
+    if tickets is None or (subset != "ticket" and joins.on_missing_ticket == "error"):
+        return None
+    return JoinConfig(store=tickets, on_missing_ticket=joins.on_missing_ticket, on_changed_image=joins.on_changed_image)
+
+
+def compare_for_testing(
+    shards: list[Shard], tickets: Location | None, *, subset: Subset, joins: JoinOptions, reporter: Reporter
+) -> Comparison:
+    """Compares the shards to test on with their tickets, if these are needed.
+
+    Raises:
+        DatalttError: samples without tickets, or shards that cannot be read.
+    """
+    store = None if tickets is None else TicketStore.open(tickets)
+    if store is not None and subset == "ticket":
+        check_center(store.manifest, store.path, "testing on tickets needs")
+    join = join_for_testing(None if store is None else store.location, subset, joins)
+    return compare_or_count(shards, store, join, reporter, recount=joins.recount)
+
+
 def eval_stream(
-    shards: list[Shard],
+    compared: Comparison,
     tickets: Location | None,
     *,
     subset: Subset,
@@ -229,37 +290,33 @@ def eval_stream(
     model: str,
     num_classes: int,
     num_keep: int | None,
+    ratio: float | None = None,
     batch_size: int,
     seed: int,
-    on_missing_ticket: ErrorOrSkip = "error",
-    on_changed_image: ErrorOrAllow = "error",
+    joins: JoinOptions,
     on_bad_image: ErrorOrSkip = "error",
-    recount: bool = False,
-    reporter: Reporter,
 ) -> StreamConfig:
     """The stream that tests by a protocol, its tickets checked against the model.
+
+    Args:
+        ratio: share of the patches that tickets are cut down to, by rank.
 
     Raises:
         OptionError: random subsets of unknown size.
         TicketMismatchError: tickets for another grid or view.
     """
-    join = store = None
     skipped_keys: frozenset[str] = frozenset()
+    join = join_for_testing(tickets, subset, joins)
     if tickets is not None:
         manifest = read_manifest(tickets)
         check_tickets(manifest, str(tickets), geometry, view, model)
-        if subset == "ticket":
-            check_center(manifest, str(tickets), "testing on tickets needs")
-        store = TicketStore.open(tickets)
-        num_keep, skipped_keys = manifest.num_keep, manifest.skipped_keys
-        if subset == "ticket":
-            join = JoinConfig(
-                store=store.location, on_missing_ticket=on_missing_ticket, on_changed_image=on_changed_image
-            )
+        num_keep, skipped_keys = cut_down(manifest, str(tickets), ratio).num_keep, manifest.skipped_keys
+        if subset == "ticket" and join is not None:
+            join = replace(join, num_keep=joined_num_keep(manifest, str(tickets), ratio))
     if subset == "random" and num_keep is None:
         raise OptionError("`test='random'`: how many patches? give `tickets` or `num_keep`")
     return StreamConfig(
-        shards=count_shards(shards, store, reporter, recount=recount),
+        shards=compared.shards,
         view=view,
         image_px=geometry.image_px,
         mode=geometry.mode,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from ...artifacts_schema import Location, Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
+from ...artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, View
 from ...artifacts_schema.local_notes import noted_shards
-from ..data.counting import count_shards
-from ..data.join import JoinConfig
+from ...artifacts_schema.thinning import approximation
 from ..data.loader import num_workers_for
-from ..data.shards import Shard, listed_classes, resolve_shards, stored_shards
-from ..data.spans import CountedShard, num_train_steps
+from ..data.shards import Shard, listed_classes
+from ..data.spans import num_train_steps
 from ..data.student_stream import StreamConfig
 from ..models.checkpoints import find_weights
 from ..models.families import create_student, family_of, resolve_input
@@ -20,16 +20,22 @@ from ..models.student import Geometry, Student
 from ..options import EvalProtocol, TokenTargets
 from ..runtime.distributed import Process
 from ..runtime.randomness import isolated_rng
-from ..runtime.reporting import Reporter
+from ..runtime.reporting import Reporter, SilentReporter
+from .classes import classes_of_run
 from .config import TrainConfig, check_options, matched_epochs, protocol_of
 from .evaluate import center_of, check_protocol, check_tickets, eval_stream
 from .record import RECORD_FILE, read_record, recorded_option
+from .run_samples import RunSamples, samples_of_run, training_shards
+from .thinning import cut_down, kept_share, recorded_tickets
 from .view_plan import ViewPlan, plan_views
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
-    """A run that can start: `asked` is what was given, `config` has every default filled in."""
+    """A run that can start: `asked` is what was given, `config` has every default filled in.
+
+    `samples` says how many the shards hold, and how many of them have tickets; `ticket_store` names these.
+    """
 
     asked: TrainConfig
     config: TrainConfig
@@ -40,60 +46,70 @@ class RunPlan:
     protocol: EvalProtocol | None
     steps_per_epoch: int
     epochs: int
+    samples: dict[str, Any]
+    ticket_store: dict[str, Any]
 
 
-def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPlan:
-    """Resolves a configuration, in the order in which it can fail, cheapest first.
+def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_labels: bool = False) -> RunPlan:
+    """Resolves a configuration, in the order in which it can fail, cheapest first; the student is made last.
+
+    Args:
+        any_labels: the stream is not trained on, so labels may be those of other classes.
 
     Raises:
         DatalttError: anything that the user can mend.
     """
     check_options(config)
     protocol = protocol_of(config)
-    location = None if config.tickets is None else config.remote.location(config.tickets)
-    manifest = None if location is None else read_manifest(location)
-    shards = _training_shards(config, manifest)
-    store = None if location is None else TicketStore.open(location)
+    store = None if config.tickets is None else TicketStore.open(config.remote.location(config.tickets))
+    stored = None if store is None else store.manifest
+    manifest = stored if stored is None else cut_down(stored, str(config.tickets), config.ratio)
+    shards = training_shards(config, manifest)
     name = config.student.model or (manifest.selector.model if manifest else None)
     if name is None:
         raise OptionError("which model? give `model`, e.g. deit_s")
+    if manifest is not None and (said := approximation(manifest)) and config.control in ("ticket", "inverse"):
+        reporter.message(f"tickets are {said}")
     asked = config = settled(config)
     epochs = _epochs(config, name, manifest, reporter)
+    heard = SilentReporter() if any_labels else reporter
     config = config.but(
         shards=config.shards or (noted_shards(config.tickets, manifest) if config.tickets and manifest else None),
         model=canonical_name(name),
         swin_input=resolve_input(name, config.student.swin_input),
-        num_classes=_num_classes(config, store, shards),
+        num_classes=classes_of_run(config.data.num_classes, store, shards, heard),
         workers=num_workers_for(_workers(config), process.local_world_size),
         epochs=epochs,
         warmup_epochs=min(5.0, epochs / 5) if config.recipe.warmup_epochs is None else config.recipe.warmup_epochs,
         test=protocol,
     )
-    student = _student(config, name, manifest, reporter)
-    geometry = student.geometry
+    views = None
     if manifest is not None:
-        _check_store(config, manifest, geometry)
-    view = manifest.view if manifest else center_view_of(student.net, geometry.image_px)
-    views = plan_views(config, manifest, view.mean)
-    config = _with_views(config, views).but(token_labels=_token_labels(config, manifest, views, shards))
-    stream = _train_stream(
+        config, views = _viewed(config, manifest, shards, manifest.view)
+    samples = samples_of_run(
         config,
-        geometry,
         views,
-        location=None if store is None else store.location,
-        view=view,
-        num_keep=manifest.num_keep if manifest else geometry.num_patches,
-        has_ranks=manifest is not None and manifest.has_ranks,
-        skipped_keys=manifest.skipped_keys if manifest else frozenset(),
-        shards=count_shards(shards, store, reporter, recount=config.joins.recount),
+        protocol,
+        store,
+        shards,
+        reporter,
+        classes_asked=asked.data.num_classes,
+        any_labels=any_labels,
     )
+    student = _student(config, name, manifest, reporter)
+    view = manifest.view if manifest else center_view_of(student.net, student.geometry.image_px)
+    if views is None:
+        config, views = _viewed(config, None, shards, view)
+    if manifest is not None:
+        _check_store(config, manifest, student.geometry)
+    stream = _train_stream(config, student.geometry, views, samples, view=view, manifest=manifest)
     steps_per_epoch = num_train_steps(stream.num_samples, config.recipe.batch_size, process.world_size)
     if steps_per_epoch == 0:
         raise OptionError(
             f"{stream.num_samples} samples are fewer than one batch of {config.recipe.batch_size} on "
             f"{process.world_size} process(es); lower `batch_size`"
         )
-    val_stream = _val_stream(config, protocol, stream, geometry, reporter)
+    val_stream = _val_stream(config, protocol, samples, stream, student.geometry)
     if protocol is not None and val_stream is not None:
         check_protocol(student, protocol, val_stream.num_keep, name, config.val_tickets)
     return RunPlan(
@@ -106,7 +122,18 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter) -> RunPl
         protocol=protocol,
         steps_per_epoch=steps_per_epoch,
         epochs=epochs,
+        samples=samples.to_json(),
+        ticket_store={} if stored is None or manifest is None else recorded_tickets(stored, manifest),
     )
+
+
+def _viewed(
+    config: TrainConfig, manifest: Manifest | None, shards: list[Shard], view: View
+) -> tuple[TrainConfig, ViewPlan]:
+    """The configuration with its views and token labels resolved, and the views."""
+    views = plan_views(config, manifest, view.mean)
+    config = _with_views(config, views)
+    return config.but(token_labels=_token_labels(config, manifest, views, shards)), views
 
 
 def settled(config: TrainConfig) -> TrainConfig:
@@ -136,7 +163,7 @@ def _epochs(config: TrainConfig, name: str, manifest: Manifest | None, reporter:
     if not config.match_tokens:
         return epochs
     assert manifest is not None  # check_options: match_tokens needs a store
-    matched = matched_epochs(epochs, manifest.selector)
+    matched = matched_epochs(epochs, manifest.selector, kept_share=kept_share(manifest))
     reporter.message(f"{epochs} epochs become {matched}, to see as many tokens as on all patches (`match_tokens`)")
     return matched
 
@@ -221,39 +248,25 @@ def _train_stream(
     c: TrainConfig,
     geometry: Geometry,
     views: ViewPlan,
+    samples: RunSamples,
     *,
-    location: Location | None,
     view: View,
-    num_keep: int,
-    has_ranks: bool,
-    skipped_keys: frozenset[str],
-    shards: tuple[CountedShard, ...],
+    manifest: Manifest | None,
 ) -> StreamConfig:
-    join = None
-    of_tickets = c.control in ("ticket", "inverse")
-    if of_tickets or views.mode == "replay" or c.student.token_labels == "store":
-        assert location is not None
-        join = JoinConfig(
-            store=location,
-            ranks=of_tickets and (c.control == "inverse" or views.mode == "warp" or (c.mixing.is_on and has_ranks)),
-            token_labels=c.student.token_labels == "store",
-            on_missing_ticket=c.joins.on_missing_ticket,
-            on_changed_image=c.joins.on_changed_image,
-        )
     assert c.data.num_classes is not None
     return StreamConfig(
-        shards=shards,
+        shards=samples.training.shards,
         view=view,
         image_px=geometry.image_px,
         mode=geometry.mode,
         grid=geometry.grid,
         subset=c.control,
-        num_keep=num_keep,
+        num_keep=manifest.num_keep if manifest else geometry.num_patches,
         batch_size=c.recipe.batch_size,
         num_classes=c.data.num_classes,
         seed=c.run.seed,
-        join=join,
-        skipped_keys=skipped_keys,
+        join=samples.join,
+        skipped_keys=manifest.skipped_keys if manifest else frozenset(),
         view_mode=views.mode,
         augment=views.policy.augment if views.mode == "static" else None,
         policy=None if views.mode == "static" else views.policy,
@@ -268,13 +281,13 @@ def _train_stream(
 
 
 def _val_stream(
-    c: TrainConfig, protocol: EvalProtocol | None, stream: StreamConfig, geometry: Geometry, reporter: Reporter
+    c: TrainConfig, protocol: EvalProtocol | None, samples: RunSamples, stream: StreamConfig, geometry: Geometry
 ) -> StreamConfig | None:
-    if c.data.val_shards is None or protocol is None:
+    if samples.validation is None or protocol is None:
         return None
     assert c.student.model is not None
     return eval_stream(
-        resolve_shards(c.data.val_shards, c.remote.access),
+        samples.validation,
         None if c.val_tickets is None else c.remote.location(c.val_tickets),
         subset="dense" if protocol == "own" else protocol,
         view=center_of(stream.view),
@@ -282,34 +295,9 @@ def _val_stream(
         model=c.student.model,
         num_classes=stream.num_classes,
         num_keep=stream.num_keep,
+        ratio=c.ratio,
         batch_size=c.recipe.batch_size,
         seed=c.run.seed,
-        on_missing_ticket=c.joins.on_missing_ticket,
-        on_changed_image=c.joins.on_changed_image,
+        joins=c.joins,
         on_bad_image=c.data.on_bad_image,
-        recount=c.joins.recount,
-        reporter=reporter,
     )
-
-
-def _training_shards(config: TrainConfig, manifest: Manifest | None) -> list[Shard]:
-    """The shards asked for, else those that the store was made from."""
-    if manifest is not None and config.tickets is not None:
-        return stored_shards(config.remote.location(config.tickets), manifest, config.shards)
-    if config.shards is None:
-        raise OptionError("`control='dense'` without `tickets`: which shards? give `shards`")
-    return resolve_shards(config.shards, config.remote.access)
-
-
-def _num_classes(config: TrainConfig, store: TicketStore | None, shards: list[Shard]) -> int:
-    """Number of classes: as asked, else by classes.json beside the shards, else the highest stored label plus one."""
-    if config.data.num_classes is not None:
-        return config.data.num_classes
-    listed = listed_classes(shards)
-    if listed is not None:
-        return listed
-    if store is not None:
-        highest = int(store.read_labels(range(store.manifest.num_images)).max())
-        if highest >= 0:
-            return highest + 1
-    raise OptionError("how many classes? give `num_classes`, or put a classes.json beside the shards")

@@ -7,6 +7,8 @@ OUT/config.json holds
   resolved    the options of training with every default filled in
   folder      the working directory, which relative paths count from
   world_size  processes
+  ticket_store  ticket digest of the training store, and a phrase where its tickets are approximate
+  samples     how many the training shards hold, and how many of them have tickets and so are trained on
   changes     what was changed when the run went on, and at which step
 """
 
@@ -39,10 +41,20 @@ class RunRecord:
     resolved: dict[str, Any]
     world_size: int
     folder: str = ""
+    ticket_store: dict[str, Any] = field(default_factory=dict)
+    samples: dict[str, Any] = field(default_factory=dict)
     changes: list[dict[str, Any]] = field(default_factory=list)
 
 
-def new_record(asked: Group, resolved: TrainConfig, *, command: str, world_size: int) -> RunRecord:
+def new_record(
+    asked: Group,
+    resolved: TrainConfig,
+    *,
+    command: str,
+    world_size: int,
+    ticket_store: dict[str, Any] | None = None,
+    samples: dict[str, Any] | None = None,
+) -> RunRecord:
     """The record of a run that begins."""
     return RunRecord(
         dataltt=tool_version(),
@@ -51,6 +63,8 @@ def new_record(asked: Group, resolved: TrainConfig, *, command: str, world_size:
         resolved=_recorded(resolved),
         world_size=world_size,
         folder=os.getcwd(),
+        ticket_store=ticket_store or {},
+        samples=samples or {},
     )
 
 
@@ -88,15 +102,29 @@ def resume_run(run: Path, record: RunRecord, config: type[TrainConfig], *, step:
         raise OptionError(
             f"{run} ran on {saved.world_size} process(es), and these are {record.world_size}; start as many"
         )
+    was, now = (r.samples.get("with_tickets") for r in (saved, record))
+    if None not in (was, now) and was != now:
+        raise OptionError(
+            f"{run} was trained on {was} samples with tickets, and now {now} have one; give the same shards and tickets"
+        )
     changed = list(_differences(saved, record.resolved, config))
     refused = [c for c in changed if not _may_change(*c, any_skipped=any_skipped)]
     if refused:
         listed = ", ".join(f"{d.name} was {was!r} and is {now!r}" for d, was, now in refused)
         raise OptionError(f"{run} is another run ({listed}); give the same options, or another `out`")
+    if _digest(saved) is not None and _digest(saved) != _digest(record):
+        raise OptionError(
+            f"{run} was trained on other tickets than those of {record.resolved['tickets']} (another ticket digest); "
+            "give the same store, or another `out`"
+        )
     if changed:
         entry = {"step": step, **{d.name: {"was": was, "is": now} for d, was, now in changed}}
         _write(run, replace(record, dataltt=saved.dataltt, changes=[*saved.changes, entry]))
     return [f"{d.name} was {was!r} and is {now!r}" for d, was, now in changed]
+
+
+def _digest(record: RunRecord) -> Any:
+    return record.ticket_store.get("digest")
 
 
 def read_record(path: Path) -> RunRecord | None:

@@ -5,6 +5,7 @@ Letters: B batch, K kept patches, H and W height and width in pixels.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ...artifacts_schema import DatalttError, Location, Manifest, OptionError, TicketStore
-from ..data.counting import count_shards
+from ..data.comparing import compare_or_count
 from ..data.images import normalize
 from ..data.join import JoinConfig
 from ..data.loader import raisable
@@ -37,7 +38,7 @@ class TicketBatch(NamedTuple):
         labels: int64 [B].
         keep_indices: int64 [B, K], the kept patches of each image, ascending; None for all (`subset="dense"`).
         keys: of the B samples.
-        num_skipped: samples that were left out, as asked, since the batch before.
+        num_skipped: bad images that were left out, as asked, since the batch before.
     """
 
     images: Tensor
@@ -60,13 +61,22 @@ class TicketBatches(IterableDataset[TicketBatch]):
 
     Attributes:
         manifest: of the store.
+        num_missing: samples that have no ticket and are left out, as asked.
+        num_by_digest: samples that were joined by their images, since the store knows them by other keys.
     """
 
     def __init__(
-        self, config: StreamConfig, manifest: Manifest, *, rank: int | None = None, world_size: int | None = None
+        self,
+        config: StreamConfig,
+        manifest: Manifest,
+        *,
+        num_by_digest: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
     ) -> None:
         super().__init__()
         self.manifest = manifest
+        self.num_missing, self.num_by_digest = config.num_missing, num_by_digest
         self._config = config
         self._place = None if rank is None or world_size is None else (rank, world_size)
         # Epoch and first batch, shared with workers that outlive an epoch (persistent_workers).
@@ -244,7 +254,8 @@ def ticket_batches(
         shuffle_buffer: samples that wait to be drawn from, in each worker.
         on_missing_ticket, on_changed_image, on_bad_image, on_other_pixels, recount: as in `dataltt train`.
         rank, world_size: instead of those of torch's process group.
-        reporter: is told of the counting of shards that the store does not know.
+        reporter: is told how many samples have tickets, and of the indexing of shards that the store does not know.
+            Without one, a warning says how many samples are left out, or joined by their images.
 
     Raises:
         DatalttError: whatever can be known to be wrong before an image is read.
@@ -269,8 +280,12 @@ def ticket_batches(
     if subset == "inverse" and not manifest.has_ranks:
         raise OptionError(f"`subset` 'inverse' needs ranks, which {path} lacks; select again: dataltt select --ranks")
     found = stored_shards(store.location, manifest, None if shards is None else str(shards))
+    join = _join(store.location, subset, views, on_missing_ticket, on_changed_image)
+    compared = compare_or_count(found, store, join, reporter or SilentReporter(), recount=recount)
+    for sentence in compared.sentences() if reporter is None else ():
+        warnings.warn(sentence, stacklevel=2)
     config = StreamConfig(
-        shards=count_shards(found, store, reporter or SilentReporter(), recount=recount),
+        shards=compared.shards,
         view=manifest.view,
         image_px=manifest.image_px,
         mode=manifest.view.mode,
@@ -280,7 +295,7 @@ def ticket_batches(
         batch_size=batch_size,
         num_classes=_ANY_CLASS if num_classes is None else num_classes,
         seed=seed,
-        join=_join(store.location, subset, views, on_missing_ticket, on_changed_image),
+        join=join,
         skipped_keys=manifest.skipped_keys,
         view_mode=views.mode,
         augment=views.augment,
@@ -291,7 +306,7 @@ def ticket_batches(
         shuffle_buffer=shuffle_buffer,
         training=training,
     )
-    data = TicketBatches(config, manifest, rank=rank, world_size=world_size)
+    data = TicketBatches(config, manifest, num_by_digest=compared.num_by_digest, rank=rank, world_size=world_size)
     if training and len(data) == 0:
         raise OptionError(
             f"{config.num_samples} samples are fewer than one batch of {batch_size} on each process; lower `batch_size`"
@@ -307,7 +322,7 @@ def _join(
     on_changed_image: ErrorOrAllow,
 ) -> JoinConfig | None:
     of_tickets = subset in ("ticket", "inverse")
-    if not of_tickets and views.mode != "replay":
+    if not of_tickets and views.mode != "replay" and on_missing_ticket == "error":
         return None
     ranks = of_tickets and (subset == "inverse" or views.mode == "warp")
     return JoinConfig(

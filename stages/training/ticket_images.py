@@ -26,7 +26,7 @@ from ...artifacts_schema import (
     TicketStore,
 )
 from ...artifacts_schema.geometry import Box
-from ...artifacts_schema.lookup import DigestLookup, KeyLookup
+from ...artifacts_schema.lookup import MISSING, DigestLookup, KeyLookup, keys_at
 from ...artifacts_schema.tickets import Packed
 from ..data.encoded_images import EncodedImages, encoded_images
 from ..data.images import decode_image, normalize, to_tensor
@@ -71,6 +71,7 @@ class TicketImages(Dataset[TicketSample]):
 
     Attributes:
         num_skipped: images that have no ticket and were left out, as asked.
+        num_by_digest: images that were joined by their bytes, since the store knows them by other keys.
     """
 
     def __init__(
@@ -88,12 +89,18 @@ class TicketImages(Dataset[TicketSample]):
         self._images, self._path, self._views = images, store.path, views
         self._location = store.location
         self._checks_digests = by == "key" and on_changed_image == "error"
-        rows = _rows(images, store, by)
+        rows, self.num_by_digest = _rows(images, store, by)
         self._indices = np.flatnonzero(rows >= 0)
         self._rows = rows[self._indices]
         self.num_skipped = len(rows) - len(self._rows)
         if self.num_skipped:
             self._refuse_or_warn(int(np.flatnonzero(rows < 0)[0]), on_missing_ticket)
+        if by == "key" and self.num_by_digest:
+            warnings.warn(
+                f"{self.num_by_digest} of {len(images)} images joined by their digests: they have other keys in "
+                f"{self._path}, by which views are drawn",
+                stacklevel=3,
+            )
         self._grid = (manifest.grid[0], manifest.grid[1])
         self._chooser = PatchChooser(
             subset="ticket", view_mode=views.mode, grid=self._grid, seed=seed, breaks_ties=False
@@ -101,18 +108,19 @@ class TicketImages(Dataset[TicketSample]):
         self._seed = seed
         self._digests = _gather(store.read_digests, self._rows)
         # The store's own keys: colours are drawn by them.
-        self._keys = (
-            [images.keys[i] for i in self._indices] if by == "key" and images.keys else _keys(store, self._rows)
-        )
+        self._keys = _gather_keys(store, self._rows)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # with workers that outlive an epoch
         self._loaded = self._load(store)
         self._made: tuple[int, ViewShower] | None = None
 
     def _refuse_or_warn(self, first: int, on_missing_ticket: str) -> None:
-        if on_missing_ticket == "error" or not len(self._rows):
-            raise MissingTicketError(self._images.name, self._images.read(first).key, self._path)
+        num_images, num_joined = len(self._images), len(self._rows)
+        if on_missing_ticket == "error" or not num_joined:
+            counts = f"{num_joined} of {num_images} images have tickets"
+            name, key = self._images.name, self._images.read(first).key
+            raise MissingTicketError(name, key, self._path, counts=counts, may_skip=num_joined > 0)
         warnings.warn(
-            f"{self.num_skipped} of {len(self._images)} images have no ticket in {self._path} and are left out",
+            f"{self.num_skipped} of {num_images} images have no ticket in {self._path} and are left out",
             stacklevel=4,
         )
 
@@ -226,21 +234,29 @@ def _gather(read: Any, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     return found if is_run and np.array_equal(unique, rows) else found[places]
 
 
-def _keys(store: TicketStore, rows: npt.NDArray[np.int64]) -> list[str]:
-    known = list(store)
-    return [known[row] for row in rows]
+def _gather_keys(store: TicketStore, rows: npt.NDArray[np.int64]) -> list[str]:
+    """The store's own keys: views are drawn by them."""
+    unique, places = np.unique(rows, return_inverse=True)
+    known = keys_at(store, unique)
+    return [known[place] for place in places]
 
 
-def _rows(images: EncodedImages, store: TicketStore, by: Literal["key", "digest"]) -> npt.NDArray[np.int64]:
-    """The store's row of each image, int64 [n]; -1 where it has no ticket."""
+def _rows(images: EncodedImages, store: TicketStore, by: Literal["key", "digest"]) -> tuple[npt.NDArray[np.int64], int]:
+    """The store's row of each image, int64 [n], negative where it has no ticket; and how many the digests gave."""
     if not len(images):
         raise SampleError(f"{images.name}: there is no image in it; give another set")
     if by == "digest":
-        digests = (xxhash.xxh3_64_intdigest(images.read(i).image) for i in range(len(images)))
-        return DigestLookup(store).find(np.fromiter(digests, dtype=np.uint64, count=len(images)))
-    if images.keys is None:
+        rows = np.full(len(images), MISSING)
+    elif images.keys is None:
         raise OptionError("which column holds the keys? pass `key`, or `by='digest'` to join by the images themselves")
-    return KeyLookup(store).find(images.keys)
+    else:
+        rows = KeyLookup(store).find(images.keys)
+    others = np.flatnonzero(rows < 0)
+    if not len(others):
+        return rows, 0
+    digests = (xxhash.xxh3_64_intdigest(images.read(int(i)).image) for i in others)
+    rows[others] = DigestLookup(store).find(np.fromiter(digests, dtype=np.uint64, count=len(others)))
+    return rows, int((rows[others] >= 0).sum())
 
 
 def join_tickets(
@@ -268,7 +284,8 @@ def join_tickets(
         images: a torchvision ImageFolder, whose keys are those that `dataltt pack` gives its files; a Hugging Face
             Dataset; or a sequence of (key, encoded bytes, label).
         tickets: the store: a path, a URL, or what `open` gave.
-        by: `key`, or `digest`: XXH3-64 of the encoded bytes, for which every image is read once here.
+        by: `key`, or `digest`: XXH3-64 of the encoded bytes, for which every image is read once here. By key, images
+            whose keys the store does not have are read and joined by their digests; a warning says how many.
         key, image, label: columns of a Hugging Face set.
         training: mirrored and coloured, or the store's views in turn; else the centre view as it is.
         view_mode, num_views, augment, seed, on_other_pixels: as in `dataset`; `warp` needs shards.

@@ -50,7 +50,11 @@ from .run_log import RunLog
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
-    """Result of a run. `validation` is the last one, `best_top1` the best, both by `protocol`."""
+    """Result of a run. `validation` is the last one, `best_top1` the best, both by `protocol`.
+
+    `num_skipped` counts bad images that were left out, as often as they were; `num_missing` the samples that have no
+    ticket and so were no part of the run.
+    """
 
     run: str
     step: int
@@ -59,6 +63,7 @@ class TrainResult:
     validation: Metrics | None
     best_top1: float | None
     num_skipped: int
+    num_missing: int = 0
 
 
 def train(
@@ -98,7 +103,14 @@ class _Trainer:
 
     def __init__(self, plan: RunPlan, process: Process, reporter: Reporter, asked: Group, command: str) -> None:
         self.process, self.reporter, self.out = process, reporter, plan.out
-        self.record = new_record(asked, plan.config, command=command, world_size=process.world_size)
+        self.record = new_record(
+            asked,
+            plan.config,
+            command=command,
+            world_size=process.world_size,
+            ticket_store=plan.ticket_store,
+            samples=plan.samples,
+        )
         self.config, self.student, self.steps_per_epoch = plan.config, plan.student, plan.steps_per_epoch
         self.stream, self.val_stream, self.protocol = plan.stream, plan.val_stream, plan.protocol
         self.epochs = plan.epochs
@@ -154,6 +166,7 @@ class _Trainer:
             validation=self.validation,
             best_top1=self.best_top1,
             num_skipped=self.num_skipped,
+            num_missing=self.stream.num_missing,
         )
 
     def _run_epochs(self) -> None:

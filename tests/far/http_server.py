@@ -19,7 +19,7 @@ _PIECE_BYTES = 1 << 16
 
 @dataclass(slots=True, kw_only=True)
 class Fault:
-    """What goes wrong for paths that match a pattern (as fnmatch has them), for the first `times` requests or all.
+    """Fault of the paths that match a pattern (as fnmatch has them), for the first `times` requests or all.
 
     Attributes:
         status: answers this status instead of the file.

@@ -50,6 +50,7 @@ class HubServer(WebServer):
     def __init__(self) -> None:
         super().__init__(_HubHandler)
         self.repositories: dict[str, Repository] = {}
+        self.tokens_at_files: set[str] = set()  # that came along to where large files lie, and should not
         # Large files are at another host, as the hub's are.
         self._files_url = f"http://localhost:{self.port}"
 
@@ -69,6 +70,7 @@ class HubServer(WebServer):
         """Status, headers and body for a request."""
         path = unquote(urlsplit(url).path)
         if found := re.fullmatch(r"/lfs/([0-9a-f]{64})", path):
+            self.tokens_at_files.update({authorization} if authorization else ())
             return self._lfs(found[1], byte_range)
         if found := _RESOLVE.fullmatch(path):
             repo_id, revision, name = found[1], found[2], found[3]

@@ -1,4 +1,4 @@
-"""What the web servers of these tests share: threads, a log of requests, and an end that leaves nobody connected."""
+"""Parts that the web servers of these tests share: threads, a log of requests, an end that leaves nobody connected."""
 
 from __future__ import annotations
 

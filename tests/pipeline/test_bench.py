@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 from dataltt.pipeline.bench.compute import bench_select, bench_train
 from dataltt.pipeline.bench.data import bench_join
+from dataltt.pipeline.bench.remote import bench_remote
 from dataltt.pipeline.bench.store import SyntheticRows, bytes_per_view, measure_in_process, write_store
 from dataltt.pipeline.bench.timing import interleaved, ratio_row
 from dataltt.stages.runtime.reporting import SilentReporter
+
+from ..helpers import run_cli
 
 
 def test_calls_alternate_after_one_warm_up_of_each() -> None:
@@ -67,3 +70,20 @@ def test_synthetic_stores_of_the_same_rows_have_the_same_tickets(tmp_path: Path)
         write_store(tmp_path / f"{name}.zarr", [SyntheticRows.of_shard(0)])
     chunks = [(tmp_path / f"{name}.zarr/tickets/c/0/0/0").read_bytes() for name in ("a", "b")]
     assert chunks[0] == chunks[1]
+
+
+@pytest.mark.long
+def test_a_far_store_is_timed_with_an_empty_cache_and_with_a_full_one() -> None:
+    empty, full = bench_remote(1500, 1, lambda message: None)
+    assert (empty.detail["rows"], full.detail["rows"]) == (1500, 1500)
+    # The root, metadata of eight arrays (some of the same bytes), and what a shard needs of seven of them.
+    assert full.detail["objects"] == 1
+    assert 10 < empty.detail["objects"] <= 20
+    assert full.detail["bytes"] < empty.detail["bytes"] <= empty.detail["store_bytes"]
+    assert empty.value == empty.detail["seconds_s"][0] > 0
+
+
+def test_only_the_store_is_read_from_far() -> None:
+    refused = run_cli("bench", "join", "--remote")
+    assert refused.code == 1
+    assert "--remote is of store, and this is join; leave it out" in " ".join(refused.err.split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from dataltt.artifacts_schema import TicketStore
+from dataltt.artifacts_schema.summary import kept_share
 from PIL import Image
 
 from ..helpers import (
@@ -31,7 +33,8 @@ from ..schema_helpers import edit_manifest
 pytestmark = pytest.mark.usefixtures("own_folder")
 
 _COMMANDS = ("pack", "select", "train", "eval", "inspect", "verify", "demo", "bench")
-_COMMANDS += ("fit-selector", "label", "fidelity", "study", "weight-lottery")
+_COMMANDS += ("fit-selector", "label", "fidelity", "study", "weight-lottery", "view")
+_COMMANDS += ("store merge", "store subset", "store thin", "store diff")
 
 
 def _check_sentence(result: CliResult, *parts: str) -> None:
@@ -64,7 +67,7 @@ import io, sys
 from contextlib import redirect_stdout
 from dataltt.pipeline.cli import app
 
-for args in (["--help"], *([c, "--help"] for c in sys.argv[1].split(","))):
+for args in (["--help"], *([*c.split(), "--help"] for c in sys.argv[1].split(","))):
     text = io.StringIO()
     with redirect_stdout(text):
         try:
@@ -86,13 +89,13 @@ def test_help_imports_nothing_heavy() -> None:
 def test_help_lists_the_commands() -> None:
     result = run_cli("--help")
     assert result.code == 0
-    assert all(f" {command} " in result.out for command in _COMMANDS)
+    assert all(f" {command.split()[0]} " in result.out for command in _COMMANDS)
     assert run_cli("-h").out == result.out
 
 
 @pytest.mark.parametrize("command", _COMMANDS)
 def test_every_command_has_an_example(command: str) -> None:
-    result = run_cli(command, "--help")
+    result = run_cli(*command.split(), "--help")
     assert result.code == 0
     assert "Example" in result.out
     assert f"dataltt {command}" in result.out
@@ -330,7 +333,10 @@ def test_another_grid(small: SmallStore, tmp_path: Path) -> None:
 def test_tickets_for_other_images(small: SmallStore, tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "shards", (12,), fashion_samples(12, first=300), name="other")
     result = _train(tmp_path / "run", "--tickets", small.store, "--shards", shards)
-    _check_sentence(result, "other-000000.tar", "has no ticket", "--on-missing-ticket skip")
+    _check_sentence(result, "other-000000.tar", "has no ticket", "0 of 12 samples", "give the shards that it was made")
+    make_shards(tmp_path / "shards", (13,), [*fashion_samples(12, first=300), small.samples[0]], name="other")
+    result = _train(tmp_path / "run", "--tickets", small.store, "--shards", shards)
+    _check_sentence(result, "1 of 13 samples have tickets", "12 of other-000000.tar", "--on-missing-ticket skip")
     changed = [replace(s, image=s.image + b"\0") for s in small.samples[:12]]
     shards = make_shards(tmp_path / "changed", (12,), changed)
     result = _train(tmp_path / "another", "--tickets", small.store, "--shards", shards)
@@ -380,6 +386,25 @@ def test_inspect_for_people(small: SmallStore) -> None:
     assert f"25 of {NUM_PATCHES} patches (51.0%), 1 view(s), with ranks" in result.out
     assert "39 after block 1, 31 after block 3, 25 after block 5" in result.out
     assert "7×7 patches of 4 px" in result.out
+
+
+def test_inspect_puts_numbers_to_the_right_and_shows_the_scale(small: SmallStore) -> None:
+    result = run_cli("inspect", small.store)
+    lines = result.out.splitlines()
+    table = lines[lines.index(next(line for line in lines if line.startswith("array "))) :][:10]
+    ends = [{match.end() for match in re.finditer(r"\S+", line.replace("all arrays", "all_arrays"))} for line in table]
+    assert len(set.intersection(*ends)) == 2  # both columns of numbers, and their headers, end together
+    share = kept_share(TicketStore.open(small.store))
+    (bar,) = [line for line in lines if re.fullmatch(r"\d+% +\d+%", line)]
+    assert bar.split() == [f"{share.min():.0%}", f"{share.max():.0%}"]
+
+
+def test_inspect_prints_names_as_they_are(small: SmallStore, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(small.path, tmp_path / "s.zarr"))
+    edit_manifest(path, lambda manifest: manifest["dataset"].update(name="[/red][bold]x"))
+    result = run_cli("inspect", path)
+    assert result.code == 0, result.err
+    assert "36 of [/red][bold]x (" in result.out
 
 
 @pytest.mark.parametrize("with_images", [True, False])
@@ -450,10 +475,10 @@ def test_verify_a_damaged_store(small: SmallStore, tmp_path: Path, array: str) -
 
 
 def test_verify_against_other_shards(small: SmallStore, tmp_path: Path) -> None:
-    fewer = make_shards(tmp_path / "fewer", (12, 12), small.samples[:24])
+    fewer = make_shards(tmp_path / "fewer", (12, 11), small.samples[:23])
     result = run_cli("verify", small.store, "--shards", fewer)
     assert result.code == 1
-    assert "24 images in the shards, 36 tickets in the store" in result.out
+    assert "train-000001.tar: 1 of 12 tickets have no image in the shards, such as that of 'train/00023'" in result.out
     changed = [replace(s, image=s.image + b"\0") if i == 20 else s for i, s in enumerate(small.samples)]
     result = run_cli(
         "verify", small.store, "--shards", make_shards(tmp_path / "changed", (12, 12, 12), changed), "--json"
@@ -488,3 +513,56 @@ def test_demo_leaves_other_folders_alone(tmp_path: Path) -> None:
     _check_sentence(run_cli("demo", "--out", tmp_path / "mine"), "mine exists")
     _check_sentence(run_cli("demo", "--out", tmp_path / "mine", "--overwrite"), "mine exists")
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "spelled"),
+    [
+        (("train", "--lr", 1, "--lr", 2), "--lr"),
+        (("train", "--lr=1", "--lr", 1), "--lr"),
+        (("train", "--resume", "--no-resume"), "--resume/--no-resume"),
+        (("verify", "s.zarr", "--shards", "a.tar", "--shards", "b.tar"), "--shards"),
+        (("inspect", "s.zarr", "--json", "--json"), "--json"),
+        (("train", "--config", "a.toml", "--config", "b.toml"), "--config"),
+    ],
+)
+def test_an_option_that_is_given_twice(arguments: tuple[object, ...], spelled: str) -> None:
+    result = run_cli(*arguments)
+    assert (result.code, result.out) == (1, "")
+    assert result.err == f"dataltt: {spelled} is given 2 times, and one value counts; give it once\n"
+
+
+def test_training_on_half_of_a_store_by_other_keys(small: SmallStore, tmp_path: Path) -> None:
+    """What is said, written down, and the same numbers as by the store's own keys."""
+    half = [*small.samples[:18], *fashion_samples(18, first=500)]
+    others = [replace(s, key=f"elsewhere/{i}") for i, s in enumerate(half)]
+    losses = []
+    for name, samples in (("own", half), ("other", others)):
+        shards = make_shards(tmp_path / name, (9, 9, 9, 9), samples, name=name)
+        options = (
+            "--tickets",
+            small.store,
+            "--shards",
+            shards,
+            "--on-missing-ticket",
+            "skip",
+            "--log-steps",
+            1,
+            "--epochs",
+            2,
+        )
+        result = _train(tmp_path / f"run-{name}", *options)
+        assert result.code == 0, result.err
+        assert f"18 of 36 samples have tickets, without are 9 of {name}-000002.tar, 9 of {name}-0" in result.err
+        assert "18 sample(s) without a ticket were left out, as asked" in result.err
+        record = json.loads((tmp_path / f"run-{name}" / "config.json").read_text())
+        assert record["samples"] == {
+            "in_shards": 36,
+            "with_tickets": 18,
+            "joined_by_digest": 18 if name == "other" else 0,
+            "shards_without_tickets": [f"{name}-000002.tar", f"{name}-000003.tar"],
+        }
+        lines = (tmp_path / f"run-{name}" / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+    assert "18 samples joined by their images' digests: the shards have other keys" in result.err
+    assert losses[0] == losses[1] != []

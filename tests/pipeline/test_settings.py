@@ -33,10 +33,15 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "label": ("--model", "deit_s", "--tickets", "a.zarr"),
     "eval": ("--checkpoint", "runs/a", "--test", "dense"),
     "inspect": ("a.zarr",),
+    "view": ("a.zarr",),
     "verify": ("a.zarr",),
     "fidelity": ("--model", "deit_s"),
     "study": ("fashion",),
     "bench": ("join",),
+    "store merge": ("a.zarr", "b.zarr", "--out", "c.zarr"),
+    "store subset": ("a.zarr", "--out", "c.zarr"),
+    "store thin": ("a.zarr", "--out", "c.zarr"),
+    "store diff": ("a.zarr", "b.zarr"),
 }
 
 
@@ -52,7 +57,7 @@ def _flat(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _printed(command: str, *args: str) -> dict[str, Any]:
-    result = run_cli(command, *args, "--print-config")
+    result = run_cli(*command.split(), *args, "--print-config")
     assert (result.code, result.err) == (0, ""), result
     return _flat(tomllib.loads(result.out))
 
@@ -74,10 +79,10 @@ def _refused(said: str, *args: str) -> None:
 @pytest.mark.parametrize("command", _CONFIGS)
 def test_what_is_printed_gives_the_same_again(command: str) -> None:
     required = _REQUIRED.get(command, ())
-    first = run_cli(command, *required, "--print-config")
+    first = run_cli(*command.split(), *required, "--print-config")
     assert (first.code, first.err) == (0, ""), first
     _write(first.out, "printed.toml")
-    again = run_cli(command, "--config", "printed.toml", "--print-config")
+    again = run_cli(*command.split(), "--config", "printed.toml", "--print-config")
     assert (again.code, again.err) == (0, ""), again
     assert tomllib.loads(again.out) == tomllib.loads(first.out)
     config = _CONFIGS[command]
@@ -86,7 +91,8 @@ def test_what_is_printed_gives_the_same_again(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", _CONFIGS)
-def test_defaults_are_printed(command: str) -> None:
+def test_defaults_are_printed(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATALTT_CACHE")  # of all tests
     printed = _printed(command, *_REQUIRED.get(command, ()))
     defaults = {d.name: jsonable(d.default) for d in options_of(_CONFIGS[command]) if not d.is_required}
     given = {word[2:] for word in _REQUIRED.get(command, ())}

@@ -28,7 +28,8 @@ from dataltt.artifacts_schema import (
 from dataltt.artifacts_schema.files import write_atomically
 from dataltt.artifacts_schema.strings import hash_strings, keys_digest
 from dataltt.artifacts_schema.tickets import ranks_dtype
-from dataltt.artifacts_schema.writing.commit import StoreSpec, commit, hash_objects, read_headers
+from dataltt.artifacts_schema.writing.commit import StoreSpec, commit, read_headers
+from dataltt.artifacts_schema.writing.new_store import hash_objects
 from dataltt.artifacts_schema.writing.parts import Part, begin_plan, part_path, read_header, read_part, write_part
 
 from ...schema_helpers import digests_of, make_part, make_spec, make_store, read_everything, write_parts

@@ -25,6 +25,7 @@ from dataltt.artifacts_schema import (
 )
 from dataltt.stages.data import join as join_module
 from dataltt.stages.data.augment import AugmentConfig
+from dataltt.stages.data.comparing import compare_or_count
 from dataltt.stages.data.counting import count_shards
 from dataltt.stages.data.join import JoinConfig
 from dataltt.stages.data.loader import iterate, num_workers_for
@@ -92,10 +93,12 @@ def _mirrored(indices: Sequence[int]) -> tuple[int, ...]:
 
 
 def _stream(small: SmallStore, shards: str | None = None, *, counted: bool = True, **changes: Any) -> StreamConfig:
-    """A training stream of a small store; `counted` counts the shards' samples, else the store says how many."""
+    """A training stream of a small store; `counted` looks into the shards, else the store says what they hold."""
     found, store = resolve_shards(shards or small.shards), TicketStore.open(small.store)
+    is_joined = changes.get("subset", "ticket") in ("ticket", "inverse")
+    join = changes.get("join", JoinConfig(store=small.store) if is_joined else None)
     defaults: dict[str, Any] = {
-        "shards": count_shards(found, store, SilentReporter(), recount=counted),
+        "shards": compare_or_count(found, store, join, SilentReporter(), recount=counted).shards,
         "view": small.manifest.view,
         "image_px": 28,
         "mode": "L",
@@ -105,11 +108,9 @@ def _stream(small: SmallStore, shards: str | None = None, *, counted: bool = Tru
         "batch_size": 6,
         "num_classes": 10,
         "seed": 0,
-        "join": JoinConfig(store=small.store),
+        "join": join,
         "skipped_keys": small.manifest.skipped_keys,
     }
-    if changes.get("subset", "ticket") not in ("ticket", "inverse"):
-        defaults["join"] = None
     return StreamConfig(**{**defaults, **changes})
 
 
@@ -236,36 +237,42 @@ def test_a_foreign_image_is_named(small: SmallStore, tmp_path: Path, name: str, 
 
 
 @pytest.mark.parametrize("name", ["train", "other"])
-def test_foreign_images_are_skipped_and_counted(small: SmallStore, tmp_path: Path, name: str) -> None:
+def test_foreign_images_are_passed_over_and_counted(small: SmallStore, tmp_path: Path, name: str) -> None:
     shards, samples = _with_foreign(small, tmp_path, name)
     join = JoinConfig(store=small.store, on_missing_ticket="skip")
-    batches = _run(_stream(small, shards, training=False, join=join))
+    config = _stream(small, shards, training=False, join=join)
+    assert (config.num_samples, config.num_missing) == (11, 2)
+    batches = _run(config)
     seen = _identify(batches, samples)
     _check_tickets(small, seen)
     assert Counter(s.key for s in seen) == dict.fromkeys([s.key for s in small.samples[:11]], 1)
-    assert sum(b.num_skipped for b in batches) == 2
+    assert sum(b.num_skipped for b in batches) == 0  # no bad image
 
 
-def test_places_of_skipped_images_are_filled(small: SmallStore, tmp_path: Path) -> None:
-    shards, samples = _with_foreign(small, tmp_path)
-    join = JoinConfig(store=small.store, on_missing_ticket="skip")
-    for epoch in range(3):
-        batches = _run(_stream(small, shards, join=join, batch_size=4), epoch=epoch)
-        assert [len(b.images) for b in batches] == [4, 4, 4]
-        seen = _identify(batches, samples)
-        _check_tickets(small, seen)
-        assert len({s.key for s in seen}) >= 10
-        assert sum(b.num_skipped for b in batches) >= 1
+@pytest.mark.parametrize("name", ["train", "other"])
+@pytest.mark.parametrize(("world_size", "num_workers"), [(1, 0), (2, 0), (1, 2), (3, 2)])
+def test_half_a_store_shows_each_of_its_images_once(
+    small: SmallStore, tmp_path: Path, name: str, world_size: int, num_workers: int
+) -> None:
+    """Not one image of a run that is nearly without tickets many times over."""
+    samples = [*fashion_samples(12, first=500), *small.samples[:12], *fashion_samples(10, first=600), small.samples[12]]
+    shards = make_shards(tmp_path, (12, 12, 11), samples, name=name)
+    config = _stream(small, shards, join=JoinConfig(store=small.store, on_missing_ticket="skip"), batch_size=2)
+    assert (config.num_samples, config.num_missing) == (13, 22)
+    for epoch in (0, 1):
+        batches = [
+            b for r in range(world_size) for b in _run(config, num_workers, epoch=epoch, rank=r, world_size=world_size)
+        ]
+        seen = Counter(s.key for s in _identify(batches, small.samples))
+        assert set(seen.values()) == {1}
+        assert len(seen) == 13 // (2 * world_size) * 2 * world_size
+        assert set(seen) <= {s.key for s in small.samples[:13]}
 
 
 def test_nothing_but_foreign_images(small: SmallStore, tmp_path: Path) -> None:
     shards = make_shards(tmp_path, (12,), fashion_samples(12, first=500))
-    join = JoinConfig(store=small.store, on_missing_ticket="skip")
-    with pytest.raises(SampleError, match="every sample of a worker's share was skipped"):
-        _run(_stream(small, shards, join=join))
-    tested = _run(_stream(small, shards, join=join, training=False))
-    assert sum(len(b.labels) for b in tested) == 0
-    assert sum(b.num_skipped for b in tested) == 12
+    with pytest.raises(MissingTicketError, match=r"0 of 12 samples have tickets.*; give the shards that it was made"):
+        _stream(small, shards, join=JoinConfig(store=small.store, on_missing_ticket="skip"))
 
 
 def _reencoded(samples: Sequence[Sample]) -> list[Sample]:
@@ -482,14 +489,40 @@ def test_resuming_past_images_that_were_skipped(small: SmallStore, tmp_path: Pat
     _check_same(_run(config, first_step=first_step), whole[first_step:])
 
 
-@pytest.mark.parametrize("first_step", [1, 2, 3])
+@pytest.mark.parametrize("first_step", [1, 2])
 def test_resuming_past_images_without_a_ticket(small: SmallStore, tmp_path: Path, first_step: int) -> None:
     shards, _ = _with_foreign(small, tmp_path)
     join = JoinConfig(store=small.store, on_missing_ticket="skip")
     config = _stream(small, shards, join=join, batch_size=3, shuffle_buffer=4, augment=_COLOURS)
     whole = _run(config)
-    assert len(whole) == 4
+    assert len(whole) == 3
     _check_same(_run(config, first_step=first_step), whole[first_step:])
+
+
+def test_bad_images_are_made_up_for_by_many_others(small: SmallStore, tmp_path: Path) -> None:
+    """A share that has one good image is not that image over and over."""
+    samples = [replace(s, image=s.image[:60]) if 1 <= i < 12 else s for i, s in enumerate(fashion_samples(36))]
+    shards = make_shards(tmp_path, (12, 12, 12), samples)
+    config = _stream(small, shards, subset="dense", on_bad_image="skip", shuffle_buffer=1)
+    good = [s for s in samples if len(s.image) > 60]
+    for epoch in range(3):
+        of_ranks = [_run(config, epoch=epoch, rank=rank, world_size=3) for rank in range(3)]
+        seen = Counter(s.key for batches in of_ranks for s in _identify(batches, good))
+        assert seen.total() == 36
+        assert max(seen.values()) == 2
+        assert sum(b.num_skipped for batches in of_ranks for b in batches) == 11
+        for first_step in (0, 1, 2):
+            _check_same(
+                _run(config, epoch=epoch, rank=1, world_size=3, first_step=first_step), of_ranks[1][first_step:]
+            )
+
+
+def test_nothing_but_bad_images(small: SmallStore, tmp_path: Path) -> None:
+    shards = make_shards(tmp_path, (6, 6), [replace(s, image=s.image[:60]) for s in fashion_samples(12)])
+    config = _stream(small, shards, subset="dense", on_bad_image="skip", batch_size=2)
+    for world_size in (1, 2, 3):
+        with pytest.raises(SampleError, match="every sample was skipped, since no image can be decoded"):
+            _run(config, world_size=world_size)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -604,7 +637,8 @@ def _error_of(config: StreamConfig, num_workers: int) -> DatalttError:
 
 def test_errors_come_out_of_workers_as_they_are(small: SmallStore, tmp_path: Path) -> None:
     shards, _ = _with_foreign(small, tmp_path / "foreign")
-    config = _stream(small, shards, batch_size=1, shuffle_buffer=1)
+    counted = count_shards(resolve_shards(shards), None, SilentReporter())  # by somebody who compared nothing
+    config = replace(_stream(small, batch_size=1, shuffle_buffer=1), shards=counted)
     missing = _error_of(config, 2)
     assert isinstance(missing, MissingTicketError)
     assert missing.key in {"train/00500", "train/00501"}

@@ -116,6 +116,14 @@ def test_absolute_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # None given
 
 
+def test_a_star_in_a_url_is_refused_since_nothing_is_listed() -> None:
+    with pytest.raises(ShardError) as caught:
+        resolve_shards("https://lab.org/t-*.tar")
+    assert str(caught.value) == (
+        "`shards='https://lab.org/t-*.tar'` is a URL, of which nothing is listed; write t-{000000..000009}.tar"
+    )
+
+
 @pytest.mark.parametrize("spec", [None, ""])
 def test_no_shards_given(spec: str | None) -> None:
     with pytest.raises(OptionError, match="which shards"):

@@ -66,7 +66,17 @@ def test_a_record_is_what_was_given_and_what_came_of_it(small: SmallStore, monke
     monkeypatch.setattr("dataltt.stages.training.plan.num_workers_for", lambda asked, _: 0)
     _train(small, "run", max_steps=1, workers=None)
     record = _read("run")
-    assert list(record) == ["dataltt", "command", "options", "resolved", "world_size", "folder", "changes"]
+    assert list(record) == [
+        "dataltt",
+        "command",
+        "options",
+        "resolved",
+        "world_size",
+        "folder",
+        "ticket_store",
+        "samples",
+        "changes",
+    ]
     assert (record["dataltt"], record["command"], record["world_size"]) == ("0.2.0", "train", 1)
     assert record["options"]["runtime"]["workers"] is None
     assert record["resolved"]["runtime"]["workers"] == 0

@@ -7,6 +7,7 @@ import os
 import pickle
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from dataltt.artifacts_schema import (
     TicketMismatchError,
     open_store,
 )
+from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.training.ticket_batches import TicketBatch, TicketBatches, ticket_batches
 from torch.utils.data import DataLoader
 
@@ -227,6 +229,7 @@ def test_ranks_are_torchruns_where_there_is_no_group(small: SmallStore, monkeypa
 
 _TWO = """
 import json, sys
+from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.training.ticket_batches import ticket_batches
 import torch
 from torch.utils.data import DataLoader
@@ -280,16 +283,44 @@ def test_controls_and_dense_batches(small: SmallStore) -> None:
 
 def test_samples_without_tickets(small: SmallStore, tmp_path: Path) -> None:
     shards = make_shards(tmp_path, (6,), [*fashion_samples(4), *fashion_samples(2, first=50)], name="other")
-    with pytest.raises(MissingTicketError, match="train/00050"):
-        list(ticket_batches(shards, tickets=small.path, batch_size=2, training=False))
-    for num_workers, expected in ((0, MissingTicketError), (1, DatalttError)):
-        data = ticket_batches(shards, tickets=small.path, batch_size=2, training=False)
-        with pytest.raises(expected, match="train/00050"):
-            list(DataLoader(data, batch_size=None, num_workers=num_workers))
-    skipping = ticket_batches(shards, tickets=small.path, batch_size=2, training=False, on_missing_ticket="skip")
-    batches = list(skipping)
+    with pytest.raises(MissingTicketError, match=r"'train/00050' .* \(4 of 6 samples have tickets, without are 2 of"):
+        ticket_batches(shards, tickets=small.path, batch_size=2, training=False)
+    skipping = {"tickets": small.path, "batch_size": 2, "training": False, "on_missing_ticket": "skip"}
+    with pytest.warns(UserWarning, match=r"4 of 6 samples have tickets, .*; those are left out, as asked"):
+        data = ticket_batches(shards, **skipping)
+    batches = list(data)
     assert [b.keys for b in batches] == [["train/00000", "train/00001"], ["train/00002", "train/00003"]]
-    assert sum(b.num_skipped for b in batches) == 2
+    assert (data.num_missing, data.num_by_digest, sum(b.num_skipped for b in batches)) == (2, 0, 0)
+    ticket_batches(shards, **skipping, reporter=SilentReporter())  # who listens needs no warning
+
+
+def test_shards_that_change_under_a_loader(small: SmallStore, tmp_path: Path) -> None:
+    shards = make_shards(tmp_path, (6,), fashion_samples(6), name="other")
+    data = ticket_batches(shards, tickets=small.path, batch_size=2, training=False)
+    make_shards(tmp_path, (6,), fashion_samples(6, first=50), name="other")
+    for num_workers, expected in ((0, TicketMismatchError), (1, DatalttError)):
+        with pytest.raises(expected, match="the image of sample 'train/00050' is not the one"):
+            list(DataLoader(data, batch_size=None, num_workers=num_workers))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_images_of_other_keys_have_the_store_s(replayed: SmallStore, tmp_path: Path, training: bool) -> None:
+    samples = [replace(s, key=f"elsewhere/{i}") for i, s in enumerate(replayed.samples)]
+    shards = make_shards(tmp_path, (12, 12, 12), samples, name="other")
+    options: dict[str, Any] = {"tickets": replayed.path, "batch_size": 4, "seed": 1}
+    if not training:
+        options |= {"training": False, "subset": "dense", "on_missing_ticket": "skip"}
+    with pytest.warns(UserWarning, match="36 samples joined by their images' digests: the shards have other keys"):
+        by_image = ticket_batches(shards, **options)
+    assert (by_image.num_missing, by_image.num_by_digest) == (0, 36)
+    by_key = ticket_batches(replayed.shards, **options)
+    for epoch in (0, 4):
+        by_image.set_epoch(epoch)
+        by_key.set_epoch(epoch)
+        ours, theirs = list(by_image), list(by_key)
+        assert [b.keys for b in ours] == [b.keys for b in theirs]
+        assert all(torch.equal(a.images, b.images) for a, b in zip(ours, theirs, strict=True))
+        assert all(str(a.keep_indices) == str(b.keep_indices) for a, b in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +152,40 @@ def test_images_without_tickets_are_an_error_or_left_out_and_said(center: SmallS
             data = join_tickets(images, tickets=center.path, by=by, on_missing_ticket="skip", training=False)
         assert (len(data), data.num_skipped) == (5, 2)
         assert [s.key for s in data] == [s.key for s in center.samples[:5]]
-    with pytest.raises(MissingTicketError):
-        join_tickets(_triples(fashion_samples(2)), tickets=center.path, on_missing_ticket="skip")
+    with pytest.raises(MissingTicketError, match=r"0 of 2 images have tickets\); give the shards"):
+        join_tickets(_triples(fashion_samples(2, first=40)), tickets=center.path, on_missing_ticket="skip")
+
+
+@pytest.mark.parametrize("kind", ["center", "replayed"])
+def test_images_of_other_keys_are_joined_by_what_they_are_and_said(request: pytest.FixtureRequest, kind: str) -> None:
+    store: SmallStore = request.getfixturevalue(kind)
+    images = _triples(list(store.samples))
+    others = [
+        (f"other/{i}", image, label) if i % 3 else (key, image, label) for i, (key, image, label) in enumerate(images)
+    ]
+    by_key = join_tickets(images, tickets=store.path)
+    with pytest.warns(UserWarning, match=r"8 of 12 images joined by their digests: they have other keys in .*"):
+        mixed = join_tickets(others, tickets=store.path)
+    by_image = join_tickets(others, tickets=store.path, by="digest")
+    assert (by_key.num_by_digest, mixed.num_by_digest, by_image.num_by_digest) == (0, 8, 12)
+    for epoch in (0, 1):
+        for data in (by_key, mixed, by_image):
+            data.set_epoch(epoch)
+        for ours in (mixed, by_image):
+            for one, other in zip(ours, by_key, strict=True):
+                assert one.key == other.key
+                assert torch.equal(one.image, other.image)
+                assert torch.equal(one.keep_indices, other.keep_indices)
+
+
+def test_identical_images_count_where_their_tickets_agree(tmp_path: Path) -> None:
+    samples = [*_samples(), replace(_samples()[4], key="twin")]
+    renamed = [(f"other/{i}", s.image, s.label) for i, s in enumerate(_samples())]
+    center = make_store(tmp_path / "center", counts=(13,), samples=samples)
+    assert [s.key for s in join_tickets(renamed, tickets=center.path, by="digest")] == [s.key for s in _samples()]
+    replayed = make_store(tmp_path / "replayed", counts=(13,), samples=samples, augment="deit", num_views=2)
+    with pytest.raises(MissingTicketError, match=r"'other/4' has no ticket in .* \(11 of 12 images have tickets\)"):
+        join_tickets(renamed, tickets=replayed.path, by="digest")
 
 
 def test_an_image_that_is_another_one_is_refused_unless_allowed(center: SmallStore) -> None:

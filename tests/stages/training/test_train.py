@@ -23,13 +23,14 @@ from dataltt.artifacts_schema import (
     MissingTicketError,
     OptionError,
     OutputExistsError,
+    SampleError,
     SchemaError,
     ShardError,
     StoreNotFoundError,
     TicketMismatchError,
 )
 from dataltt.artifacts_schema.local_notes import write_local_notes
-from dataltt.artifacts_schema.writing.commit import hash_objects
+from dataltt.artifacts_schema.writing.new_store import hash_objects
 from dataltt.stages.models.checkpoints import latest_checkpoint, load_student, read_info
 from dataltt.stages.models.registry import create_vit, entry_of, load_vit
 from dataltt.stages.runtime.randomness import generator_of, isolated_rng
@@ -288,8 +289,17 @@ def test_resuming_with_other_shards(small: SmallStore, tmp_path: Path) -> None:
     out = tmp_path / "run"
     _train(small, out, shards=shards, max_steps=2)
     make_shards(tmp_path / "shards", (18, 12), small.samples[:30], name="dealt")
-    with pytest.raises(OptionError, match="the shards held 6 steps per epoch and now hold 5"):
+    with pytest.raises(OptionError, match="was trained on 36 samples with tickets, and now 30 have one; give the same"):
         _train(small, out, shards=shards, resume=True)
+
+
+def test_resuming_dense_training_with_other_shards(small: SmallStore, tmp_path: Path) -> None:
+    shards = make_shards(tmp_path / "shards", (18, 18), small.samples, name="dealt")
+    out, options = tmp_path / "run", {"tickets": None, "control": "dense", "model": MODEL}
+    _train(small, out, shards=shards, max_steps=2, **options)
+    make_shards(tmp_path / "shards", (18, 12), small.samples[:30], name="dealt")
+    with pytest.raises(OptionError, match="the shards held 6 steps per epoch and now hold 5"):
+        _train(small, out, shards=shards, resume=True, **options)
 
 
 def test_resuming_what_is_not_there(small: SmallStore, tmp_path: Path) -> None:
@@ -545,9 +555,17 @@ def test_tickets_of_other_images(small: SmallStore, validation: Validation, tmp_
     shards = make_shards(tmp_path / "shards", (12,), fashion_samples(12, split="test"), name="other")
     with pytest.raises(MissingTicketError, match=r"other-000000\.tar: sample 'test/000\d\d' has no ticket"):
         _train(small, tmp_path / "run", shards=shards)
-    # Shards of the same names are told by their counts.
-    with pytest.raises(ShardError, match=r"train-00000\d\.tar holds .* where 12 were expected"):
-        _train(small, tmp_path / "another", shards=validation.shards)
+    # Shards of the same names are told by their first samples, and those that begin alike by their counts.
+    for skip in ("error", "skip"):
+        with pytest.raises(
+            MissingTicketError, match=r"0 of 20 samples have tickets, without are 11 of train-000000\.tar"
+        ):
+            _train(small, tmp_path / "another", shards=validation.shards, on_missing_ticket=skip)
+    alike = make_shards(
+        tmp_path / "alike", (13, 12, 12), [*small.samples[:12], *fashion_samples(1, first=99), *small.samples[12:]]
+    )
+    with pytest.raises(ShardError, match=r"train-000000\.tar holds more samples where 12 were expected"):
+        _train(small, tmp_path / "third", shards=alike, max_steps=6)
 
 
 def test_no_store(small: SmallStore, tmp_path: Path) -> None:
@@ -612,8 +630,10 @@ def test_classes_come_from_the_store_where_no_file_lists_them(small: SmallStore,
 
 
 def test_a_label_beyond_the_classes_asked_for(small: SmallStore, tmp_path: Path) -> None:
-    with pytest.raises(DatalttError, match=r"is of class \d, and the model has 3 classes"):
+    with pytest.raises(OptionError, match=r"`num_classes=3`, and labels in these shards go up to 9; give at least"):
         _train(small, tmp_path / "run", num_classes=3)
+    with pytest.raises(SampleError, match=r"is of class \d, and the model has 3 classes"):
+        _train(small, tmp_path / "run", num_classes=3, tickets=None, control="dense", model=MODEL, shards=small.shards)
 
 
 # Losses that are not finite
@@ -818,8 +838,8 @@ def test_a_run_is_tested_on_as_many_random_patches_as_it_was_trained_on(whole: P
 
 def test_nothing_to_test_on(small: SmallStore, validation: Validation) -> None:
     config = _eval(small, small.weights, "ticket", model=MODEL, on_missing_ticket="skip")
-    with pytest.raises(OptionError, match="there was no sample to test on"):
-        evaluate(config.but(shards=validation.shards, recount=True))
+    with pytest.raises(MissingTicketError, match="0 of 20 samples have tickets"):
+        evaluate(config.but(shards=validation.shards))
 
 
 def test_skipped_samples_are_counted(small: SmallStore, tmp_path: Path) -> None:

@@ -509,14 +509,14 @@ def test_the_figure_shows_every_arm_over_remaining_weights(done: Path) -> None:
 def test_the_command_runs_on_embedded_images(tmp_path: Path) -> None:
     out = tmp_path / "out"
     pack_fashion(out / "shards", "test", 30, SilentReporter())  # what is packed is not packed again
-    options = ("--out", out, "--images", 100, "--rounds", 1, "--seeds", "0", "--epochs", 1, "--workers", 0)
-    done = run_cli("weight-lottery", *options, "--device", "cpu")
+    options = ("--out", out, "--rounds", 1, "--seeds", "0", "--epochs", 1, "--workers", 0)
+    done = run_cli("weight-lottery", *options, "--images", 100, "--device", "cpu")
     assert done.code == 0, done.err
     assert "80.0" in done.out
     assert "One seed only: over 1 round(s)" in " ".join(done.out.split())
     written = json.loads((out / DOCUMENT_FILE).read_text())
     assert (written["num_images"], written["num_steps"], written["batch_size"]) == (100, 2, 50)
-    again = run_cli("weight-lottery", *options, "--device", "cpu", "--json")
+    again = run_cli("weight-lottery", *options, "--images", 100, "--device", "cpu", "--json")
     assert json.loads(again.out) == written
     other = run_cli("weight-lottery", *options, "--images", 60, "--device", "cpu")
     assert other.code == 1

@@ -1,0 +1,38 @@
+"""Tickets that a run cuts down by their ranks in passing, and what it says and records of its tickets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...artifacts_schema import Manifest
+from ...artifacts_schema.thinning import approximation, num_kept_of, thinned_to
+
+
+def cut_down(manifest: Manifest, tickets: str, ratio: float | None) -> Manifest:
+    """The manifest of the tickets as they are shown: cut down to a share by their ranks, or as they are.
+
+    Raises:
+        OptionError: the store has no ranks, or keeps less.
+    """
+    return manifest if ratio is None else thinned_to(manifest, num_kept_of(manifest, tickets, ratio))
+
+
+def joined_num_keep(manifest: Manifest, tickets: str, ratio: float | None) -> int | None:
+    """Patches of each ticket that a join keeps by rank; None for all.
+
+    Raises:
+        OptionError: the store has no ranks, or keeps less.
+    """
+    num_keep = cut_down(manifest, tickets, ratio).num_keep
+    return num_keep if num_keep < manifest.num_keep else None
+
+
+def kept_share(manifest: Manifest) -> float | None:
+    """Share of the patches in tickets that were cut down; None of those that are as the selector chose them."""
+    return None if manifest.thinned is None else manifest.num_keep / manifest.num_patches
+
+
+def recorded_tickets(stored: Manifest, shown: Manifest) -> dict[str, Any]:
+    """Entry of a run's record about its tickets: the digest of the stored ones, and how those shown are approximate."""
+    said = approximation(shown)
+    return {"digest": stored.digest} | ({} if said is None else {"approximate": said})
