@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from filelock import FileLock
+
+from ..errors import RemoteError
 
 # A download that a killed process left behind is nobody's after so long.
 _ABANDONED_S = 24 * 3600
@@ -49,7 +52,8 @@ class ObjectCache:
         while True:
             with contextlib.suppress(FileNotFoundError):
                 file = path.open("rb")
-                os.utime(path)  # used now
+                with contextlib.suppress(PermissionError):  # a cache that another user filled
+                    os.utime(file.fileno())  # used now
                 return file
             self._add(path, fetch)
 
@@ -78,9 +82,8 @@ class ObjectCache:
 
     def note_root(self, place: str, sha256: str) -> None:
         """Notes which root document was read at a place."""
-        path = self._root_path(place)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, lambda file: _write(file, sha256.encode()))
+        if self.root_of(place) != sha256:
+            self._write_whole(self._root_path(place), lambda file: _write(file, sha256.encode()))
 
     def usage(self) -> CacheUsage:
         """Counts the objects here, and their bytes."""
@@ -102,18 +105,45 @@ class ObjectCache:
         return self.folder / "roots" / hashlib.sha256(place.encode()).hexdigest()
 
     def _add(self, path: Path, fetch: Callable[[IO[bytes]], None]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = self.folder / "locks" / path.name
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):  # of all processes that want this object, one downloads it
+        lock = FileLock(self.folder / "locks" / path.name)
+        with self._named():
+            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()  # of all processes that want this object, one downloads it
+        try:
             if not path.exists():
-                _write_whole(path, fetch)
+                self._write_whole(path, fetch)
+        finally:
+            lock.release()
         self._evict(keep=path)
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         for path in self.folder.glob("objects/*/*"):
             with contextlib.suppress(FileNotFoundError):
                 yield path, path.stat()
+
+    def _write_whole(self, path: Path, write: Callable[[IO[bytes]], None]) -> None:
+        with self._named():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(prefix=f"{path.name}-", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w+b", buffering=0) as file:
+                write(cast("IO[bytes]", _WholeWrites(self, file)))
+            with self._named():
+                os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Raises errors of the disk as what they are: not the store's, and not the network's."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise RemoteError(
+                f"the cache {self.folder} cannot be written ({reason}); make room, or give another `cache_dir`"
+            ) from error
 
     def _evict(self, keep: Path) -> None:
         """Removes what was not used for longest, until the rest is within the limit."""
@@ -130,12 +160,24 @@ def _write(file: IO[bytes], content: bytes) -> None:
     file.write(content)
 
 
-def _write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f"{path.name}-", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w+b") as file:
-            write(file)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+class _WholeWrites:
+    """File of a cache that writes all it is given, or says that it could not."""
+
+    def __init__(self, cache: ObjectCache, file: io.FileIO) -> None:
+        self._cache, self._file = cache, file
+
+    def write(self, content: bytes) -> int:
+        """Writes all of the content."""
+        done = 0
+        with self._cache._named():
+            while done < len(content):
+                done += self._file.write(content[done:])
+        return done
+
+    def seek(self, offset: int) -> int:
+        """Goes to a byte."""
+        return self._file.seek(offset)
+
+    def truncate(self) -> int:
+        """Ends the file where it stands."""
+        return self._file.truncate()

@@ -15,6 +15,7 @@ from ..local_notes import noted_shards
 from ..manifest import SCHEMA_VERSION, THINNED_VERSION, Manifest, parse_manifest
 from ..store import TicketStore
 from ..strings import keys_digest
+from ..token_labels import FOLDER
 from ..writing.new_store import check_destination, creation_time, write_new_store
 from ..writing.store_arrays import StoreArrays, refuse_duplicates
 from .rows import RowPlan, keys_of_shards, read_block, rows_per_block, scan_keys, specs_of
@@ -89,13 +90,13 @@ def write_store(
         RemoteError: one behind a URL cannot be had.
     """
     target.check()
-    _fetch(stores, plan, target.on_download)
+    token_labels = manifest.token_labels is not None
+    _fetch_rows(stores, plan, target.on_download, token_labels=token_labels)
     keys = scan_keys(stores, plan)
     refuse_duplicates(keys.sorted_hashes, keys_of_shards(stores, plan))
     final = _described(manifest, plan, keys_digest(keys.sorted_hashes), target)
     # What no reader would open is refused before anything is written.
     parse_manifest(final.to_json(), str(target.path))
-    token_labels = final.token_labels is not None
     block_rows = min(rows_per_block(store.manifest) for store in stores)
 
     def write(folder: Path) -> Manifest:
@@ -112,14 +113,36 @@ def write_store(
     return write_new_store(target.path, write, shards=shards)
 
 
-def _fetch(stores: Sequence[TicketStore], plan: RowPlan, on_download: Callable[[int, int], None] | None) -> None:
-    """Downloads what will be read of stores behind URLs, several objects at a time."""
+def _fetch_rows(
+    stores: Sequence[TicketStore], plan: RowPlan, on_download: Callable[[int, int], None] | None, *, token_labels: bool
+) -> None:
+    """Downloads the shards that planned rows are of, where stores are behind URLs."""
     for source, store in enumerate(stores):
         if store.location.is_remote:
             rows = plan.rows[plan.sources == source]
             found = np.unique(np.searchsorted(store.shard_rows, rows, side="right") - 1).tolist()
             runs = [range(int(store.shard_rows[s]), int(store.shard_rows[s + 1])) for s in found]
-            store.fetch(rows=runs, on_progress=on_download)
+            fetch(store, runs, on_download, token_labels=token_labels)
+
+
+def fetch(
+    store: TicketStore,
+    rows: Sequence[range] | None,
+    on_download: Callable[[int, int], None] | None = None,
+    *,
+    token_labels: bool,
+) -> None:
+    """Downloads what will be read of a store behind a URL, several objects at a time.
+
+    Args:
+        rows: runs of rows; None for all.
+        token_labels: whether these are read too.
+
+    Raises:
+        RemoteError: something cannot be had.
+    """
+    arrays = [path for path in store.array_paths if token_labels or not path.startswith(f"{FOLDER}/")]
+    store.fetch(arrays, rows, on_download)
 
 
 def shards_of(store: TicketStore) -> str | None:

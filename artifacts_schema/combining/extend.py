@@ -14,7 +14,7 @@ from ..writing.commit import StoreSpec, checked_part, manifest_of, num_key_bytes
 from ..writing.new_store import check_destination, write_new_store
 from ..writing.parts import PartHeader, parts_dir, read_keys
 from ..writing.store_arrays import StoreArrays, refuse_duplicates
-from .assembly import parent_entry
+from .assembly import fetch, parent_entry
 from .differences import refuse_other_kind
 from .rows import all_rows, keys_of_shards, read_block, rows_per_block, scan_keys, specs_of
 
@@ -57,7 +57,7 @@ def commit_extension(
     """
     check_destination(store_path, overwrite=overwrite)
     headers = read_headers(store_path, spec.shards)
-    base.fetch()
+    fetch(base, None, token_labels=False)
     plan = all_rows(base)
     num_key_bytes = scan_keys([base], plan).num_bytes + sum(num_key_bytes_of(h) for h in headers)
     draft = _manifest(base, spec, headers)

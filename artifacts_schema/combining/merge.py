@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..errors import OptionError, TicketMismatchError
 from ..manifest import Dataset, Labeller, SkippedSample
 from ..store import TicketStore
-from .assembly import Combined, Place, Target, parent_entry, shards_of, write_store
+from .assembly import Combined, Place, Target, fetch, parent_entry, shards_of, write_store
 from .differences import refuse_other_kind
 from .interleave import UnknownOrderError, interleave
 from .rows import RowPlan, read_columns, read_keys_of, rows_per_block
@@ -48,10 +48,10 @@ def merge_stores(stores: Sequence[Place], target: Target) -> Combined:
     opened = [TicketStore.open(place) for place in stores]
     for other in opened[1:]:
         _refuse_other_kind(opened[0], other)
-    for store in opened:
-        store.fetch(on_progress=target.on_download)
-    plan = _planned(opened)
     labeller, notes = _common_labeller(opened)
+    for store in opened:
+        fetch(store, None, target.on_download, token_labels=labeller is not None)
+    plan = _planned(opened)
     publications = [store.manifest.publication for store in opened]
     publication = publications[0] if all(p == publications[0] for p in publications) else None
     if publication is None and any(publications):
@@ -173,8 +173,8 @@ def _compare_rows(
             key = read_keys_of(second, others[i : i + 1])[0]
             values = f" ({theirs[path][i]}, and {sorted_ours[path][place]} there)" if path == "labels" else ""
             raise TicketMismatchError(
-                f"image {key!r} of shard {name} {said} in {second.path} than in {first.path}{values}; leave it out of "
-                "one of them with: dataltt store subset --keys FILE"
+                f"image {key!r} of shard {name} {said} in {second.path} than in {first.path}{values}; select it "
+                "again, or leave its shard out of one of them with: dataltt store subset"
             )
 
 

@@ -29,6 +29,9 @@ from .run_samples import RunSamples, samples_of_run, training_shards
 from .thinning import cut_down, kept_share, recorded_tickets
 from .view_plan import ViewPlan, plan_views
 
+# Of a student that is not there yet.
+_SOME_MEAN = [0.5, 0.5, 0.5]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
@@ -83,9 +86,9 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
         warmup_epochs=min(5.0, epochs / 5) if config.recipe.warmup_epochs is None else config.recipe.warmup_epochs,
         test=protocol,
     )
-    views = None
-    if manifest is not None:
-        config, views = _viewed(config, manifest, shards, manifest.view)
+    views = plan_views(config, manifest, manifest.view.mean if manifest else _SOME_MEAN)
+    config = _with_views(config, views)
+    config = config.but(token_labels=_token_labels(config, manifest, views, shards))
     samples = samples_of_run(
         config,
         views,
@@ -98,10 +101,10 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
     )
     student = _student(config, name, manifest, reporter)
     view = manifest.view if manifest else center_view_of(student.net, student.geometry.image_px)
-    if views is None:
-        config, views = _viewed(config, None, shards, view)
     if manifest is not None:
         _check_store(config, manifest, student.geometry)
+    else:
+        plan_views(asked, None, view.mean)  # with the student's own mean
     stream = _train_stream(config, student.geometry, views, samples, view=view, manifest=manifest)
     steps_per_epoch = num_train_steps(stream.num_samples, config.recipe.batch_size, process.world_size)
     if steps_per_epoch == 0:
@@ -125,15 +128,6 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
         samples=samples.to_json(),
         ticket_store={} if stored is None or manifest is None else recorded_tickets(stored, manifest),
     )
-
-
-def _viewed(
-    config: TrainConfig, manifest: Manifest | None, shards: list[Shard], view: View
-) -> tuple[TrainConfig, ViewPlan]:
-    """The configuration with its views and token labels resolved, and the views."""
-    views = plan_views(config, manifest, view.mean)
-    config = _with_views(config, views)
-    return config.but(token_labels=_token_labels(config, manifest, views, shards)), views
 
 
 def settled(config: TrainConfig) -> TrainConfig:

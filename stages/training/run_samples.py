@@ -47,7 +47,7 @@ def training_shards(config: TrainConfig, manifest: Manifest | None) -> list[Shar
 
 def samples_of_run(
     config: TrainConfig,
-    views: ViewPlan | None,
+    views: ViewPlan,
     protocol: EvalProtocol | None,
     store: TicketStore | None,
     shards: list[Shard],
@@ -59,14 +59,13 @@ def samples_of_run(
     """Compares a run's shards with its stores.
 
     Args:
-        views: None without a store.
         classes_asked: the number of classes that was given, if any.
         any_labels: do not look at labels.
 
     Raises:
         DatalttError: samples without tickets, shards that cannot be read, or labels of other classes.
     """
-    join = None if store is None or views is None else _join(config, views, store)
+    join = None if store is None else _join(config, views, store)
     training = compare_or_count(shards, store, join, reporter, recount=config.joins.recount)
     if not any_labels:
         assert config.data.num_classes is not None

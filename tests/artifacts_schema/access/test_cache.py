@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -15,7 +18,7 @@ import pytest
 from dataltt.artifacts_schema import TicketStore
 from dataltt.artifacts_schema.access.cache import ObjectCache
 from dataltt.artifacts_schema.access.location import Access
-from dataltt.artifacts_schema.errors import SchemaError
+from dataltt.artifacts_schema.errors import RemoteError, SchemaError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -156,3 +159,48 @@ def test_a_damaged_copy_is_named_with_the_way_out(web: FileServer, made: Made, a
         TicketStore.open(f"{web.url}/store.zarr", access).read_tickets(range(2))
     assert ObjectCache(access.cache_folder, 10**9).clear().num_objects > 5
     assert everything(TicketStore.open(f"{web.url}/store.zarr", access)) == expected
+
+
+def test_a_cache_that_cannot_be_made_is_named(web: FileServer, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RemoteError) as caught:
+        TicketStore.open(f"{web.url}/store.zarr", Access(cache_dir=tmp_path / "file"))
+    assert str(caught.value) == (
+        f"the cache {tmp_path / 'file'} cannot be written (Not a directory); make room, or give another `cache_dir`"
+    )
+
+
+@pytest.fixture
+def full_disk() -> Iterator[Callable[[], None]]:
+    """A disk that can be filled: no file of this process grows beyond 30 bytes any more."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_no_trouble_of_the_network(
+    web: FileServer, made: Made, access: Access, full_disk: Callable[[], None]
+) -> None:
+    store = TicketStore.open(f"{web.url}/store.zarr", access)
+    web.clear()
+    full_disk()
+    with pytest.raises(RemoteError) as caught:
+        store.read_tickets(range(2))
+    assert str(caught.value) == (
+        f"the cache {access.cache_folder} cannot be written (File too large); make room, or give another `cache_dir`"
+    )
+    assert len(web.requests) == 1  # asking again would not help
+    assert left_over(access.cache_folder) == []
+
+
+@pytest.mark.long
+def test_a_process_that_is_killed_as_it_downloads_holds_nobody_up(web: FileServer, made: Made, access: Access) -> None:
+    fault = web.fail(f"store.zarr/{FIRST_TICKETS}", delay_s=60, times=1)
+    command = [sys.executable, "-c", _READ_ALL, f"{web.url}/store.zarr", str(access.cache_folder)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while not fault.num_met:
+            assert process.poll() is None
+            time.sleep(0.01)
+        assert left_over(access.cache_folder)
+        process.kill()
+    assert everything(TicketStore.open(f"{web.url}/store.zarr", access)) == everything_in(made.path)

@@ -18,7 +18,7 @@ from ...helpers import CliResult, fashion_samples, make_shards, make_store, rand
 
 NUM_IMAGES = 8
 COMMON = ("--workers", 0, "--device", "cpu")
-RUN = (*COMMON, "--epochs", 1, "--batch-size", 2, "--warmup-epochs", 0, "--lr", 0.01, "--mixup", 0)
+RUN: dict[str, object] = {"--epochs": 1, "--batch-size": 2, "--warmup-epochs": 0, "--lr": 0.01, "--mixup": 0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def _train(made: Made, out: Path, *options: object, store: str | None = None) -> CliResult:
-    return run_cli("train", "--tickets", store or made.half, "--out", out, *RUN, *options)
+    rest = [word for name, value in RUN.items() if name not in options for word in (name, value)]
+    return run_cli("train", "--tickets", store or made.half, "--out", out, *COMMON, *rest, *options)
 
 
 def _eval(made: Made, run: Path, test: str, store: str) -> dict[str, float]:
