@@ -12,6 +12,7 @@ import typer
 from .commands import (
     bench,
     cache,
+    card,
     demo,
     eval_,
     fidelity,
@@ -19,6 +20,8 @@ from .commands import (
     inspect,
     label,
     pack,
+    pull,
+    push,
     select,
     store,
     study,
@@ -44,6 +47,9 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "Train and test": {"train": train.train, "eval": eval_.eval_},
     "Share": {
+        "push": push.push,
+        "pull": pull.pull,
+        "card": card.card,
         "cache": cache.cache,
         "store merge": store.merge,
         "store subset": store.subset,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -166,3 +166,20 @@ def reporting() -> Iterator[TerminalReporter | LineReporter]:
         yield reporter
     finally:
         reporter.close()
+
+
+@contextmanager
+def steps_of(reporter: TerminalReporter | LineReporter) -> Iterator[Callable[[str, int, int], None]]:
+    """A function that takes (what is done, bytes done, bytes in all) and shows a bar for each piece of work."""
+    at = ("", 0)
+
+    def advance(what: str, done: int, total: int) -> None:
+        nonlocal at
+        if what != at[0]:
+            reporter.start(what, total // 1000, "kB")
+            at = (what, 0)
+        reporter.advance(done // 1000 - at[1] // 1000)
+        at = (what, done)
+
+    yield advance
+    reporter.finish()

@@ -15,7 +15,16 @@ import pyarrow.compute as pc
 
 from ..errors import IncompletePartsError
 from ..layout import array_specs
-from ..manifest import SCHEMA_VERSION, Dataset, Manifest, Selector, SkippedSample, View, parse_manifest
+from ..manifest import (
+    SCHEMA_VERSION,
+    Dataset,
+    Manifest,
+    Publication,
+    Selector,
+    SkippedSample,
+    View,
+    parse_manifest,
+)
 from ..strings import MAX_STRING_BYTES, keys_digest
 from ..tickets import bad_ranks, bad_tickets, pack_ranks, ranks_dtype
 from .new_store import check_destination, creation_time, write_new_store
@@ -41,6 +50,7 @@ class StoreSpec:
     source: str
     shards: Sequence[str]
     tool_version: str
+    publication: Publication | None = None
 
     @property
     def num_patches(self) -> int:
@@ -190,5 +200,6 @@ def manifest_of(spec: StoreSpec, headers: Sequence[PartHeader], num_images: int,
         ),
         created=creation_time(),
         tool_version=spec.tool_version,
+        publication=spec.publication,
         skipped=skipped,
     )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from ...artifacts_schema.access.location import DEFAULT_CACHE_GB, Access, Location
 from ...artifacts_schema.errors import OptionError
 from .declaration import Group
 from .values import Option, whole_numbers
+
+if TYPE_CHECKING:
+    from ...artifacts_schema.manifest import Publication
 
 # ---- Choices. One name each, here and in every signature.
 
@@ -202,3 +205,40 @@ class CascadeOptions(Group):
 
     def _dials(self) -> tuple[tuple[str, float | None], ...]:
         return ("ratio", self.ratio), ("keep_rate", self.keep_rate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicationOptions(Group):
+    """Options of what a store says to those it is shared with."""
+
+    panel: ClassVar[str] = "Publication"
+
+    license: Annotated[
+        str | None, Option(help="Licence of the tickets, by its SPDX name: CC-BY-4.0.", on_resume="free")
+    ] = None
+    citation: Annotated[str | None, Option(help="How to cite them: a sentence, or BibTeX.", on_resume="free")] = None
+    author: Annotated[
+        tuple[str, ...], Option(help="Who made them; may be given again.", metavar="NAME", on_resume="free")
+    ] = ()
+    homepage: Annotated[str | None, Option(help="Where there is more about them.", on_resume="free")] = None
+    data_license: Annotated[
+        str | None, Option(help="Licence of the images, by its SPDX name; not that of the tickets.", on_resume="free")
+    ] = None
+
+    def over(self, before: Publication | None = None) -> Publication | None:
+        """What a manifest says before, with what is given here in its place; None where neither says anything.
+
+        Raises:
+            OptionError: a text that says nothing.
+        """
+        from ...artifacts_schema.manifest import Publication  # imports pydantic
+
+        given = {"license": self.license, "citation": self.citation, "homepage": self.homepage}
+        given |= {"data_license": self.data_license}
+        for name, text in [*given.items(), *(("author", each) for each in self.author)]:
+            if text is not None and not text.strip():
+                raise OptionError(f"`{name}` is empty; leave it out, or give a text")
+        changes: dict[str, Any] = {name: text.strip() for name, text in given.items() if text is not None}
+        if self.author:
+            changes["authors"] = [name.strip() for name in self.author]
+        return replace(before or Publication(), **changes) if changes else before

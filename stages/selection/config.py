@@ -16,6 +16,7 @@ from ..options import (
     OnOtherPixels,
     Option,
     Overwrite,
+    PublicationOptions,
     RemoteOptions,
     RuntimeOptions,
     Seed,
@@ -86,6 +87,7 @@ class SelectConfig(Group):
     overwrite: Overwrite = False
     name: Annotated[str | None, Option(help="Data set name for the manifest.")] = None
     split: Annotated[str | None, Option(help="Split name for the manifest.")] = None
+    publication: PublicationOptions = PublicationOptions()
     runtime: RuntimeOptions = RuntimeOptions()
     remote: RemoteOptions = RemoteOptions()
 

@@ -202,6 +202,7 @@ def _store_spec(
         source=absolute_spec(given_shards(config.shards)),
         shards=[s.name for s in shards],
         tool_version=tool_version(),
+        publication=config.publication.over(),
     )
 
 
@@ -213,6 +214,7 @@ def _dataset_name(shard: Shard) -> str:
 def _plan(spec: StoreSpec, shards: Sequence[Shard], config: SelectConfig, base: TicketStore | None) -> dict[str, Any]:
     """Plan of a selection, which its parts belong to: it goes on only if all of this is the same."""
     plan = asdict(spec)
+    del plan["publication"]  # parts may be gone on from under another licence
     stats = [None if is_url(s.url) else Path(s.url).stat() for s in shards]
     plan["shards"] = [
         [s.name, *([] if st is None else [st.st_size, int(st.st_mtime)])] for s, st in zip(shards, stats, strict=True)

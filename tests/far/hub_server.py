@@ -100,8 +100,7 @@ class HubServer(WebServer):
             return _error(404, "EntryNotFound", "Entry not found")
         common = {"X-Repo-Commit": repository.commit, "Accept-Ranges": "bytes"}
         if len(data) < LFS_BYTES:
-            blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-            return _with_range(data, byte_range, {**common, "ETag": f'"{blob}"'})
+            return _with_range(data, byte_range, {**common, "ETag": f'"{_blob_id(data)}"'})
         digest = hashlib.sha256(data).hexdigest()
         linked = {"X-Linked-Size": str(len(data)), "X-Linked-ETag": f'"{digest}"'}
         return 302, {**common, **linked, "Location": f"{self._files_url}/lfs/{digest}"}, b""
@@ -133,8 +132,13 @@ def _paths(body: bytes) -> list[str]:
     return parse_qs(body.decode()).get("paths", [])
 
 
+def _blob_id(data: bytes) -> str:
+    """The name that git has for a file's content."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
 def _entry(path: str, data: bytes) -> dict[str, Any]:
-    entry: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+    entry: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": _blob_id(data)}
     if len(data) >= LFS_BYTES:
         entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
     return entry

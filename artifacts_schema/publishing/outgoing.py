@@ -1,0 +1,152 @@
+"""Files of a store that travel: the objects that its manifest names, its root document, its card."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+from ..access.location import Location
+from ..errors import OptionError, Problem, SchemaError
+from ..identity import version_of
+from ..layout import ROOT_FILE
+from ..manifest import MANIFEST_ATTRIBUTE, Manifest
+from ..manifest_file import read_root
+from ..writing.root import root_with
+
+_BLOCK_BYTES = 1 << 20
+
+# What is being done, units done, units in all. Units are bytes.
+Progress = Callable[[str, int, int], None]
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Tells nobody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """A file that is to be sent: its name in the store, where its bytes are, and their digests (hex).
+
+    `md5` and `git_sha1` are what S3, Google's storage and the hub say of a file, so that it need not be read back.
+    """
+
+    name: str
+    source: Path | bytes
+    size: int
+    sha256: str
+    md5: str
+    git_sha1: str
+
+    @classmethod
+    def of(cls, name: str, source: Path | bytes) -> Outgoing:
+        """Reads a file once, for all digests.
+
+        Raises:
+            FileNotFoundError
+        """
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        git_sha1 = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+        with _opened(source) as file:
+            while block := file.read(_BLOCK_BYTES):
+                for digest in (sha256, md5, git_sha1):
+                    digest.update(block)
+        return cls(
+            name=name,
+            source=source,
+            size=size,
+            sha256=sha256.hexdigest(),
+            md5=md5.hexdigest(),
+            git_sha1=git_sha1.hexdigest(),
+        )
+
+    def open(self) -> IO[bytes]:
+        """The file's bytes, seekable."""
+        return _opened(self.source)
+
+
+def _opened(source: Path | bytes) -> IO[bytes]:
+    return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shipment:
+    """Everything that travels of a store: its manifest as it will be read there, and its files, the root last."""
+
+    manifest: Manifest
+    objects: tuple[Outgoing, ...]
+    card: tuple[Outgoing, ...]
+    root: Outgoing
+
+    @property
+    def files(self) -> tuple[Outgoing, ...]:
+        """All files, in the order in which they are sent."""
+        return (*self.objects, *self.card, self.root)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+def shipment_of(store: Path, card: Mapping[str, bytes], on_progress: Progress = no_progress) -> Shipment:
+    """Reads a store in a folder, checks every object against its SHA-256, and says what travels.
+
+    A store of before schema 1.2 travels as the same tickets under a manifest of this version, without the path of its
+    shards. Nothing in the folder is changed.
+
+    Args:
+        card: files of the card, by name.
+
+    Raises:
+        StoreNotFoundError, SchemaError: there is no store, or it is damaged.
+        OptionError: it is not in a folder.
+    """
+    location = Location.of(store)
+    if location.is_remote or location.is_zip:
+        raise OptionError(f"{store} is not a folder; fetch it first: dataltt pull {store}")
+    root = read_root(location)
+    objects = _checked_objects(store, root.manifest, on_progress)
+    content, manifest = _travelling_root(root.content, root.manifest, {o.name: o.size for o in objects})
+    return Shipment(
+        manifest=manifest,
+        objects=objects,
+        card=tuple(Outgoing.of(name, data) for name, data in sorted(card.items())),
+        root=Outgoing.of(ROOT_FILE, content),
+    )
+
+
+def _checked_objects(store: Path, manifest: Manifest, on_progress: Progress) -> tuple[Outgoing, ...]:
+    """All objects of a store, each with the SHA-256 that the manifest says."""
+    paths = {name: store / name for name in manifest.objects}
+    total = sum(path.stat().st_size for path in paths.values() if path.is_file())
+    found, problems, done = [], [], 0
+    for name, sha256 in manifest.objects.items():
+        if not paths[name].is_file():
+            problems.append(Problem(where=name, kind="missing", message="is missing from the store"))
+            continue
+        file = Outgoing.of(name, paths[name])
+        done += file.size
+        on_progress("checking the store", done, total)
+        if file.sha256 != sha256:
+            problems.append(Problem(where=name, kind="damaged", message="has another SHA-256 than the manifest says"))
+        found.append(file)
+    if problems:
+        raise SchemaError(str(store), problems)
+    return tuple(found)
+
+
+def _travelling_root(content: bytes, manifest: Manifest, sizes: Mapping[str, int]) -> tuple[bytes, Manifest]:
+    """The root document as it travels, and its manifest: as it is, unless it is of before 1.2 or names a path."""
+    is_sealed = version_of({"schema_version": manifest.schema_version}) >= (1, 2)
+    if is_sealed and not manifest.dataset.source:
+        return content, manifest
+    upgraded = manifest.upgraded(sizes)
+    document = json.loads(root_with(content, upgraded))["attributes"][MANIFEST_ATTRIBUTE]
+    sealed = replace(upgraded, ticket_digest=document["ticket_digest"], checksum=document["checksum"])
+    return root_with(content, upgraded), sealed
