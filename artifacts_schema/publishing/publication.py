@@ -11,7 +11,7 @@ from ..identity import version_of
 from ..local_notes import keep_source
 from ..manifest import Manifest, Publication, parse_manifest
 from ..manifest_file import read_root
-from ..writing.commit import object_sizes
+from ..writing.new_store import object_sizes
 from ..writing.root import replace_manifest
 
 

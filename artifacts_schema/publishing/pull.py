@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from ..access.location import Location
-from ..access.objects import Objects, open_objects
+from ..access.objects import open_objects
 from ..access.stream import open_stream
 from ..errors import DatalttError, OptionError, OutputExistsError, Problem, RemoteError, SchemaError
 from ..layout import CARD_FILE, ROOT_FILE, is_beside_objects
@@ -169,17 +165,12 @@ def _fetch_one(root: Root, name: str, path: Path) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.fetching")
     digest = hashlib.sha256()
-    try:
-        with _opened_once(root.objects, name) as source, temporary.open("wb") as copy:
-            while block := source.read(_BLOCK_BYTES):
-                digest.update(block)
-                copy.write(block)
-            copy.flush()
-            os.fsync(copy.fileno())
-    except FileNotFoundError:
-        raise _damaged(root, name, "is missing from the store") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise _damaged(root, name, f"cannot be read ({error})") from None
+    with temporary.open("wb") as copy:
+        for block in _blocks(root, name):
+            digest.update(block)
+            copy.write(block)
+        copy.flush()
+        os.fsync(copy.fileno())
     if digest.hexdigest() != sha256:
         temporary.unlink()
         raise _damaged(root, name, "has another SHA-256 than the manifest says")
@@ -187,14 +178,25 @@ def _fetch_one(root: Root, name: str, path: Path) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _opened_once(objects: Objects, name: str) -> Iterator[IO[bytes]]:
-    """An object that is read once, so that the cache does not keep it if it did not have it before."""
+def _blocks(root: Root, name: str) -> Iterator[bytes]:
+    """The bytes of an object. The cache does not keep it if it did not have it before.
+
+    Raises:
+        SchemaError: it is missing, or cannot be read.
+        RemoteError
+    """
     from ..access.remote import RemoteObjects
 
+    objects = root.objects
     drops = isinstance(objects, RemoteObjects) and not objects.is_here(name)
-    with objects.open(name) as file:
-        yield file
+    try:
+        with objects.open(name) as file:
+            while block := file.read(_BLOCK_BYTES):
+                yield block
+    except FileNotFoundError:
+        raise _damaged(root, name, "is missing from the store") from None
+    except OSError as error:  # of a folder's disk, or of a damaged zip file
+        raise _damaged(root, name, f"cannot be read ({error})") from None
     if drops and isinstance(objects, RemoteObjects):
         objects.drop(name)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ..access.failures import failure_of, is_passing
+from ..access.filesystem import scheme_of
 from ..access.location import Location
 from ..errors import DatalttError, RemoteError
 
@@ -46,7 +47,7 @@ def tried(attempt: Callable[[], T], path: str, location: Location, *, writes: bo
                 raise
             if not isinstance(failure, RemoteError):
                 raise FileNotFoundError(path) from error
-            if number == _TRIES or not is_passing(error):
+            if number == _TRIES or not is_passing(error, scheme_of(path)):
                 raise (_of_writing(failure) if writes else failure) from error
         time.sleep(_FIRST_WAIT_S * 2 ** (number - 1))
     raise AssertionError("unreachable")

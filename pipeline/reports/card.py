@@ -43,9 +43,9 @@ def card_files(store: TicketStore, *, url: str | None = None, gallery: Sequence[
         url: where the store is published, for the commands that the card shows.
         gallery: images that it shows with their tickets; `refuse_gallery` says whether they may be shown.
     """
-    from .figures import store_figure, ticket_figure
+    from .figures import heat_map_figure, ticket_figure
 
-    found = {CARD_PICTURE: _png(store_figure(kept_share(store), []))}
+    found = {CARD_PICTURE: _png(heat_map_figure(kept_share(store)))}
     if gallery:
         found[CARD_GALLERY] = _png(ticket_figure(gallery))
     found[CARD_FILE] = card_page(store.manifest, store.num_stored_bytes(), url, has_gallery=bool(gallery)).encode()
