@@ -121,14 +121,15 @@ def resume_run(run: Path, record: RunRecord, config: type[TrainConfig], *, step:
 
 
 def _refuse_other_tickets(run: Path, saved: RunRecord, record: RunRecord) -> None:
-    kinds = {"digest": "tickets than those of {} (another ticket digest)", "token_labels": "token labels than {} has now"}
+    kinds = {
+        "digest": "tickets than those of {} (another ticket digest)",
+        "token_labels": "token labels than {} has now",
+    }
     for name, what in kinds.items():
         was = saved.ticket_store.get(name)
         if was is not None and was != record.ticket_store.get(name):
             store = record.resolved["tickets"]
-            raise OptionError(
-                f"{run} was trained on other {what.format(store)}; give the same store, or another `out`"
-            )
+            raise OptionError(f"{run} was trained on other {what.format(store)}; give the same store, or another `out`")
 
 
 def _is_moved_store(declared: Declared, saved: RunRecord, record: RunRecord) -> bool:
