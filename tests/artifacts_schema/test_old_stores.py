@@ -12,6 +12,7 @@ import pytest
 from dataltt.artifacts_schema import TicketStore
 from dataltt.artifacts_schema.verify import verify_store
 
+VERSIONS = ["1.0", "1.1", "1.2", "2.0"]
 DATA = Path(__file__).parents[1] / "data"
 
 
@@ -20,7 +21,7 @@ def _opened(version: str) -> tuple[TicketStore, dict[str, Any]]:
     return TicketStore.open(str(DATA / f"store-{version}.zarr")), expected
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_its_rows_are_those_that_were_written(version: str) -> None:
     store, expected = _opened(version)
     rows = range(len(expected["keys"]))
@@ -50,6 +51,14 @@ def test_token_labels_of_1_1_are_those_that_were_written() -> None:
         assert getattr(store.manifest, name) == value, name
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("version", ["1.2", "2.0"])
+def test_the_manifest_says_what_it_said(version: str) -> None:
+    store, expected = _opened(version)
+    document = store.manifest.to_json()
+    assert {name: document[name] for name in expected["manifest"]} == expected["manifest"]
+    assert store.manifest.digest == expected["manifest"]["ticket_digest"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_it_passes_every_check(version: str) -> None:
     assert [c.name for c in verify_store(str(DATA / f"store-{version}.zarr")) if not c.ok] == []
