@@ -35,7 +35,7 @@ class Target(Protocol):
     """A place that a store can be sent to."""
 
     def look(self, names: Sequence[str]) -> dict[str, FarFile]:
-        """Files that are there of these; those that are not there are left out."""
+        """Looks files up; those that are not there are left out."""
         ...
 
     def read(self, name: str) -> bytes:

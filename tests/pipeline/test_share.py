@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 from dataltt.artifacts_schema import TicketStore, read_manifest
+from dataltt.stages.selection.select import select
 from PIL import Image
 
 from ..far.http_server import FileServer
@@ -183,12 +185,27 @@ def test_an_old_store_gets_a_licence_and_keeps_its_path_to_itself(version: str, 
     assert run_cli("verify", store).code == 0
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("augment", ["none", "deit"])
+def test_the_call_on_the_card_makes_the_same_tickets(small: SmallStore, tmp_path: Path, augment: str) -> None:
+    from dataltt.pipeline.reports.card import select_command
+
+    views = {"augment": augment, "num_views": 2, "seed": 3, "min_crop": 0.3} if augment != "none" else {}
+    manifest = select(select_config(small.shards, small.weights, tmp_path / "a.zarr", ranks=True, **views))
+    assert manifest is not None
+    given = {"WEIGHTS": small.weights, "SHARDS": small.shards}
+    words = [given.get(word, word) for word in shlex.split(select_command(manifest))[1:]]
+    result = run_cli(*words, "--out", tmp_path / "b.zarr", "--workers", 0, "--device", "cpu")
+    assert result.code == 0, result.err
+    again = read_manifest(str(tmp_path / "b.zarr"))
+    assert again.digest == manifest.digest
+    assert (again.dataset.name, again.dataset.split) == (manifest.dataset.name, manifest.dataset.split)
+
+
 # At select
 
 
 def test_a_licence_at_select(small: SmallStore, tmp_path: Path) -> None:
-    from dataltt.stages.selection.select import select
-
     facts = {"license": "CC-BY-4.0", "author": ("Ada", "Bob"), "citation": "Us, 2026.", "data_license": "MIT"}
     manifest = select(select_config(small.shards, small.weights, tmp_path / "s.zarr", ranks=True, **facts))
     assert manifest is not None
