@@ -76,4 +76,4 @@ def test_the_walk(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path
     assert (third.num_keep, third.parent[0]["ticket_digest"]) == (15, selected.digest)
     for run in ("half", "third"):
         record = json.loads((here / "runs" / run / "config.json").read_text())
-        assert record["tickets"]["digest"] == selected.digest
+        assert record["ticket_store"]["digest"] == selected.digest

@@ -126,8 +126,14 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
         steps_per_epoch=steps_per_epoch,
         epochs=epochs,
         samples=samples.to_json(),
-        ticket_store={} if stored is None or manifest is None else recorded_tickets(stored, manifest),
+        ticket_store=_recorded_tickets(config, stored, manifest),
     )
+
+
+def _recorded_tickets(config: TrainConfig, stored: Manifest | None, shown: Manifest | None) -> dict[str, Any]:
+    if stored is None or shown is None:
+        return {}
+    return recorded_tickets(stored, shown, learns_labels=config.student.token_labels == "store")
 
 
 def settled(config: TrainConfig) -> TrainConfig:

@@ -7,7 +7,8 @@ OUT/config.json holds
   resolved    the options of training with every default filled in
   folder      the working directory, which relative paths count from
   world_size  processes
-  ticket_store  ticket digest of the training store, and a phrase where its tickets are approximate
+  ticket_store  of the training store: its ticket digest, a phrase where its tickets are approximate, and the SHA-256
+              of its token labels' objects where the run learns them
   samples     how many the training shards hold, and how many of them have tickets and so are trained on
   changes     what was changed when the run went on, and at which step
 """
@@ -107,24 +108,34 @@ def resume_run(run: Path, record: RunRecord, config: type[TrainConfig], *, step:
         raise OptionError(
             f"{run} was trained on {was} samples with tickets, and now {now} have one; give the same shards and tickets"
         )
-    changed = list(_differences(saved, record.resolved, config))
+    changed = [c for c in _differences(saved, record.resolved, config) if not _is_moved_store(c[0], saved, record)]
     refused = [c for c in changed if not _may_change(*c, any_skipped=any_skipped)]
     if refused:
         listed = ", ".join(f"{d.name} was {was!r} and is {now!r}" for d, was, now in refused)
         raise OptionError(f"{run} is another run ({listed}); give the same options, or another `out`")
-    if _digest(saved) is not None and _digest(saved) != _digest(record):
-        raise OptionError(
-            f"{run} was trained on other tickets than those of {record.resolved['tickets']} (another ticket digest); "
-            "give the same store, or another `out`"
-        )
+    _refuse_other_tickets(run, saved, record)
     if changed:
         entry = {"step": step, **{d.name: {"was": was, "is": now} for d, was, now in changed}}
         _write(run, replace(record, dataltt=saved.dataltt, changes=[*saved.changes, entry]))
     return [f"{d.name} was {was!r} and is {now!r}" for d, was, now in changed]
 
 
-def _digest(record: RunRecord) -> Any:
-    return record.ticket_store.get("digest")
+def _refuse_other_tickets(run: Path, saved: RunRecord, record: RunRecord) -> None:
+    kinds = {
+        "digest": "tickets than those of {} (another ticket digest)",
+        "token_labels": "token labels than {} has now",
+    }
+    for name, what in kinds.items():
+        was = saved.ticket_store.get(name)
+        if was is not None and was != record.ticket_store.get(name):
+            store = record.resolved["tickets"]
+            raise OptionError(f"{run} was trained on other {what.format(store)}; give the same store, or another `out`")
+
+
+def _is_moved_store(declared: Declared, saved: RunRecord, record: RunRecord) -> bool:
+    """Tells whether it is the same tickets that lie elsewhere now: in a copy, or behind a URL."""
+    digest = saved.ticket_store.get("digest")
+    return declared.name == "tickets" and digest is not None and digest == record.ticket_store.get("digest")
 
 
 def read_record(path: Path) -> RunRecord | None:

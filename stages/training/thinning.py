@@ -6,6 +6,7 @@ from typing import Any
 
 from ...artifacts_schema import Manifest
 from ...artifacts_schema.thinning import approximation, num_kept_of, thinned_to
+from ...artifacts_schema.token_labels import FOLDER
 
 
 def cut_down(manifest: Manifest, tickets: str, ratio: float | None) -> Manifest:
@@ -32,7 +33,14 @@ def kept_share(manifest: Manifest) -> float | None:
     return None if manifest.thinned is None else manifest.num_keep / manifest.num_patches
 
 
-def recorded_tickets(stored: Manifest, shown: Manifest) -> dict[str, Any]:
-    """Entry of a run's record about its tickets: the digest of the stored ones, and how those shown are approximate."""
+def recorded_tickets(stored: Manifest, shown: Manifest, *, learns_labels: bool) -> dict[str, Any]:
+    """Entry of a run's record about its tickets: the digest of the stored ones, and how those shown are approximate.
+
+    Args:
+        learns_labels: whether the run learns the store's token labels, which the digest leaves out.
+    """
     said = approximation(shown)
-    return {"digest": stored.digest} | ({} if said is None else {"approximate": said})
+    entry: dict[str, Any] = {"digest": stored.digest} | ({} if said is None else {"approximate": said})
+    if learns_labels:
+        entry["token_labels"] = {p: sha for p, sha in stored.objects.items() if p.startswith(f"{FOLDER}/")}
+    return entry
