@@ -33,7 +33,7 @@ class BucketTarget:
         self._fs, self._root = file_system(location)
 
     def look(self, names: Sequence[str]) -> dict[str, FarFile]:
-        """What is there of these files, with MD5 where the service says it."""
+        """Looks files up, with MD5 where the service says it."""
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             found = dict(zip(names, pool.map(self._look, names), strict=True))
         return {name: far for name, far in found.items() if far is not None}

@@ -23,7 +23,7 @@ class FolderTarget:
         self.folder = folder
 
     def look(self, names: Sequence[str]) -> dict[str, FarFile]:
-        """What is there of these files."""
+        """Looks files up."""
         paths = {name: self.folder / name for name in names}
         return {name: FarFile(size=path.stat().st_size) for name, path in paths.items() if path.is_file()}
 

@@ -48,7 +48,7 @@ class HubTarget:
             raise RemoteError(f"{location} needs huggingface_hub, which is not installed; pip install 'dataltt[hf]'")
 
     def look(self, names: Sequence[str]) -> dict[str, FarFile]:
-        """What is there of these files, with SHA-256 of large ones and git's SHA-1 of others."""
+        """Looks files up, with SHA-256 of large ones and git's SHA-1 of others."""
         found: dict[str, FarFile] = {}
         for first in range(0, len(names), _ASKED_AT_ONCE):
             paths = [self._prefix + name for name in names[first : first + _ASKED_AT_ONCE]]

@@ -1,4 +1,4 @@
-"""What a finished store says to those it is shared with, changed in its manifest."""
+"""Licence, citation, authors and homepage of a finished store, put into its manifest."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..access.location import Location
-from ..errors import OutputExistsError, RemoteError, SchemaError
+from ..errors import OptionError, OutputExistsError, RemoteError, SchemaError
 from ..layout import ROOT_FILE
 from ..manifest import MANIFEST_ATTRIBUTE, Manifest, parse_manifest
 from .outgoing import Outgoing, Progress, Shipment, no_progress, shipment_of
@@ -60,6 +60,8 @@ def push(
         OutputExistsError: something else is there.
         RemoteError: the place cannot be reached, refuses, or did not keep what was sent.
     """
+    if not location.is_remote and Path(location.place).resolve().is_relative_to(store.resolve()):
+        raise OptionError(f"{location} is the store itself, or in it; give another place to send it to")
     target = open_target(location, private=private)
     shipment = shipment_of(store, card, on_progress)
     stale = _stale(target, location, shipment, overwrite=overwrite)

@@ -26,7 +26,7 @@ _WORDS = {
 
 
 def tried(attempt: Callable[[], T], path: str, location: Location, *, writes: bool = False) -> T:
-    """What an attempt gives; what may pass is tried again, after longer and longer waits.
+    """Result of an attempt; what may pass is tried again, after longer and longer waits.
 
     Args:
         path: the URL that it is about, for the error's sentence.

@@ -35,7 +35,7 @@ class Target(Protocol):
     """A place that a store can be sent to."""
 
     def look(self, names: Sequence[str]) -> dict[str, FarFile]:
-        """What is there of these files; those that are not there are left out."""
+        """Looks files up; those that are not there are left out."""
         ...
 
     def read(self, name: str) -> bytes:

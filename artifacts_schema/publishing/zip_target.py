@@ -25,7 +25,7 @@ class ZipTarget:
         self.path = path
 
     def look(self, names: Sequence[str]) -> dict[str, FarFile]:
-        """What is there of these files."""
+        """Looks files up."""
         sizes = {m.filename: m.file_size for m in self._members()}
         return {name: FarFile(size=sizes[name]) for name in names if name in sizes}
 

@@ -22,7 +22,7 @@ class CardConfig(Group):
 
     store: Annotated[
         Path,
-        Option(help="The ticket store: a folder.", is_argument=True, instead_of_url="fetch it first: dataltt pull"),
+        Option(help="The ticket store: a folder.", is_argument=True, instead_of_url="fetch it first: dataltt pull URL"),
     ]
     url: Annotated[str | None, Option(help="Where it will be published, for the commands on the card.")] = None
     gallery: Annotated[bool, Option(help="Show images with their tickets, if `data_license` lets images be shown.")] = (

@@ -20,7 +20,7 @@ class PushConfig(Group):
 
     store: Annotated[
         Path,
-        Option(help="The ticket store: a folder.", is_argument=True, instead_of_url="fetch it first: dataltt pull"),
+        Option(help="The ticket store: a folder.", is_argument=True, instead_of_url="fetch it first: dataltt pull URL"),
     ]
     url: Annotated[
         str,

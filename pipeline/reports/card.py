@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ...stages.analysis.sample_tickets import SampleTicket
 
 CARD_PICTURE, CARD_GALLERY = "card.png", "card-gallery.png"
-GALLERY_IMAGES = 12
+GALLERY_IMAGES = 16  # two rows
 _TAGS = ("dataltt", "vision-transformer", "token-pruning", "lottery-ticket", "webdataset")
 _SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
 _LARGEST = "10M<n<100M"

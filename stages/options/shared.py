@@ -226,7 +226,7 @@ class PublicationOptions(Group):
     ] = None
 
     def over(self, before: Publication | None = None) -> Publication | None:
-        """What a manifest says before, with what is given here in its place; None where neither says anything.
+        """Facts that a manifest gave before, with what is given here in their place; None where neither says anything.
 
         Raises:
             OptionError: a text that says nothing.

@@ -35,6 +35,7 @@ pytestmark = pytest.mark.usefixtures("own_folder")
 _COMMANDS = ("pack", "select", "train", "eval", "inspect", "verify", "demo", "bench")
 _COMMANDS += ("fit-selector", "label", "fidelity", "study", "weight-lottery", "view")
 _COMMANDS += ("store merge", "store subset", "store thin", "store diff")
+_COMMANDS += ("push", "pull", "card")
 
 
 def _check_sentence(result: CliResult, *parts: str) -> None:

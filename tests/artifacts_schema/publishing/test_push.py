@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +93,44 @@ def test_half_of_it_is_no_store_and_goes_on(made: Made, tmp_path: Path) -> None:
     assert result.num_skipped == 5
     card = {name: hashlib.sha256(content).hexdigest() for name, content in CARD.items()}
     assert {**digests_of(place), "local.json": ""} == {**digests_of(made.path), **card, "local.json": ""}
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dataltt.artifacts_schema import Location
+from dataltt.artifacts_schema.publishing.push import push
+
+left = int(sys.argv[3])
+def progress(what, done, total):
+    global left
+    left -= what == "sending"
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+push(Path(sys.argv[1]), Location.of(sys.argv[2]), {"README.md": b"# tickets"}, on_progress=progress)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("num_sent", [1, 12])
+def test_killed_half_way_it_is_no_store_and_goes_on(made: Made, place: Path, num_sent: int) -> None:
+    command = [sys.executable, "-c", _KILLED, str(made.path), str(place), str(num_sent)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    with pytest.raises(StoreNotFoundError):
+        read_manifest(str(place))
+    result = send(made.path, place)
+    assert result.num_skipped == (0 if place.suffix == ".zip" else num_sent)
+    assert [c.name for c in verify_store(str(place)) if not c.ok] == []
+    assert not [p for p in place.parent.rglob("*") if "sending" in p.name]
+
+
+@pytest.mark.parametrize("inside", ["", "copy.zip", "deep/copy.zarr"])
+def test_the_store_itself_is_no_place_to_send_it_to(store: Path, inside: str) -> None:
+    before = digests_of(store)
+    with pytest.raises(OptionError, match="is the store itself, or in it"):
+        send(store, store / inside)
+    assert digests_of(store) == before
 
 
 def test_half_a_zip_file_is_not_there(made: Made, tmp_path: Path) -> None:
