@@ -21,7 +21,7 @@ from .errors import DatalttError, OptionError, SchemaError, UnknownKeyError
 from .image_tickets import ImageTickets
 from .layout import ROOT_FILE
 from .lookup import KeyLookup, iter_row_blocks
-from .manifest_file import Root, invalid_store, read_root
+from .manifest_file import Root, invalid_store, read_root, root_mark
 from .opening import ZARR_ERRORS, missing_objects, open_arrays, size_problems
 from .strings import MAX_STRING_BYTES, decode_strings
 from .tickets import Packed, Ranks, bad_ranks, bad_tickets, mask_to_indices, unpack_mask
@@ -78,6 +78,7 @@ class TicketStore:
         self.path, self.manifest, self.location = root.location.place, root.manifest, root.location
         self.objects = root.objects
         self._arrays = arrays
+        self._root_mark = root.mark
 
     @classmethod
     def open(cls, place: str | Path | Location, access: Access | None = None) -> TicketStore:
@@ -104,13 +105,27 @@ class TicketStore:
     def _read(self, path: str, selection: Any) -> npt.NDArray[Any]:
         try:
             values: npt.NDArray[Any] = np.asarray(self._arrays[path].oindex[selection])
+            self._refuse_other_tickets()
         except DatalttError:
             raise
         except ZARR_ERRORS as error:
+            self._refuse_other_tickets()
             reason = str(error) or type(error).__name__
             way_out = "clear its copy with: dataltt cache --clear" if self.location.is_remote else "fetch it again"
             raise invalid_store(self.path, path, "damaged", f"cannot be read ({reason}); {way_out}") from error
         return values
+
+    def _refuse_other_tickets(self) -> None:
+        """Looks whether the folder still holds this store: `select` with `overwrite` puts another one in its place.
+
+        Raises:
+            TicketMismatchError: it holds other tickets.
+        """
+        mark = root_mark(self.location)
+        if mark == self._root_mark:
+            return
+        read_root(self.location)  # a card or token labels are no other tickets
+        self._root_mark = mark
 
     def __len__(self) -> int:
         return self.manifest.num_images
