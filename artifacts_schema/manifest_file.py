@@ -9,7 +9,8 @@ from typing import Any
 
 from .access.location import Access, Location
 from .access.objects import FolderObjects, Objects, open_objects
-from .errors import Problem, SchemaError, StoreNotFoundError
+from .errors import Problem, SchemaError, StoreNotFoundError, TicketMismatchError
+from .layout import ROOT_FILE
 from .manifest import MANIFEST_ATTRIBUTE, Manifest, parse_manifest
 
 _MAX_METADATA_BYTES = 256 << 20
@@ -25,6 +26,7 @@ def read_manifest(place: str | Path | Location, access: Access | None = None) ->
     Raises:
         StoreNotFoundError: there is no store at `place`.
         SchemaError, UnsupportedVersionError: there is one, but it is not valid.
+        TicketMismatchError: the location asks for other tickets.
         RemoteError: a URL cannot be reached, or refuses.
     """
     return read_root(Location.of(place, access)).manifest
@@ -34,15 +36,24 @@ class Root:
     """Root document of a store, and the way to its objects.
 
     Attributes:
-        location: where it was read, with the SHA-256 of this document if that is behind a URL.
+        location: where it was read, with the digest of its tickets, and of this document if that is behind a URL.
         content: the bytes of `zarr.json`.
+        mark: of that file in a folder, which changes when it is replaced.
     """
 
-    def __init__(self, location: Location, objects: Objects, content: bytes) -> None:
-        self.objects, self.content = objects, content
-        sha256 = getattr(objects, "root_sha256", None)
-        self.location = replace(location, root_sha256=sha256) if sha256 else location
+    def __init__(
+        self, location: Location, objects: Objects, content: bytes, mark: tuple[int, ...] | None = None
+    ) -> None:
+        self.objects, self.content, self.mark = objects, content, mark
         self.manifest = _parsed(content, location.place)
+        digest = self.manifest.digest
+        if location.ticket_digest not in (None, digest):
+            raise TicketMismatchError(
+                f"{location} was replaced by other tickets while it was in use (its ticket digest was "
+                f"{location.ticket_digest}, and is {digest}); start again, or put the first one back"
+            )
+        sha256 = getattr(objects, "root_sha256", None)
+        self.location = replace(location, root_sha256=sha256, ticket_digest=digest)
         objects.expect(self.manifest.objects, self.manifest.sizes)
 
 
@@ -52,6 +63,7 @@ def read_root(location: Location) -> Root:
     Raises:
         StoreNotFoundError, SchemaError, UnsupportedVersionError, RemoteError
     """
+    mark = root_mark(location)
     try:
         objects = open_objects(location)
         content = objects.read_root(_MAX_METADATA_BYTES)
@@ -59,7 +71,18 @@ def read_root(location: Location) -> Root:
         raise StoreNotFoundError(_not_found(location)) from None
     except OSError as error:
         raise invalid_store(location.place, "zarr.json", "damaged", f"cannot be read ({error})") from None
-    return Root(location, objects, content)
+    return Root(location, objects, content, mark)
+
+
+def root_mark(location: Location) -> tuple[int, ...] | None:
+    """A mark of the root document in a folder, which changes when that is replaced; None of other places."""
+    if location.is_remote or location.is_zip:
+        return None
+    try:
+        stat = (Path(location.place) / ROOT_FILE).stat()
+    except OSError:
+        return (0,)
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _parsed(content: bytes, place: str) -> Manifest:

@@ -22,7 +22,7 @@ from .errors import DatalttError, OptionError, SchemaError, UnknownKeyError
 from .image_tickets import ImageTickets
 from .layout import ROOT_FILE
 from .lookup import KeyLookup, iter_row_blocks
-from .manifest_file import Root, invalid_store, read_root
+from .manifest_file import Root, invalid_store, read_root, root_mark
 from .opening import ZARR_ERRORS, missing_objects, open_arrays, reason_of, size_problems
 from .strings import MAX_STRING_BYTES, decode_strings
 from .tickets import Packed, Ranks, bad_ranks, bad_tickets, mask_to_indices, unpack_mask
@@ -79,6 +79,7 @@ class TicketStore:
         self.path, self.manifest, self.location = root.location.place, root.manifest, root.location
         self.objects = root.objects
         self._arrays = arrays
+        self._root_mark = root.mark
 
     @classmethod
     def open(cls, place: str | Path | Location, access: Access | None = None) -> TicketStore:
@@ -107,13 +108,27 @@ class TicketStore:
     def _read(self, path: str, selection: Any) -> npt.NDArray[Any]:
         try:
             values: npt.NDArray[Any] = np.asarray(self._arrays[path].oindex[selection])
+            self._refuse_other_tickets()
         except DatalttError:
             raise
         except ZARR_ERRORS as error:
+            self._refuse_other_tickets()
             way_out = "clear its copy with: dataltt cache --clear" if self.location.is_remote else "fetch it again"
             message = f"cannot be read ({reason_of(error)}); {way_out}"
             raise invalid_store(self.path, path, "damaged", message) from error
         return values
+
+    def _refuse_other_tickets(self) -> None:
+        """Looks whether the folder still holds this store: `select` with `overwrite` puts another one in its place.
+
+        Raises:
+            TicketMismatchError: it holds other tickets.
+        """
+        mark = root_mark(self.location)
+        if mark == self._root_mark:
+            return
+        read_root(self.location)  # a card or token labels are no other tickets
+        self._root_mark = mark
 
     def __len__(self) -> int:
         return self.manifest.num_images

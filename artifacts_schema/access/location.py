@@ -46,13 +46,18 @@ class Access:
 class Location:
     """A store's place, as it was given, and how it is reached.
 
-    `root_sha256` is the SHA-256 (hex) of the root document that must be found there: loader workers are given the one
-    that their parent has read.
+    Loader workers are given the location that their parent has opened, so that what they find there must be the same.
+
+    Attributes:
+        place: as it was given.
+        root_sha256: SHA-256 (hex) of the root document that must be found behind a URL.
+        ticket_digest: that must be found there.
     """
 
     place: str
     access: Access = Access()
     root_sha256: str | None = None
+    ticket_digest: str | None = None
 
     @classmethod
     def of(cls, place: str | Path | Location, access: Access | None = None) -> Location:

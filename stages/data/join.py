@@ -18,7 +18,15 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from ...artifacts_schema import LabelMaps, Location, MissingTicketError, ShardError, TicketMismatchError, TicketStore
+from ...artifacts_schema import (
+    Labeller,
+    LabelMaps,
+    Location,
+    MissingTicketError,
+    ShardError,
+    TicketMismatchError,
+    TicketStore,
+)
 from ...artifacts_schema.geometry import Box
 from ...artifacts_schema.lookup import keys_at
 from ...artifacts_schema.store import ALL_VIEWS, Rows
@@ -41,6 +49,7 @@ class JoinConfig:
     ranks: bool = False
     geometry: bool = False  # boxes and flips too
     token_labels: bool = False
+    labeller: Labeller | None = None  # whose labels they must be; None: whoever's
     views: range | None = None  # None: all views
     num_keep: int | None = None  # so many patches of each ticket, by rank; None: all of it
     on_missing_ticket: ErrorOrSkip = "error"
@@ -88,6 +97,10 @@ class TicketJoin:
         self._store = TicketStore.open(config.store)
         if config.token_labels and self._store.manifest.token_labels is None:
             raise no_token_labels(self._store.path)
+        if config.labeller is not None and self._store.manifest.token_labels != config.labeller:
+            raise TicketMismatchError(
+                f"{self._store.path} was given other token labels while they were being learned; start again"
+            )
 
     @property
     def store(self) -> TicketStore:

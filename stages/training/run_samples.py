@@ -89,6 +89,7 @@ def _join(config: TrainConfig, views: ViewPlan, store: TicketStore) -> JoinConfi
         store=store.location,
         ranks=of_tickets and (c.control == "inverse" or views.mode == "warp" or mixes),
         token_labels=c.student.token_labels == "store",
+        labeller=store.manifest.token_labels if c.student.token_labels == "store" else None,
         num_keep=joined_num_keep(store.manifest, store.path, c.ratio),
         on_missing_ticket=c.joins.on_missing_ticket,
         on_changed_image=c.joins.on_changed_image,

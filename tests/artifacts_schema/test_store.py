@@ -18,7 +18,13 @@ import pyarrow as pa
 import pytest
 import xxhash
 import zarr
-from dataltt.artifacts_schema import SchemaError, StoreNotFoundError, TicketStore, UnsupportedVersionError
+from dataltt.artifacts_schema import (
+    SchemaError,
+    StoreNotFoundError,
+    TicketMismatchError,
+    TicketStore,
+    UnsupportedVersionError,
+)
 from dataltt.artifacts_schema.lookup import KeyLookup
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -605,3 +611,30 @@ def test_reading_does_not_change_a_store(made: Made, store: Path) -> None:
     read_everything(store)
     assert {p: p.read_bytes() for p in store.rglob("*") if p.is_file()} == before
     assert manifest == made.manifest
+
+
+# A store that is replaced while it is open
+
+
+def test_other_tickets_at_the_place_of_an_open_store_are_refused(made: Made, store: Path, tmp_path: Path) -> None:
+    opened = TicketStore.open(store)
+    opened.read_tickets(range(1))
+    other = make_store(tmp_path / "other", num_views=2, seed=1)
+    store.rename(tmp_path / "aside")
+    other.path.rename(store)
+    with pytest.raises(TicketMismatchError, match=r"store\.zarr was replaced by other tickets while it was in use"):
+        opened.read_tickets(range(1))
+    with pytest.raises(TicketMismatchError, match=rf"was {made.manifest.digest}, and is {other.manifest.digest}\)"):
+        TicketStore.open(opened.location)
+    shutil.rmtree(store)
+    (tmp_path / "aside").rename(store)
+    assert np.array_equal(opened.read_tickets(range(1)), made.column("tickets")[:1])
+
+
+def test_the_same_tickets_may_be_put_there_again_and_given_a_card(made: Made, store: Path) -> None:
+    opened = TicketStore.open(store)
+    shutil.rmtree(store)
+    shutil.copytree(made.path, store)
+    assert np.array_equal(opened.read_tickets(range(11)), made.column("tickets"))
+    edit_manifest(store, lambda m: m.update(publication={"license": "CC0-1.0"}))
+    assert np.array_equal(opened.read_tickets(range(11)), made.column("tickets"))

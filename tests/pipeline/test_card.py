@@ -66,6 +66,7 @@ def parts_of(page: str) -> tuple[dict[str, Any], str]:
     return yaml.safe_load(front), text
 
 
+@pytest.mark.long  # the first picture of a process takes over a second
 def test_the_front_matter_is_the_hubs(store: Path) -> None:
     manifest = publish_as(store, PUBLICATION)
     front, _ = parts_of(page_of(store))

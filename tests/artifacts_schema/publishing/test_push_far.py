@@ -121,6 +121,7 @@ def test_s3_sends_the_root_last_and_nothing_twice(made: Made, s3_server: S3Serve
     assert "PUT" not in {r.method for r in s3_server.requests}
 
 
+@pytest.mark.long
 def test_s3_half_of_it_is_no_store_and_goes_on(made: Made, s3_server: S3Server) -> None:
     place = on_s3(s3_server, "half")
     with pytest.raises(Stop):
@@ -177,6 +178,7 @@ def test_s3_what_it_does_not_keep_is_noticed(made: Made, s3_server: S3Server, mo
     assert "liar/zarr.json" not in s3_server.keys(PRIVATE_BUCKET)
 
 
+@pytest.mark.long
 def test_s3_without_rights_to_write(made: Made, s3_server: S3Server) -> None:
     for bucket, who in ((PRIVATE_BUCKET, None), (PRIVATE_BUCKET, s3_server.reader), (PUBLIC_BUCKET, None)):
         place = place_of(f"s3://{bucket}/rights", s3_server.options(who))

@@ -23,10 +23,19 @@ from dataltt.artifacts_schema import (
     open_store,
 )
 from dataltt.stages.runtime.reporting import SilentReporter
+from dataltt.stages.selection.select import select
 from dataltt.stages.training.ticket_batches import TicketBatch, TicketBatches, ticket_batches
 from torch.utils.data import DataLoader
 
-from ...helpers import SmallStore, fashion_samples, make_shards, make_store, run_on_two_ranks
+from ...helpers import (
+    SmallStore,
+    fashion_samples,
+    make_shards,
+    make_store,
+    run_on_two_ranks,
+    save_selector_weights,
+    select_config,
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +69,27 @@ def _same(one: list[TicketBatch], other: list[TicketBatch]) -> None:
         assert a.keep_indices is not None
         assert b.keep_indices is not None
         assert torch.equal(a.keep_indices, b.keep_indices)
+
+
+def test_a_store_that_is_replaced_between_epochs_is_refused(tmp_path: Path) -> None:
+    small = make_store(tmp_path, counts=(8, 4))
+    data = _data(small)
+    first = list(data)
+    select(
+        select_config(
+            small.shards,
+            save_selector_weights(tmp_path / "other.safetensors", seed=1),
+            small.path,
+            ranks=True,
+            overwrite=True,
+        )
+    )
+    data.set_epoch(1)
+    with pytest.raises(TicketMismatchError, match="was replaced by other tickets while it was in use"):
+        list(data)
+    select(select_config(small.shards, small.weights, small.path, ranks=True, overwrite=True))
+    data.set_epoch(0)
+    _same(list(data), first)
 
 
 def test_batches_have_names_and_the_stores_tickets(small: SmallStore) -> None:
