@@ -57,7 +57,7 @@ def _bounded_codec(codec: Any) -> Codec:
         )
     for kind, limited in ((ZstdCodec, _BoundedZstd), (BloscCodec, _BoundedBlosc), (GzipCodec, _BoundedGzip)):
         if isinstance(codec, kind):
-            return limited.from_dict(codec.to_dict())  # type: ignore[attr-defined,no-any-return]
+            return limited.from_dict(codec.to_dict())
     assert isinstance(codec, Codec)
     return codec
 
@@ -127,7 +127,7 @@ class _BoundedBlosc(BloscCodec):
         encoded, num_bytes = np.ascontiguousarray(chunk_bytes.as_numpy_array()), _num_bytes(chunk_spec)
         if len(encoded) < _BLOSC_HEADER.size:
             raise ValueError("a chunk is too short for Blosc")
-        *_, decoded_bytes, block_bytes, encoded_bytes = _BLOSC_HEADER.unpack_from(encoded)
+        *_, decoded_bytes, block_bytes, encoded_bytes = _BLOSC_HEADER.unpack(encoded[: _BLOSC_HEADER.size].tobytes())
         if decoded_bytes != num_bytes:
             raise _wrong_size(decoded_bytes, num_bytes)
         if encoded_bytes != len(encoded) or not 0 < block_bytes <= num_bytes:

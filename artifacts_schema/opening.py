@@ -38,8 +38,11 @@ def missing_objects(root: Root) -> Iterator[Problem]:
     if root.location.is_remote:
         return
     for name in sorted(root.manifest.objects):
-        if root.objects.size(name) is None:
-            yield Problem(where=name, kind="missing", message="is missing from the store")
+        try:
+            if root.objects.size(name) is None:
+                yield Problem(where=name, kind="missing", message="is missing from the store")
+        except OSError as error:
+            yield Problem(where=name, kind="foreign", message=f"is no object of the store ({error})")
 
 
 def open_arrays(group: zarr.Group, m: Manifest, arrays: dict[str, zarr.Array[Any]]) -> Iterator[Problem]:
