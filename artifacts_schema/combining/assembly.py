@@ -14,7 +14,6 @@ from ..access.location import Location
 from ..local_notes import noted_shards
 from ..manifest import SCHEMA_VERSION, THINNED_VERSION, Manifest, parse_manifest
 from ..store import TicketStore
-from ..strings import keys_digest
 from ..token_labels import FOLDER
 from ..writing.new_store import check_destination, creation_time, write_new_store
 from ..writing.store_arrays import StoreArrays, refuse_duplicates
@@ -92,9 +91,9 @@ def write_store(
     target.check()
     token_labels = manifest.token_labels is not None
     _fetch_rows(stores, plan, target.on_download, token_labels=token_labels)
-    keys = scan_keys(stores, plan)
-    refuse_duplicates(keys.sorted_hashes, keys_of_shards(stores, plan))
-    final = _described(manifest, plan, keys_digest(keys.sorted_hashes), target)
+    keys = scan_keys(stores, plan, target.path.parent)
+    refuse_duplicates(keys.summary, keys_of_shards(stores, plan))
+    final = _described(manifest, plan, keys.summary.sha256, target)
     # What no reader would open is refused before anything is written.
     parse_manifest(final.to_json(), str(target.path))
     block_rows = min(rows_per_block(store.manifest) for store in stores)
