@@ -20,7 +20,7 @@ from .space import existing_folder, free_bytes, shown_bytes
 _ELSEWHERE = "write to another place"
 _ROOM = "make room, or write to another disk, and run it again"
 # Only writing fails by these.
-_OF_WRITING = {
+OF_WRITING = {
     errno.ENOSPC: ("too little room on its disk", _ROOM),
     errno.EDQUOT: ("your quota on its disk is used up", _ROOM),
     errno.EFBIG: ("files may not be that large there", f"raise the limit (ulimit -f), or {_ELSEWHERE}"),
@@ -74,8 +74,8 @@ def write_failure(error: BaseException, path: Path, *, needs: int | None = None)
     """Why a path cannot be written, and the way out, if that is what an exception means."""
     chain = list(_chain(error))
     for each, number in [*((e, _number(e)) for e in chain), *((e, _number_of_torch(e, path)) for e in chain)]:
-        if number in _OF_WRITING or (number in _OF_ANYTHING and _may_be_of(each, path, number)):
-            reason, way_out = {**_OF_WRITING, **_OF_ANYTHING}[number]
+        if number in OF_WRITING or (number in _OF_ANYTHING and _may_be_of(each, path, number)):
+            reason, way_out = {**OF_WRITING, **_OF_ANYTHING}[number]
             room = _room(path, needs) if number in (errno.ENOSPC, errno.EDQUOT) else ""
             return reason + room, way_out
     return None
