@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +42,7 @@ _OF_ANYTHING = {
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # as Rust's libraries (safetensors) say it
 # torch's writer of archives forgets why it could not write.
 _TORCH = re.compile(r"unexpected pos \d+ vs \d+|PytorchStreamWriter failed")
+_TRIES, _WAIT_S = 20, 0.05
 _FULL_BYTES = 1 << 20  # a disk with less than this free is what torch has met
 
 
@@ -141,8 +144,10 @@ def check_writable(path: Path) -> None:
             above = above.parent
         if above.is_file():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(above))
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:  # it names the temporary file
+            raise OSError(error.errno, error.strerror) from None
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -153,6 +158,24 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     with writing(path, needs=len(content)), replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+@contextmanager
+def removing(folder: Path) -> Iterator[None]:
+    """Removes a folder when the block is done, if it is still there.
+
+    After a failure Zarr's threads may be writing for a moment, and would make it again.
+    """
+    try:
+        yield
+    except BaseException:
+        for _ in range(_TRIES):
+            shutil.rmtree(folder, ignore_errors=True)
+            time.sleep(_WAIT_S)
+            if not folder.exists():
+                break
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import zarr
 
-from ..errors import IncompletePartsError, OptionError, OutputExistsError
-from ..files import writing
+from ..errors import DiskError, IncompletePartsError, OptionError, OutputExistsError
+from ..files import removing, writing
 from ..layout import array_specs
 from ..local_notes import keep_source
 from ..manifest import Labeller, Manifest, parse_manifest
@@ -85,27 +85,28 @@ def commit_labels(
     parse_manifest(replace(without, token_labels=labeller).to_json(), str(store_path))
     temporary = store_path.with_name(f"{store_path.name}.labels.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        with writing(store_path):
-            # One chunk at a time: each that is encoded beside it would take its own buffers.
-            with zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):
-                _write_arrays(temporary, store.manifest, labeller, parts, on_progress)
-            labels = hash_objects(temporary)
-            manifest = replace(
-                without,
-                token_labels=labeller,
-                objects={**without.objects, **labels},
-                sizes={**without.sizes, **object_sizes(temporary, labels)},
-            )
-            manifest = parse_manifest(manifest.to_json(), str(store_path))
-            keep_source(store_path, store.manifest)
-            if store.manifest.token_labels is not None:
-                replace_manifest(store_path, without)
-            shutil.rmtree(store_path / FOLDER, ignore_errors=True)
-            os.rename(temporary / FOLDER, store_path / FOLDER)
+    with writing(store_path), removing(temporary):
+        # One chunk at a time: each that is encoded beside it would take its own buffers.
+        with zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):
+            _write_arrays(temporary, store.manifest, labeller, parts, on_progress)
+        labels = hash_objects(temporary)
+        manifest = replace(
+            without,
+            token_labels=labeller,
+            objects={**without.objects, **labels},
+            sizes={**without.sizes, **object_sizes(temporary, labels)},
+        )
+        manifest = parse_manifest(manifest.to_json(), str(store_path))
+        keep_source(store_path, store.manifest)
+        if store.manifest.token_labels is not None:
+            replace_manifest(store_path, without)
+        shutil.rmtree(store_path / FOLDER, ignore_errors=True)
+        os.rename(temporary / FOLDER, store_path / FOLDER)
+        try:
             replace_manifest(store_path, manifest)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        except DiskError:
+            shutil.rmtree(store_path / FOLDER)  # nobody's, since no manifest names it
+            raise
     shutil.rmtree(label_parts_dir(store_path))
     return manifest
 

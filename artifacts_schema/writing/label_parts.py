@@ -44,7 +44,8 @@ class LabelPartWriter:
         width = num_views * num_patches * TOP_K
         schema = pa.schema([(name, pa.binary(width * dtype.itemsize)) for name, dtype in _DTYPES.items()])
         self._schema = schema.with_metadata({_METADATA_KEY: json.dumps({"shard": shard}).encode()})
-        with writing(self._path):
+        self._writer: Any = None
+        with self._whole_or_gone():
             self._writer = pq.ParquetWriter(
                 self._temporary,
                 self._schema,
@@ -80,9 +81,10 @@ class LabelPartWriter:
             with writing(self._path):
                 yield
         except BaseException:
-            with suppress(OSError, pa.ArrowException):
-                self._writer.close()
-            self._writer.is_open = False  # else it would try again when it is collected
+            if self._writer is not None:
+                with suppress(OSError, pa.ArrowException):
+                    self._writer.close()
+                self._writer.is_open = False  # else it would try again when it is collected
             self._temporary.unlink(missing_ok=True)
             raise
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import zarr
 
 from ..errors import OutputExistsError
-from ..files import check_writable, writing
+from ..files import check_writable, removing, writing
 from ..layout import is_beside_objects
 from ..local_notes import write_local_notes
 from ..manifest import MANIFEST_ATTRIBUTE, Manifest, parse_manifest
@@ -57,7 +57,7 @@ def write_new_store(store_path: Path, write: Callable[[Path], Manifest], *, shar
 def _write_new_store(store_path: Path, write: Callable[[Path], Manifest], *, shards: str | None) -> Manifest:
     temporary = store_path.with_name(f"{store_path.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with removing(temporary):
         # One chunk at a time: each that is encoded beside it would take its own buffers.
         with zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):
             unsealed = write(temporary)
@@ -69,8 +69,6 @@ def _write_new_store(store_path: Path, write: Callable[[Path], Manifest], *, sha
         # The attributes, in the group's own metadata object, are the last thing written.
         zarr.open_group(temporary, mode="r+").update_attributes({MANIFEST_ATTRIBUTE: document})
         _put_in_place(temporary, store_path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return manifest
 
 
