@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and failures of writing as one sentence each.
+"""Files: there whole or not at all, read only if regular, and failures of writing as one sentence each.
 
 Every place that writes does it inside `writing(path)`: Python, Arrow, Zarr, safetensors and torch each say in their own
 way that a disk is full.
@@ -7,9 +7,11 @@ way that a disk is full.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from pathlib import Path
 from .errors import DatalttError, DiskError
 from .space import existing_folder, free_bytes, shown_bytes
 
+_NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # a pipe that nobody writes to
 _ELSEWHERE = "write to another place"
 _ROOM = "make room, or write to another disk, and run it again"
 # Only writing fails by these.
@@ -156,8 +159,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         DiskError: it cannot be written.
     """
-    with writing(path, needs=len(content)), replacing(path) as temporary:
-        temporary.write_bytes(content)
+    with writing(path, needs=len(content)), replacing(path) as temporary, temporary.open("xb") as file:
+        file.write(content)
 
 
 @contextmanager
@@ -182,9 +185,38 @@ def removing(folder: Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """A name for the block to write a file by, which takes the place of `path` at its end, or goes if it fails."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary.unlink(missing_ok=True)  # in somebody else's folder it may be a link to any file
     try:
         yield temporary
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Opens a regular file for reading.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        OSError: it is a pipe, a device or a folder, or cannot be opened.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NO_WAITING))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(f"{path} is not a regular file")
+    return file
+
+
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """Reads a regular file of at most `max_bytes`.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        OSError: it is no regular file, is larger, or cannot be read.
+    """
+    with open_regular(path) as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(f"{path} is larger than {max_bytes} bytes")
+    return content

@@ -31,7 +31,13 @@ _CARD_PICTURE = re.compile(r"card[a-z-]*\.png")
 
 # Only codecs of the Zarr v3 core registry: what any Zarr v3 reader has, and none that can run code.
 ALLOWED_CODECS = frozenset({"sharding_indexed", "bytes", "zstd", "crc32c", "blosc", "gzip", "transpose"})
-MAX_CHUNK_BYTES = 1 << 28
+# How codecs may follow each other: what is decompressed has the bytes of the chunk, which are known before.
+CODEC_CHAIN = re.compile(r"(transpose )*bytes( (zstd|blosc|gzip))?( crc32c)?")
+INDEX_CODEC_CHAIN = re.compile(r"bytes( crc32c)?")
+# Far more than what dataltt writes or wrote: reading a row takes a chunk's bytes, and ten chunks are read at a time.
+MAX_CHUNK_BYTES = 1 << 26
+MAX_OBJECT_BYTES = 1 << 28
+MAX_CHUNKS_PER_OBJECT = 1 << 16
 
 
 def is_card_file(name: str) -> bool:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from .access.objects import FolderObjects
 from .files import write_atomically
 from .layout import LOCAL_FILE
 from .manifest import Manifest
+
+_MAX_BYTES = 1 << 20
 
 
 def write_local_notes(store_path: Path, *, shards: str) -> None:
@@ -27,8 +30,9 @@ def noted_shards(store: str, manifest: Manifest) -> str | None:
     None where neither knows, as of a store that was fetched.
     """
     try:
-        document = json.loads((Path(store) / LOCAL_FILE).read_bytes())
-    except (OSError, ValueError):  # not there, or of no use: the shards can be given
+        with FolderObjects(Path(store)).open(LOCAL_FILE) as file:
+            document = json.loads(file.read(_MAX_BYTES))
+    except (OSError, ValueError, RecursionError):  # not there, or of no use: the shards can be given
         document = None
     shards = document.get("shards") if isinstance(document, dict) else None
     return shards if isinstance(shards, str) and shards else manifest.dataset.source or None

@@ -7,6 +7,7 @@ from typing import Any
 
 import zarr
 
+from .bounded_codecs import bounded
 from .chunks import num_objects, object_names
 from .codecs import codec_problems
 from .errors import DatalttError, Problem
@@ -18,6 +19,18 @@ from .manifest_file import Root
 ZARR_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, ArithmeticError, AssertionError)
 # A store of fewer stored bytes per thousand rows than this is made up: a digest alone is 8 bytes that do not compress.
 _MIN_BYTES_PER_1000_ROWS = 1000
+# So is one that unpacks to so many times its bytes: tickets are close to random.
+_MAX_INFLATION = 1000
+_SLACK_BYTES = 64 << 20
+_MAX_REASON = 300  # characters
+
+
+def reason_of(error: Exception) -> str:
+    """A line about what Zarr raised, without the bytes that it found."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "checksum" in text:
+        return "its checksum is wrong"
+    return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}…"
 
 
 def missing_objects(root: Root) -> Iterator[Problem]:
@@ -25,8 +38,11 @@ def missing_objects(root: Root) -> Iterator[Problem]:
     if root.location.is_remote:
         return
     for name in sorted(root.manifest.objects):
-        if root.objects.size(name) is None:
-            yield Problem(where=name, kind="missing", message="is missing from the store")
+        try:
+            if root.objects.size(name) is None:
+                yield Problem(where=name, kind="missing", message="is missing from the store")
+        except OSError as error:
+            yield Problem(where=name, kind="foreign", message=f"is no object of the store ({error})")
 
 
 def open_arrays(group: zarr.Group, m: Manifest, arrays: dict[str, zarr.Array[Any]]) -> Iterator[Problem]:
@@ -47,14 +63,14 @@ def open_arrays(group: zarr.Group, m: Manifest, arrays: dict[str, zarr.Array[Any
         except DatalttError:
             raise
         except ZARR_ERRORS as error:
-            yield Problem(where=path, kind="zarr", message=f"cannot be opened ({error})")
+            yield Problem(where=path, kind="zarr", message=f"cannot be opened ({reason_of(error)})")
             continue
         if not isinstance(array, zarr.Array):
             yield Problem(where=path, kind="array_type", message="should be an array")
             continue
         problems = list(_array_problems(array, spec))
         yield from problems or _chunk_problems(array, path, m)
-        arrays[path] = array
+        arrays[path] = array if problems else bounded(array)
 
 
 def _array_problems(array: zarr.Array[Any], spec: ArraySpec) -> Iterator[Problem]:
@@ -93,3 +109,8 @@ def size_problems(root: Root, arrays: Mapping[str, zarr.Array[Any]]) -> Iterator
     if num_bytes * 1000 < m.num_images * _MIN_BYTES_PER_1000_ROWS:
         message = f"is {m.num_images}, more than {num_bytes} stored bytes can hold"
         yield Problem(where="num_images", kind="too_large", message=message)
+        return
+    for path, array in arrays.items():
+        if array.nbytes > _MAX_INFLATION * num_bytes + _SLACK_BYTES:
+            message = f"has {array.nbytes} bytes, more than {num_bytes} stored bytes can hold"
+            yield Problem(where=path, kind="too_large", message=message)

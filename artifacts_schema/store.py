@@ -16,13 +16,14 @@ from .access.location import Access, Location
 from .access.location import storage_options as option_pairs
 from .access.remote import RemoteObjects, fetch_objects
 from .access.zarr_store import ObjectStore
+from .bounded_codecs import max_object_bytes
 from .chunks import object_names
 from .errors import DatalttError, OptionError, SchemaError, UnknownKeyError
 from .image_tickets import ImageTickets
 from .layout import ROOT_FILE
 from .lookup import KeyLookup, iter_row_blocks
 from .manifest_file import Root, invalid_store, read_root, root_mark
-from .opening import ZARR_ERRORS, missing_objects, open_arrays, size_problems
+from .opening import ZARR_ERRORS, missing_objects, open_arrays, reason_of, size_problems
 from .strings import MAX_STRING_BYTES, decode_strings
 from .tickets import Packed, Ranks, bad_ranks, bad_tickets, mask_to_indices, unpack_mask
 from .token_labels import LabelMaps, bad_label_maps, no_token_labels
@@ -94,12 +95,14 @@ class TicketStore:
         try:
             group = zarr.open_group(zarr_store, mode="r", zarr_format=3)
         except ZARR_ERRORS as error:
-            raise invalid_store(root.location.place, "zarr.json", "zarr", f"cannot be opened ({error})") from None
+            message = f"cannot be opened ({reason_of(error)})"
+            raise invalid_store(root.location.place, "zarr.json", "zarr", message) from None
         arrays: dict[str, zarr.Array[Any]] = {}
         problems = [*missing_objects(root), *open_arrays(group, root.manifest, arrays)]
         problems = problems or list(size_problems(root, arrays))
         if problems:
             raise SchemaError(root.location.place, problems)
+        zarr_store.limits = {path: max_object_bytes(array) for path, array in arrays.items()}
         return cls(root, arrays)
 
     def _read(self, path: str, selection: Any) -> npt.NDArray[Any]:
@@ -110,9 +113,9 @@ class TicketStore:
             raise
         except ZARR_ERRORS as error:
             self._refuse_other_tickets()
-            reason = str(error) or type(error).__name__
             way_out = "clear its copy with: dataltt cache --clear" if self.location.is_remote else "fetch it again"
-            raise invalid_store(self.path, path, "damaged", f"cannot be read ({reason}); {way_out}") from error
+            message = f"cannot be read ({reason_of(error)}); {way_out}"
+            raise invalid_store(self.path, path, "damaged", message) from error
         return values
 
     def _refuse_other_tickets(self) -> None:

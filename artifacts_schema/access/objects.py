@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
+import weakref
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -10,11 +13,14 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
 from ..errors import SchemaError
+from ..files import open_regular
 from ..layout import ROOT_FILE
 from .location import Location
 
 # A zip's directory is read whole by zipfile; a store has a few hundred objects.
-_MAX_ZIP_MEMBERS = 1_000_000
+_MAX_DIRECTORY_BYTES = 16 << 20
+# What dataltt stores in a zip file is compressed already, and another zip makes little of it but of metadata.
+_MAX_ZIP_INFLATION = 100
 # What zipfile raises on bytes that are not what they should be; RuntimeError where they are encrypted.
 _ZIP_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
@@ -35,11 +41,16 @@ class Objects(Protocol):
 
         Raises:
             FileNotFoundError: it is not there.
+            OSError: it leads out of the store, or is no file.
         """
         ...
 
     def size(self, name: str) -> int | None:
-        """Bytes of an object; None if it is not there."""
+        """Bytes of an object; None if it is not there.
+
+        Raises:
+            OSError: it leads out of the store, or is no file.
+        """
         ...
 
     def expect(self, digests: Mapping[str, str], sizes: Mapping[str, int]) -> None:
@@ -56,6 +67,24 @@ class FolderObjects:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._real_folder = os.path.realpath(folder)
+
+    def find(self, name: str) -> Path:
+        """The path of an object, which is a regular file below the folder.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            OSError: it leads out of the folder, or is no file.
+        """
+        path = os.path.realpath(self.folder / name)
+        if not path.startswith(self._real_folder.rstrip(os.sep) + os.sep):
+            raise OSError(f"{name} is a link that leads out of the store; copy the store with its files: cp -rL")
+        found = os.stat(path)
+        if stat.S_ISDIR(found.st_mode):
+            raise FileNotFoundError(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(f"{name} is not a regular file")
+        return Path(path)
 
     def read_root(self, max_bytes: int) -> bytes:
         """The root's metadata, or one byte more than `max_bytes` of it."""
@@ -65,21 +94,25 @@ class FolderObjects:
     def open(self, name: str) -> IO[bytes]:
         """An object, seekable."""
         try:
-            return (self.folder / name).open("rb")
+            return open_regular(self.find(name))
         except (IsADirectoryError, NotADirectoryError) as error:
             raise FileNotFoundError(str(error)) from None
 
     def size(self, name: str) -> int | None:
         """Bytes of an object; None if it is not there."""
-        path = self.folder / name
-        return path.stat().st_size if path.is_file() else None
+        try:
+            return self.find(name).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def expect(self, digests: Mapping[str, str], sizes: Mapping[str, int]) -> None:
         """Does nothing: what is in a folder is read as it is."""
 
     def strangers(self, names: Iterable[str]) -> list[str]:
         """Names of what else is in the folder."""
-        files = {p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if p.is_file()}
+        files = {
+            p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if p.is_symlink() or not p.is_dir()
+        }
         return sorted(files - set(names))
 
 
@@ -87,14 +120,18 @@ class ZipObjects:
     """Objects of a store in a zip file, at its top or in one folder of it."""
 
     def __init__(self, path: Path) -> None:
+        file = _Archive(open_regular(path))
+        weakref.finalize(self, file.close)  # zipfile closes only what it has opened
         try:
-            self._zip = zipfile.ZipFile(path)
+            self._zip = zipfile.ZipFile(file)
         except (*_ZIP_DAMAGE, OSError) as error:
             raise _no_zip(path, f"is not a zip file that can be read ({error}); fetch it again") from None
-        names = self._zip.namelist()
+        file.limit = None
+        members = [m for m in self._zip.infolist() if stat.S_IFMT(m.external_attr >> 16) in (0, stat.S_IFREG)]
+        if sum(m.file_size for m in members) > _MAX_ZIP_INFLATION * path.stat().st_size:
+            raise _no_zip(path, f"unpacks to more than {_MAX_ZIP_INFLATION} times its bytes, which no store does")
+        names = [m.filename for m in members]
         roots = sorted((n for n in names if PurePosixPath(n).name == ROOT_FILE), key=lambda n: n.count("/"))
-        if len(names) > _MAX_ZIP_MEMBERS:
-            raise _no_zip(path, f"has {len(names)} members, which no store has")
         if not roots:
             raise FileNotFoundError(f"{path} has no {ROOT_FILE}")
         self._prefix = roots[0][: -len(ROOT_FILE)]
@@ -124,6 +161,20 @@ class ZipObjects:
     def strangers(self, names: Iterable[str]) -> list[str]:
         """Names of what else is in the zip file."""
         return sorted(set(self._members) - set(names))
+
+
+class _Archive(io.BufferedReader):
+    """A zip file, of which no more than `limit` bytes are read at once: zipfile reads its directory so."""
+
+    limit: int | None = _MAX_DIRECTORY_BYTES
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.limit is None:
+            return super().read(size)
+        content = super().read(self.limit + 1 if size is None or size < 0 else min(size, self.limit + 1))
+        if len(content) > self.limit:
+            raise zipfile.BadZipFile(f"its directory has more than {self.limit} bytes")
+        return content
 
 
 class _Member(io.RawIOBase):

@@ -6,26 +6,31 @@ import asyncio
 import hashlib
 import io
 from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import IO
 
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from ..layout import ROOT_FILE
+from ..layout import MAX_OBJECT_BYTES, ROOT_FILE
 from .objects import Objects
 
-_MAX_METADATA_BYTES = 16 << 20
+_MAX_METADATA_BYTES = 1 << 20
 
 
 class ObjectStore(Store):
     """Read-only Zarr store over objects.
 
     A chunk that is not there, or is empty, is an error, where Zarr would read it as fill values; so is metadata that is
-    not what the manifest says.
+    not what the manifest says, and an object that is larger than its array's chunks can be.
+
+    Attributes:
+        limits: bytes that an object has at most, by its array's path.
     """
 
     def __init__(self, objects: Objects, digests: Mapping[str, str], root: bytes) -> None:
         super().__init__(read_only=True)
         self._objects, self._digests, self._root = objects, digests, root
+        self.limits: dict[str, int] = {}
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """The bytes of an object, or some of them."""
@@ -40,17 +45,16 @@ class ObjectStore(Store):
         try:
             with self._objects.open(key) as file:
                 if key.endswith(f"/{ROOT_FILE}"):
-                    return self._metadata(key, file.read(_MAX_METADATA_BYTES))
-                if byte_range is None:
-                    return file.read()
+                    return self._metadata(key, _up_to(file, _MAX_METADATA_BYTES, key))
+                limit = self.limits.get(key.partition("/c/")[0], MAX_OBJECT_BYTES)
                 if isinstance(byte_range, RangeByteRequest):
                     file.seek(byte_range.start)
-                    return file.read(max(0, byte_range.end - byte_range.start))
+                    return file.read(min(max(0, byte_range.end - byte_range.start), limit))
                 if isinstance(byte_range, OffsetByteRequest):
                     file.seek(byte_range.offset)
                 elif isinstance(byte_range, SuffixByteRequest):
                     file.seek(max(0, file.seek(0, io.SEEK_END) - byte_range.suffix))
-                return file.read()
+                return _up_to(file, limit, key)
         except FileNotFoundError:
             return None
 
@@ -108,3 +112,11 @@ class ObjectStore(Store):
     def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Refuses."""
         raise NotImplementedError("a ticket store is not listed")
+
+
+def _up_to(file: IO[bytes], limit: int, key: str) -> bytes:
+    """What is left of a file, which is not more than `limit` bytes."""
+    content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"{key} has more than {limit} bytes")
+    return content

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from ..access.location import Location
+from ..access.objects import FolderObjects
 from ..errors import OptionError, Problem, SchemaError
 from ..identity import version_of
 from ..layout import ROOT_FILE
@@ -123,14 +124,19 @@ def shipment_of(store: Path, card: Mapping[str, bytes], on_progress: Progress = 
 
 def _checked_objects(store: Path, manifest: Manifest, on_progress: Progress) -> tuple[Outgoing, ...]:
     """All objects of a store, each with the SHA-256 that the manifest says."""
-    paths = {name: store / name for name in manifest.objects}
-    total = sum(path.stat().st_size for path in paths.values() if path.is_file())
-    found, problems, done = [], [], 0
-    for name, sha256 in manifest.objects.items():
-        if not paths[name].is_file():
+    there = FolderObjects(store)
+    paths, problems = {}, []
+    for name in manifest.objects:
+        try:
+            paths[name] = there.find(name)
+        except (FileNotFoundError, NotADirectoryError):
             problems.append(Problem(where=name, kind="missing", message="is missing from the store"))
-            continue
-        file = Outgoing.of(name, paths[name])
+        except OSError as error:
+            problems.append(Problem(where=name, kind="foreign", message=f"is no object of the store ({error})"))
+    total = sum(path.stat().st_size for path in paths.values())
+    found, done = [], 0
+    for name, path in paths.items():
+        sha256, file = manifest.objects[name], Outgoing.of(name, path)
         done += file.size
         on_progress("checking the store", done, total)
         if file.sha256 != sha256:

@@ -229,6 +229,11 @@ def write_card(store: Path, files: Mapping[str, bytes]) -> None:
         (store / CARD_GALLERY).unlink(missing_ok=True)
 
 
+def _is_own_file(path: Path) -> bool:
+    """Tells whether this is a file, and no link: of a store from elsewhere, a link's file is not what is published."""
+    return path.is_file() and not path.is_symlink()
+
+
 def card_of(store: Path, url: str | None) -> tuple[dict[str, bytes], str]:
     """The card that goes with a store: the one in its folder, else one that is written now.
 
@@ -238,8 +243,8 @@ def card_of(store: Path, url: str | None) -> tuple[dict[str, bytes], str]:
     Raises:
         StoreNotFoundError, SchemaError: there is no store, or it is damaged.
     """
-    if (store / CARD_FILE).is_file():
-        found = {p.name: p.read_bytes() for p in sorted(store.iterdir()) if p.is_file() and is_card_file(p.name)}
+    if _is_own_file(store / CARD_FILE):
+        found = {p.name: p.read_bytes() for p in sorted(store.iterdir()) if is_card_file(p.name) and _is_own_file(p)}
         if is_outdated(found[CARD_FILE], read_manifest(store)):
             return found, f"note: the card was written of an earlier state; dataltt card {store} writes it anew"
         return found, ""

@@ -290,6 +290,18 @@ def test_push_finds_or_writes_it(store: Path) -> None:
     assert said == ""
 
 
+def test_a_link_is_no_card(store: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("XQZJ7")
+    for name in ("README.md", "card.png"):
+        (store / name).unlink(missing_ok=True)
+        (store / name).symlink_to(secret)
+    files, _ = card_of(store, None)
+    assert not any(b"XQZJ7" in content for content in files.values())
+    assert files["README.md"] == (store / "README.md").read_bytes()
+    assert secret.read_text() == "XQZJ7"
+
+
 def test_a_card_of_an_earlier_state_is_noticed(store: Path) -> None:
     write_card(store, card_files(TicketStore.open(str(store))))
     assert not is_outdated((store / "README.md").read_bytes(), read_manifest(str(store)))
