@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         BadImageError,
         CheckpointError,
         DatalttError,
+        DiskError,
         DuplicateKeyError,
         IncompletePartsError,
         MissingTicketError,
@@ -50,9 +51,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "access.location": "Access Location",
     "errors": (
-        "BadImageError CheckpointError DatalttError DuplicateKeyError IncompletePartsError MissingTicketError "
-        "ModelError OptionError OutputExistsError Problem RemoteError SampleError SchemaError ShardError "
-        "StoreNotFoundError TicketMismatchError UnknownKeyError UnsupportedVersionError"
+        "BadImageError CheckpointError DatalttError DiskError DuplicateKeyError IncompletePartsError "
+        "MissingTicketError ModelError OptionError OutputExistsError Problem RemoteError SampleError SchemaError "
+        "ShardError StoreNotFoundError TicketMismatchError UnknownKeyError UnsupportedVersionError"
     ),
     "image_tickets": "ImageTickets",
     "manifest": (
@@ -71,6 +72,7 @@ __all__ = [
     "CheckpointError",
     "DatalttError",
     "Dataset",
+    "DiskError",
     "DuplicateKeyError",
     "ImageTickets",
     "IncompletePartsError",

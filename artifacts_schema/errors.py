@@ -34,6 +34,10 @@ class OutputExistsError(DatalttError):
     """The place to write to is taken; nothing was touched."""
 
 
+class DiskError(DatalttError):
+    """A place that cannot be written: its disk is full, read-only or broken, or the user may not."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """Fault of a document or array: where it is, what kind it is, and a sentence about it."""

@@ -123,6 +123,8 @@ def _not_found(location: Location) -> str:
 
         if RemoteObjects(location).is_there("tickets/zarr.json"):
             return f"{place} is not finished: its zarr.json is missing; push it again to finish it"
+        if place.rstrip("/").endswith(".zip"):
+            return f"{place} is a zip file on another machine; download it, and give its path"
         return f"there is no ticket store at {place} (it has no zarr.json); check the URL, or ask who published it"
     if location.is_zip:
         return f"{place} has no ticket store in it; give the zip file that dataltt push wrote, or a folder"

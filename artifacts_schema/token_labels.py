@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .access.location import is_remote
 from .errors import TicketMismatchError
 from .tickets import Mask
 
@@ -49,8 +50,9 @@ def bad_label_maps(maps: LabelMaps, num_classes: int) -> Mask:
     return result
 
 
-def no_token_labels(store: str) -> TicketMismatchError:
-    """Error to raise where token labels are asked of a store that has none."""
-    return TicketMismatchError(
-        f"{store} has no token labels; write them with: dataltt label --model MODEL --tickets {store}"
-    )
+def no_token_labels(store: str, instead: str = "") -> TicketMismatchError:
+    """Error to raise where token labels are asked of a store that has none; `instead` is what else can be done."""
+    far = is_remote(store)
+    fetch = f"fetch it (dataltt pull {store} STORE), and " if far else ""
+    command = f"dataltt label --model MODEL --tickets {'STORE' if far else store}"
+    return TicketMismatchError(f"{store} has no token labels; {fetch}write them with: {command}{instead}")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from .access.location import Access, Location
 from .errors import DatalttError, RemoteError, SchemaError
+from .key_hashes import KeyHashes
 from .layout import MAX_OBJECT_BYTES, is_beside_objects
 from .lookup import iter_row_blocks
 from .store import TicketStore
-from .strings import hash_strings, keys_digest
+from .strings import hash_strings
 from .tickets import pack_ranks
 
 _READ_BYTES = 1 << 20
@@ -96,11 +99,11 @@ def _check_rows(store: TicketStore, on_progress: Callable[[int, int], None] | No
         problems["ranks"] = []
     if m.token_labels is not None:
         problems["token_labels"] = []
-    hashes = np.empty(m.num_images, dtype=np.uint64)
+    hashes = KeyHashes(Path(tempfile.gettempdir()))
     keys_readable = True
     for block in iter_row_blocks(m.num_images, 16_384):
         try:
-            hashes[block.start : block.stop] = hash_strings(store.read_keys(block))
+            hashes.add(hash_strings(store.read_keys(block)))
         except SchemaError as error:
             keys_readable = False
             problems["keys"] += [str(p) for p in error.problems]
@@ -109,10 +112,10 @@ def _check_rows(store: TicketStore, on_progress: Callable[[int, int], None] | No
         if on_progress is not None:
             on_progress(block.stop, m.num_images)
     if keys_readable:
-        hashes.sort()
-        if (hashes[1:] == hashes[:-1]).any():
+        summary = hashes.summary()
+        if len(summary.repeated):
             problems["keys"].append("a key occurs twice")
-        if keys_digest(hashes) != m.dataset.keys_sha256:
+        if summary.sha256 != m.dataset.keys_sha256:
             problems["keys"].append("are not those of dataset.keys_sha256")
     for name, found_problems in problems.items():
         shown = "; ".join(found_problems[:5])

@@ -30,8 +30,8 @@ from .commands import (
     view,
     weight_lottery,
 )
-from .messages import as_flags
 from .options import ConfiguredCommand
+from .unexpected import end_by
 
 _INTERRUPTED = 130  # what a shell calls a program that SIGINT ended
 
@@ -122,9 +122,4 @@ def main() -> None:
             typer.secho(text, fg=typer.colors.YELLOW, err=True)
         raise
     except Exception as error:
-        from ..artifacts_schema.errors import DatalttError
-
-        if not isinstance(error, DatalttError | PermissionError):
-            raise
-        typer.secho(f"dataltt: {as_flags(str(error))}", fg=typer.colors.RED, err=True)
-        sys.exit(1)
+        sys.exit(end_by(error))

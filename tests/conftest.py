@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from .disks import disk  # noqa: F401
 from .far.fixtures import (  # noqa: F401
     _gs_server,
     _s3_server,

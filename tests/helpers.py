@@ -230,7 +230,7 @@ def _arguments(args: Sequence[str]) -> Iterator[None]:
 
 
 def run_cli(*args: object) -> CliResult:
-    """Runs the command line in this process. An exception that it does not turn into a sentence comes through."""
+    """Runs the command line in this process."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     with _arguments([str(a) for a in args]), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:

@@ -22,7 +22,8 @@ from typing import IO, cast
 
 from filelock import FileLock
 
-from ..errors import RemoteError
+from ..errors import DiskError
+from ..files import write_failure
 
 # A download that a killed process left behind is nobody's after so long.
 _ABANDONED_S = 24 * 3600
@@ -140,9 +141,10 @@ class ObjectCache:
         try:
             yield
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise RemoteError(
-                f"the cache {self.folder} cannot be written ({reason}); make room, or give another `cache_dir`"
+            found = write_failure(error, self.folder)
+            reason = error.strerror or str(error) if found is None else found[0]
+            raise DiskError(
+                f"the cache {self.folder} cannot be written: {reason}; make room, or give another `cache_dir`"
             ) from error
 
     def _evict(self, keep: Path) -> None:

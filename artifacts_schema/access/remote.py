@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import IO, Any
 
-from ..errors import OptionError, RemoteError
+from ..errors import DatalttError, OptionError, RemoteError
 from ..layout import ROOT_FILE
 from .cache import ObjectCache
 from .failures import failure_of, is_passing
@@ -210,7 +210,7 @@ class RemoteObjects:
         for number in range(1, tries + 1):
             try:
                 return attempt()
-            except (FileNotFoundError, RemoteError):
+            except (FileNotFoundError, DatalttError):
                 raise
             except Exception as error:  # the file systems' own, of many libraries; bugs of ours are raised as they are
                 failure = failure_of(error, self._shown(name), self._location)

@@ -13,13 +13,14 @@ import numpy.typing as npt
 from ..access.location import Location
 from ..local_notes import noted_shards
 from ..manifest import SCHEMA_VERSION, THINNED_VERSION, Manifest, parse_manifest
+from ..space import check_space
 from ..store import TicketStore
-from ..strings import keys_digest
 from ..token_labels import FOLDER
 from ..writing.new_store import check_destination, creation_time, write_new_store
 from ..writing.store_arrays import StoreArrays, refuse_duplicates
 from .rows import RowPlan, keys_of_shards, read_block, rows_per_block, scan_keys, specs_of
 
+_SURE = 0.9  # the share of such a guess without which there is surely no room
 Columns = dict[str, npt.NDArray[Any]]
 Place = str | Path | Location  # of a store that is read
 
@@ -86,17 +87,20 @@ def write_store(
     Raises:
         OutputExistsError: something stands there.
         DuplicateKeyError: two rows have one key.
+        DiskError: there is no room for it, or it cannot be written.
         SchemaError: a store is damaged.
         RemoteError: one behind a URL cannot be had.
     """
     target.check()
     token_labels = manifest.token_labels is not None
     _fetch_rows(stores, plan, target.on_download, token_labels=token_labels)
-    keys = scan_keys(stores, plan)
-    refuse_duplicates(keys.sorted_hashes, keys_of_shards(stores, plan))
-    final = _described(manifest, plan, keys_digest(keys.sorted_hashes), target)
+    keys = scan_keys(stores, plan, target.path.parent)
+    refuse_duplicates(keys.summary, keys_of_shards(stores, plan))
+    final = _described(manifest, plan, keys.summary.sha256, target)
     # What no reader would open is refused before anything is written.
     parse_manifest(final.to_json(), str(target.path))
+    needed = _needed_bytes(stores, plan, final)
+    check_space(target.path, needed, least=_SURE * needed)
     block_rows = min(rows_per_block(store.manifest) for store in stores)
 
     def write(folder: Path) -> Manifest:
@@ -111,6 +115,15 @@ def write_store(
         return final
 
     return write_new_store(target.path, write, shards=shards)
+
+
+def _needed_bytes(stores: Sequence[TicketStore], plan: RowPlan, final: Manifest) -> float:
+    """A guess of the new store's bytes: of each store the share of its arrays that its rows are."""
+    arrays, total = specs_of(final), 0.0
+    for source, store in enumerate(stores):
+        stored = sum(size for path, size in store.num_stored_bytes().items() if path in arrays)
+        total += stored * np.count_nonzero(plan.sources == source) / len(store)
+    return total
 
 
 def _fetch_rows(

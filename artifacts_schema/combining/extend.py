@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ..manifest import Manifest, parse_manifest
 from ..store import TicketStore
-from ..strings import keys_digest
 from ..writing.commit import StoreSpec, checked_part, manifest_of, num_key_bytes_of, read_headers
 from ..writing.new_store import check_destination, write_new_store
 from ..writing.parts import PartHeader, parts_dir, read_keys
@@ -59,7 +58,7 @@ def commit_extension(
     headers = read_headers(store_path, spec.shards)
     fetch(base, None, token_labels=False)
     plan = all_rows(base)
-    num_key_bytes = scan_keys([base], plan).num_bytes + sum(num_key_bytes_of(h) for h in headers)
+    num_key_bytes = scan_keys([base], plan, store_path.parent).num_bytes + sum(num_key_bytes_of(h) for h in headers)
     draft = _manifest(base, spec, headers)
     parse_manifest(draft.to_json(), str(store_path))
 
@@ -73,9 +72,9 @@ def commit_extension(
             arrays.append(part.keys, part.columns)
             if on_progress is not None:
                 on_progress(done, len(headers))
-        hashes = arrays.close(draft.dataset.shards, [*plan.num_rows, *(h.num_rows for h in headers)])
-        refuse_duplicates(hashes, _keys_of_shards(base, headers))
-        return replace(draft, dataset=replace(draft.dataset, keys_sha256=keys_digest(hashes)))
+        summary = arrays.close(draft.dataset.shards, [*plan.num_rows, *(h.num_rows for h in headers)])
+        refuse_duplicates(summary, _keys_of_shards(base, headers))
+        return replace(draft, dataset=replace(draft.dataset, keys_sha256=summary.sha256))
 
     manifest = write_new_store(store_path, write, shards=spec.source)
     shutil.rmtree(parts_dir(store_path))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ..key_hashes import KeyHashes, KeySummary
 from ..layout import array_specs
 from ..lookup import BLOCK_ROWS
 from ..manifest import Manifest
@@ -147,23 +149,22 @@ def read_block(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyScan:
-    """Facts about all keys of a new store: their bytes, and their XXH3-64 digests, sorted, uint64 [R]."""
+    """Facts about all keys of a new store: their bytes, and what their digests say."""
 
     num_bytes: int
-    sorted_hashes: npt.NDArray[np.uint64]
+    summary: KeySummary
 
 
-def scan_keys(stores: Sequence[TicketStore], plan: RowPlan) -> KeyScan:
-    """Reads all keys once, before anything is written. 8 bytes of memory a row."""
-    hashes = np.empty(plan.num_images, dtype=np.uint64)
+def scan_keys(stores: Sequence[TicketStore], plan: RowPlan, folder: Path) -> KeyScan:
+    """Reads all keys once, before the store is written. Digests that memory should not hold wait on `folder`'s disk."""
+    hashes = KeyHashes(folder)
     num_bytes = 0
     for first in range(0, plan.num_images, _MAX_BLOCK_ROWS):
         block = range(first, min(first + _MAX_BLOCK_ROWS, plan.num_images))
         keys = read_key_block(stores, plan, block)
-        hashes[block.start : block.stop] = hash_strings(keys)
+        hashes.add(hash_strings(keys))
         num_bytes += len(encode_strings(keys)[0])
-    hashes.sort()
-    return KeyScan(num_bytes=num_bytes, sorted_hashes=hashes)
+    return KeyScan(num_bytes=num_bytes, summary=hashes.summary())
 
 
 def keys_of_shards(stores: Sequence[TicketStore], plan: RowPlan) -> Iterator[tuple[str, list[str]]]:

@@ -80,16 +80,16 @@ def _of_shards(store: TicketStore, pattern: str | None) -> list[str]:
     if pattern is None:
         return list(store.shard_names)
     try:
-        patterns = expand_braces(pattern)
+        patterns = [pattern] if pattern in store.shard_names else expand_braces(pattern)
     except TooManyNamesError as error:
         raise OptionError(f"`shards={pattern[:200]!r}` {error}; give a range of the shards that there are") from None
     except ValueError as error:
         raise OptionError(
             f"`shards={pattern!r}` has braces that do not match; write t-{{000000..000009}}.tar"
         ) from error
-    chosen: set[str] = set()
+    chosen, known = set[str](), set(store.shard_names)
     for each in patterns:
-        found = fnmatch.filter(store.shard_names, each)
+        found = [each] if each in known else fnmatch.filter(store.shard_names, each)
         if not found:
             raise OptionError(
                 f"{store.path} has no shard {each!r} (from `shards={pattern!r}`); the first of its "
@@ -106,7 +106,7 @@ def _of_keys(store: TicketStore, file: Path) -> tuple[npt.NDArray[np.bool_], set
     missing: list[str] = []
     lookup = KeyLookup(store)
     try:
-        with file.open(encoding="utf-8") as lines:
+        with file.open(encoding="utf-8-sig") as lines:  # lines may end in CRLF, and begin with a mark, as on Windows
             while block := lines.readlines(BLOCK_ROWS * 16):
                 keys = [key for line in block if (key := line.rstrip("\r\n"))]
                 rows = lookup.find(keys)

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import OutputExistsError
+from ..files import check_writable, writing
 from ..layout import ROOT_FILE, is_beside_objects
+from ..space import check_space
 from .outgoing import Outgoing, Progress, Shipment
 from .targets import FarFile
 
@@ -37,9 +39,10 @@ class FolderTarget:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def refuse(self, names: Sequence[str], *, has_store: bool) -> None:
-        """Refuses a folder that holds something else than a store or a part of this one."""
+        """Refuses a folder that holds something else than a store or a part of this one, or that may not be written."""
         if self.folder.is_file():
             raise OutputExistsError(f"{self.folder} is a file; choose another folder, or a name that ends in .zip")
+        check_writable(self.folder)
         if has_store:
             return
         known = set(names)
@@ -51,7 +54,12 @@ class FolderTarget:
     def publish(
         self, shipment: Shipment, missing: Sequence[Outgoing], stale: Sequence[str], on_progress: Progress
     ) -> None:
-        """Sends files so that there is no store before all of it is there."""
+        """Sends files so that there is no store before all of it is there.
+
+        Raises:
+            DiskError: there is no room for them, or they cannot be written.
+        """
+        check_space(self.folder, sum(file.size for file in missing))
         objects = {file.name for file in shipment.objects}
         root = self.folder / ROOT_FILE
         if any(file.name in objects for file in missing):
@@ -66,10 +74,14 @@ class FolderTarget:
 
     def _put(self, file: Outgoing) -> None:
         path = self.folder / file.name
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.sending")
-        with file.open() as source, temporary.open("wb") as copy:
-            shutil.copyfileobj(source, copy, _BLOCK_BYTES)
-            copy.flush()
-            os.fsync(copy.fileno())
-        os.replace(temporary, path)
+        with writing(path, needs=file.size):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with file.open() as source, temporary.open("wb") as copy:
+                    shutil.copyfileobj(source, copy, _BLOCK_BYTES)
+                    copy.flush()
+                    os.fsync(copy.fileno())
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)

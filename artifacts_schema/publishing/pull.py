@@ -13,9 +13,11 @@ from pathlib import Path, PurePosixPath
 from ..access.location import Location
 from ..access.objects import open_objects
 from ..access.stream import open_stream
-from ..errors import DatalttError, OptionError, OutputExistsError, Problem, RemoteError, SchemaError
+from ..errors import DatalttError, DiskError, OptionError, OutputExistsError, Problem, RemoteError, SchemaError
+from ..files import check_writable, writing
 from ..layout import CARD_FILE, ROOT_FILE, is_beside_objects
 from ..manifest_file import Root, is_store, read_root
+from ..space import check_space
 from .outgoing import Progress, no_progress
 
 _AT_ONCE = 8
@@ -75,6 +77,7 @@ def pull(
         StoreNotFoundError, SchemaError: there is no store, or it is damaged.
         OutputExistsError: something else is in that folder.
         RemoteError: the place cannot be reached, or refuses.
+        DiskError: there is no room for it, or it cannot be written.
     """
     out = store or default_store(location.place)
     if out.suffix.lower() == ".zip":
@@ -84,10 +87,13 @@ def pull(
     root = read_root(location)
     _refuse_odd_names(root, str(location))
     folder = _folder_to_fill(root, out, overwrite=overwrite)
+    check_writable(folder)
+    check_space(out, sum(n for name, n in root.manifest.sizes.items() if not (folder / name).is_file()))
     fetched, skipped = _fetch(root, folder, on_progress)
-    card = _fetch_card(location, folder)
-    if folder != out:
-        _finish(root, folder, out, card)
+    with writing(out):
+        card = _fetch_card(location, folder)
+        if folder != out:
+            _finish(root, folder, out, card)
     return PullResult(
         url=str(location),
         store=str(out),
@@ -132,7 +138,8 @@ def _refuse_odd_names(root: Root, place: str) -> None:
 def _fetch(root: Root, folder: Path, on_progress: Progress) -> tuple[list[str], list[str]]:
     """Fetches the objects that are not in a folder yet; returns the names of these, and of those that were there."""
     names = list(root.manifest.objects)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     sizes = {name: root.manifest.sizes.get(name) or 1 for name in names}
     total, done = sum(sizes.values()), 0
     fetched: list[str] = []
@@ -162,19 +169,23 @@ def _fetch_one(root: Root, name: str, path: Path) -> bool:
         with path.open("rb") as there:
             if hashlib.file_digest(there, "sha256").hexdigest() == sha256:
                 return False
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.fetching")
     digest = hashlib.sha256()
-    with temporary.open("wb") as copy:
-        for block in _blocks(root, name):
-            digest.update(block)
-            copy.write(block)
-        copy.flush()
-        os.fsync(copy.fileno())
-    if digest.hexdigest() != sha256:
-        temporary.unlink()
-        raise _damaged(root, name, "has another SHA-256 than the manifest says")
-    os.replace(temporary, path)
+    try:
+        with writing(path, needs=root.manifest.sizes.get(name)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as copy:
+                for block in _blocks(root, name):
+                    digest.update(block)
+                    copy.write(block)
+                copy.flush()
+                os.fsync(copy.fileno())
+            if digest.hexdigest() != sha256:
+                raise _damaged(root, name, "has another SHA-256 than the manifest says")
+            os.replace(temporary, path)
+    except (DiskError, SchemaError):
+        temporary.unlink(missing_ok=True)
+        raise
     return True
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import OutputExistsError
+from ..files import check_writable, writing
+from ..space import check_space
 from .outgoing import Outgoing, Progress, Shipment
 from .targets import FarFile
 
@@ -43,13 +45,23 @@ class ZipTarget:
         """Refuses what is no store's zip file."""
         if self.path.exists() and not has_store:
             raise OutputExistsError(f"{self.path} exists and is not a ticket store; choose another name")
+        check_writable(self.path)
 
     def publish(
         self, shipment: Shipment, missing: Sequence[Outgoing], stale: Sequence[str], on_progress: Progress
     ) -> None:
-        """Writes the whole file anew under another name, and renames it."""
+        """Writes the whole file anew under another name, and renames it.
+
+        Raises:
+            DiskError: there is no room for it, or it cannot be written.
+        """
+        check_space(self.path, shipment.num_bytes)
+        with writing(self.path, needs=shipment.num_bytes):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._write(shipment, on_progress)
+
+    def _write(self, shipment: Shipment, on_progress: Progress) -> None:
         temporary = self.path.with_name(f"{self.path.name}.sending")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         done = 0
         try:
             with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:

@@ -1,6 +1,6 @@
 """Commit of parts to a store: read in shard order, written in whole shard objects, checked, and renamed into place.
 
-Memory: one part, one unwritten block per array, and 8 bytes per image for the duplicate check.
+Memory: one part, one unwritten block per array, and 8 MiB for the duplicate check.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..manifest import (
     View,
     parse_manifest,
 )
-from ..strings import MAX_STRING_BYTES, keys_digest
+from ..strings import MAX_STRING_BYTES
 from ..tickets import bad_ranks, bad_tickets, pack_ranks, ranks_dtype
 from .new_store import check_destination, creation_time, write_new_store
 from .parts import Part, PartHeader, part_path, parts_dir, read_header, read_keys, read_part
@@ -137,9 +137,9 @@ def _write_arrays(
         arrays.append(part.keys, part.columns)
         if on_progress is not None:
             on_progress(done, len(headers))
-    hashes = arrays.close([h.shard for h in headers], [h.num_rows for h in headers])
-    refuse_duplicates(hashes, ((h.shard, read_keys(h).to_pylist()) for h in headers))
-    return keys_digest(hashes)
+    summary = arrays.close([h.shard for h in headers], [h.num_rows for h in headers])
+    refuse_duplicates(summary, ((h.shard, read_keys(h).to_pylist()) for h in headers))
+    return summary.sha256
 
 
 def num_key_bytes_of(header: PartHeader) -> int:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import zarr
 
-from ..errors import IncompletePartsError, OptionError, OutputExistsError
+from ..errors import DiskError, IncompletePartsError, OptionError, OutputExistsError
+from ..files import removing, writing
 from ..layout import array_specs
 from ..local_notes import keep_source
 from ..manifest import Labeller, Manifest, parse_manifest
@@ -73,6 +74,7 @@ def commit_labels(
     Raises:
         OutputExistsError: the store has token labels and `overwrite` is not given.
         IncompletePartsError: parts are missing, damaged, or of another store.
+        DiskError: they cannot be written; the store has its old labels or none.
     """
     store = TicketStore.open(str(store_path))
     check_unlabelled(store_path, store.manifest, overwrite=overwrite)
@@ -83,7 +85,7 @@ def commit_labels(
     parse_manifest(replace(without, token_labels=labeller).to_json(), str(store_path))
     temporary = store_path.with_name(f"{store_path.name}.labels.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with writing(store_path), removing(temporary):
         # One chunk at a time: each that is encoded beside it would take its own buffers.
         with zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):
             _write_arrays(temporary, store.manifest, labeller, parts, on_progress)
@@ -100,9 +102,11 @@ def commit_labels(
             replace_manifest(store_path, without)
         shutil.rmtree(store_path / FOLDER, ignore_errors=True)
         os.rename(temporary / FOLDER, store_path / FOLDER)
-        replace_manifest(store_path, manifest)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            replace_manifest(store_path, manifest)
+        except DiskError:
+            shutil.rmtree(store_path / FOLDER)  # nobody's, since no manifest names it
+            raise
     shutil.rmtree(label_parts_dir(store_path))
     return manifest
 

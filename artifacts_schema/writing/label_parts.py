@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import IncompletePartsError
+from ..files import writing
 from ..token_labels import TOP_K, LabelMaps
 from .parts import fixed_size_column, part_path
 
@@ -42,24 +44,49 @@ class LabelPartWriter:
         width = num_views * num_patches * TOP_K
         schema = pa.schema([(name, pa.binary(width * dtype.itemsize)) for name, dtype in _DTYPES.items()])
         self._schema = schema.with_metadata({_METADATA_KEY: json.dumps({"shard": shard}).encode()})
-        self._writer = pq.ParquetWriter(
-            self._temporary,
-            self._schema,
-            compression="zstd",
-            use_dictionary=False,
-            write_statistics=False,  # they would repeat whole label maps
-            write_page_checksum=True,
-        )
+        self._writer: Any = None
+        with self._whole_or_gone():
+            self._writer = pq.ParquetWriter(
+                self._temporary,
+                self._schema,
+                compression="zstd",
+                use_dictionary=False,
+                write_statistics=False,  # they would repeat whole label maps
+                write_page_checksum=True,
+            )
 
     def append(self, maps: LabelMaps) -> None:
-        """Appends the maps of some rows, [n, V, P, 5]."""
+        """Appends the maps of some rows, [n, V, P, 5].
+
+        Raises:
+            DiskError: they cannot be written; the part is gone.
+        """
         columns = [fixed_size_column(a) for a in (maps.ids, maps.scores)]
-        self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
+        with self._whole_or_gone():
+            self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
 
     def close(self) -> None:
-        """Puts the part in its place."""
-        self._writer.close()
-        os.replace(self._temporary, self._path)
+        """Puts the part in its place.
+
+        Raises:
+            DiskError: it cannot be written, and is gone.
+        """
+        with self._whole_or_gone():
+            self._writer.close()
+            os.replace(self._temporary, self._path)
+
+    @contextmanager
+    def _whole_or_gone(self) -> Iterator[None]:
+        try:
+            with writing(self._path):
+                yield
+        except BaseException:
+            if self._writer is not None:
+                with suppress(OSError, pa.ArrowException):
+                    self._writer.close()
+                self._writer.is_open = False  # else it would try again when it is collected
+            self._temporary.unlink(missing_ok=True)
+            raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import zarr
 
 from ..errors import OutputExistsError
+from ..files import check_writable, removing, writing
 from ..layout import is_beside_objects
 from ..local_notes import write_local_notes
 from ..manifest import MANIFEST_ATTRIBUTE, Manifest, parse_manifest
@@ -20,17 +21,20 @@ from ..manifest_file import is_store
 
 
 def check_destination(store_path: Path, *, overwrite: bool) -> None:
-    """Refuses to write where something stands, but for a ticket store that is to be overwritten.
+    """Refuses to write where something stands, but for a ticket store that is to be overwritten, or where nobody may.
 
     Raises:
         OutputExistsError
+        DiskError: nothing can be written beside it, where stores are made.
     """
     if not store_path.exists():
+        check_writable(store_path)
         return
     if not is_store(str(store_path)):
         raise OutputExistsError(f"{store_path} exists and is not a ticket store; choose another `out`")
     if not overwrite:
         raise OutputExistsError(f"{store_path} exists; pass `overwrite=True` to replace it, or choose another `out`")
+    check_writable(store_path.parent)
 
 
 def write_new_store(store_path: Path, write: Callable[[Path], Manifest], *, shards: str | None) -> Manifest:
@@ -42,10 +46,18 @@ def write_new_store(store_path: Path, write: Callable[[Path], Manifest], *, shar
 
     Returns:
         The manifest as it was written.
+
+    Raises:
+        DiskError: it cannot be written.
     """
+    with writing(store_path):
+        return _write_new_store(store_path, write, shards=shards)
+
+
+def _write_new_store(store_path: Path, write: Callable[[Path], Manifest], *, shards: str | None) -> Manifest:
     temporary = store_path.with_name(f"{store_path.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with removing(temporary):
         # One chunk at a time: each that is encoded beside it would take its own buffers.
         with zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1}):
             unsealed = write(temporary)
@@ -57,8 +69,6 @@ def write_new_store(store_path: Path, write: Callable[[Path], Manifest], *, shar
         # The attributes, in the group's own metadata object, are the last thing written.
         zarr.open_group(temporary, mode="r+").update_attributes({MANIFEST_ATTRIBUTE: document})
         _put_in_place(temporary, store_path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return manifest
 
 

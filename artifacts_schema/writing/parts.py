@@ -7,7 +7,6 @@ parts says what they are parts of; a selection goes on only under the same plan.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import IncompletePartsError
-from ..files import write_atomically
+from ..files import replacing, write_atomically, writing
 from ..manifest import SkippedSample
 from ..tickets import Packed, Ranks, num_ticket_bytes
 
@@ -96,6 +95,7 @@ def begin_plan(
 
     Raises:
         IncompletePartsError: parts made under another plan are there.
+        DiskError: it cannot be written.
     """
     plan = json.loads(json.dumps(plan))
     path = directory / "plan.json"
@@ -110,7 +110,8 @@ def begin_plan(
                 f"run that one to its end, {way_out}"
             )
         shutil.rmtree(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(plan, indent=1).encode())
 
 
@@ -123,7 +124,11 @@ def fixed_size_column(array: npt.NDArray[Any]) -> pa.Array:
 
 
 def write_part(directory: Path, index: int, part: Part) -> None:
-    """Writes the part of shard number `index`, whole or not at all."""
+    """Writes the part of shard number `index`, whole or not at all.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
     columns: dict[str, pa.Array] = {
         "key": part.keys.cast(pa.large_string()),
         "label": pa.array(part.labels, type=pa.int32()),
@@ -138,9 +143,8 @@ def write_part(directory: Path, index: int, part: Part) -> None:
     metadata = {_METADATA_KEY: json.dumps({"shard": part.shard, "skipped": skipped}).encode()}
     table = pa.table(columns).replace_schema_metadata(metadata)
     path = part_path(directory, index)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    pq.write_table(table, temporary, compression="zstd", use_dictionary=False, write_page_checksum=True)
-    os.replace(temporary, path)
+    with writing(path, needs=table.nbytes), replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", use_dictionary=False, write_page_checksum=True)
 
 
 def read_header(path: Path) -> PartHeader:

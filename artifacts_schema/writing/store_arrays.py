@@ -12,6 +12,7 @@ import pyarrow as pa
 import zarr
 
 from ..errors import DuplicateKeyError, IncompletePartsError
+from ..key_hashes import KeyHashes, KeySummary
 from ..layout import ArraySpec
 from ..strings import encode_strings, hash_strings
 from .array_writer import ArrayWriter
@@ -23,7 +24,7 @@ _NO_COLUMNS = ("keys/", "shards/")
 class StoreArrays:
     """Arrays of a store in a folder that is not there yet.
 
-    Memory: one unwritten block of each array, and 8 bytes of a key's digest for each row.
+    Memory: one unwritten block of each array, and 8 MiB of keys' digests.
 
     Args:
         specs: of all arrays, by path (`array_specs`).
@@ -38,8 +39,8 @@ class StoreArrays:
         self._offsets = ArrayWriter(self._group, specs["keys/offsets"], num_images + 1)
         self._offsets.append(np.zeros(1, np.int64))
         self._keys = ArrayWriter(self._group, specs["keys/data"], num_key_bytes)
-        self._hashes = np.empty(num_images, dtype=np.uint64)
-        self._num_rows = self._num_key_bytes = 0
+        self._hashes = KeyHashes(folder.parent)
+        self._num_key_bytes = 0
 
     def append(self, keys: pa.Array, columns: Mapping[str, npt.NDArray[Any]]) -> None:
         """Appends rows: their keys, and n entries of every other array of rows, by its path."""
@@ -47,16 +48,15 @@ class StoreArrays:
         self._keys.append(data)
         self._offsets.append(offsets[1:] + self._num_key_bytes)
         self._num_key_bytes += len(data)
-        self._hashes[self._num_rows : self._num_rows + len(keys)] = hash_strings(keys.to_pylist())
-        self._num_rows += len(keys)
+        self._hashes.add(hash_strings(keys.to_pylist()))
         for path, writer in self._columns.items():
             writer.append(columns[path])
 
-    def close(self, shards: Sequence[str], num_rows: Sequence[int]) -> npt.NDArray[np.uint64]:
+    def close(self, shards: Sequence[str], num_rows: Sequence[int]) -> KeySummary:
         """Writes what is left, and the shards with the number of rows of each.
 
         Returns:
-            XXH3-64 digests of all keys, sorted, uint64 [R].
+            Facts about all keys.
 
         Raises:
             IncompletePartsError: fewer rows came than the arrays were made for.
@@ -69,26 +69,24 @@ class StoreArrays:
             writer = ArrayWriter(self._group, self._specs[path], len(values))
             writer.append(values)
             writer.close()
-        self._hashes.sort()
-        return self._hashes
+        return self._hashes.summary()
 
 
-def refuse_duplicates(sorted_hashes: npt.NDArray[np.uint64], keys_of_shards: Iterable[tuple[str, list[str]]]) -> None:
+def refuse_duplicates(summary: KeySummary, keys_of_shards: Iterable[tuple[str, list[str]]]) -> None:
     """Refuses keys that occur twice.
 
     Args:
-        sorted_hashes: digests of all keys.
+        summary: of all keys.
         keys_of_shards: some shard and some of its keys, in turn, until all keys came; read only where there is need.
 
     Raises:
         DuplicateKeyError: naming the key and its shards.
         IncompletePartsError: two keys differ and have one digest.
     """
-    repeated = sorted_hashes[1:][sorted_hashes[1:] == sorted_hashes[:-1]]
-    if not len(repeated):
+    if not len(summary.repeated):
         return
     # Equal digests are all but surely equal keys; one more pass over the keys alone finds the names.
-    wanted, seen = set(repeated.tolist()), dict[str, str]()
+    wanted, seen = set(summary.repeated.tolist()), dict[str, str]()
     for shard, keys in keys_of_shards:
         for key, digest in zip(keys, hash_strings(keys).tolist(), strict=True):
             if digest in wanted:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         BadImageError,
         CheckpointError,
         DatalttError,
+        DiskError,
         DuplicateKeyError,
         IncompletePartsError,
         MissingTicketError,
@@ -64,8 +65,8 @@ if TYPE_CHECKING:
 # Where each name comes from; the imports above say the same to type checkers.
 _HOMES = {
     "artifacts_schema.errors": (
-        "BadImageError CheckpointError DatalttError DuplicateKeyError IncompletePartsError MissingTicketError "
-        "ModelError OptionError OutputExistsError RemoteError SampleError SchemaError ShardError "
+        "BadImageError CheckpointError DatalttError DiskError DuplicateKeyError IncompletePartsError "
+        "MissingTicketError ModelError OptionError OutputExistsError RemoteError SampleError SchemaError ShardError "
         "StoreNotFoundError TicketMismatchError UnknownKeyError UnsupportedVersionError"
     ),
     "artifacts_schema.store": "open=open_store",
@@ -87,6 +88,7 @@ __all__ = [
     "BadImageError",
     "CheckpointError",
     "DatalttError",
+    "DiskError",
     "DuplicateKeyError",
     "EvalConfig",
     "IncompletePartsError",

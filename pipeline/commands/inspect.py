@@ -108,6 +108,8 @@ def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[n
     if m.parent:
         facts["made from"] = _parents(m.parent)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(overflow="fold")  # a digest whole
     for name, text in facts.items():
         table.add_row(f"[bold]{name}", escape(text))
     console.print(table)

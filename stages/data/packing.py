@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -13,10 +14,14 @@ from pathlib import Path
 import webdataset as wds
 
 from ...artifacts_schema import DuplicateKeyError, OptionError, OutputExistsError, SampleError
+from ...artifacts_schema.files import check_writable, writing
+from ...artifacts_schema.space import check_space
 from ...artifacts_schema.strings import MAX_STRING_BYTES
 from ..runtime.randomness import generator_of
 from ..runtime.reporting import Reporter
 from .shards import IMAGE_EXTENSIONS, METADATA_NAME
+
+_MEMBERS_BYTES = 3 * 512  # of a sample in a shard beside its image: two headers and its label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +77,12 @@ def pack_image_folder(
         OptionError: the source is no folder, or has no class folders or images.
         DuplicateKeyError: two files have one key (a.jpg and a.png).
         OutputExistsError: shards of this name are in `out` already.
+        DiskError: there is no room for them, or they cannot be written there.
     """
+    check_writable(out)
     classes, images = find_images(source)
     order = generator_of(seed, "pack", name).permutation(len(images)) if shuffle else range(len(images))
+    check_space(out, sum(image.path.stat().st_size + _MEMBERS_BYTES for image in images))
     extension_of = {".jpeg": "jpg"}
 
     def samples() -> Iterator[EncodedSample]:
@@ -139,6 +147,7 @@ def write_shards(
 
     Raises:
         OutputExistsError: shards of this name, or a classes.json of other classes, are in `out` already.
+        DiskError: they cannot be written there.
     """
     if max_count < 1:
         raise OptionError(f"`max_count={max_count}` should be at least 1")
@@ -146,7 +155,7 @@ def write_shards(
         raise OptionError(f"`name={name!r}` should be a plain name such as train")
     classes_path = out / "classes.json"
     classes_text = json.dumps({c: i for i, c in enumerate(classes)}, indent=1, ensure_ascii=False) + "\n"
-    if taken := sorted(out.glob(f"{name}-*.tar")):
+    if taken := sorted(out.glob(f"{glob.escape(name)}-*.tar")):
         raise OutputExistsError(
             f"{taken[0]} exists; delete the {name} shards, or choose another `name` or another folder"
         )
@@ -154,15 +163,18 @@ def write_shards(
         raise OutputExistsError(
             f"{classes_path} lists other classes than this source has; pack it into a folder of its own"
         )
+    check_writable(out)
     created = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".packing-", dir=out))
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".packing-", dir=out))
     try:
-        num_samples = _write(samples, temporary, name, max_count, total, reporter)
-        shards = sorted(temporary.glob("*.tar"))
-        classes_path.write_text(classes_text)
-        for shard in shards:
-            os.rename(shard, out / shard.name)
+        with writing(out):
+            num_samples = _write(samples, temporary, name, max_count, total, reporter)
+            shards = sorted(temporary.glob("*.tar"))
+            (temporary / classes_path.name).write_text(classes_text)
+            for shard in (temporary / classes_path.name, *shards):
+                os.replace(shard, out / shard.name)
     except BaseException:
         shutil.rmtree(temporary)
         if created:
@@ -172,23 +184,39 @@ def write_shards(
     return PackSummary(shards=[str(out / s.name) for s in shards], num_samples=num_samples, num_classes=len(classes))
 
 
+class _ShardWriter:
+    """Writer of one shard. Owner and time are fixed, so that packing twice gives the same bytes."""
+
+    def __init__(self, path: Path) -> None:
+        # A file, not a name: of a name with a colon webdataset would make a URL, or a command.
+        self._file = path.open("wb")
+        self._tar = wds.TarWriter(self._file, encoder=False, mtime=0, user="dataltt", group="dataltt")
+
+    def write(self, sample: EncodedSample) -> None:
+        """Appends a sample: its image and its label."""
+        label = str(sample.label).encode()
+        self._tar.write({"__key__": sample.key, sample.extension: sample.image, "cls": label})
+
+    def close(self) -> None:
+        """Writes what is left, and closes the file whatever comes."""
+        with self._file:
+            self._tar.close()
+
+
 def _write(
     samples: Iterable[EncodedSample], folder: Path, name: str, max_count: int, total: int, reporter: Reporter
 ) -> int:
-    # Owner and time are fixed, so that packing twice gives the same bytes.
     count = 0
     reporter.start("packing", total, "images")
-    writer: wds.TarWriter | None = None
+    writer: _ShardWriter | None = None
     try:
         for sample in samples:
             if count % max_count == 0:
                 if writer is not None:
                     writer.close()
-                path = folder / f"{name}-{count // max_count:06d}.tar"
-                writer = wds.TarWriter(str(path), encoder=False, mtime=0, user="dataltt", group="dataltt")
+                writer = _ShardWriter(folder / f"{name}-{count // max_count:06d}.tar")
             assert writer is not None
-            label = str(sample.label).encode()
-            writer.write({"__key__": sample.key, sample.extension: sample.image, "cls": label})
+            writer.write(sample)
             count += 1
             reporter.advance(1)
     finally:

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from ...artifacts_schema.files import write_atomically
+from ...artifacts_schema import DiskError
+from ...artifacts_schema.files import write_atomically, writing
 from ...artifacts_schema.strings import decode_strings, encode_strings
 from .shards import Shard, is_url, iter_samples
 
@@ -116,9 +117,10 @@ def _save(path: Path, index: ShardIndex) -> None:
         num_bytes=np.int64(index.num_bytes),
     )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content.getvalue())
-    except OSError:
+    except DiskError:
         return  # a full or read-only disk: it is made again next time
 
 

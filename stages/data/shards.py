@@ -75,16 +75,26 @@ def given_shards(spec: str | None) -> str:
 
 def is_url(spec: str) -> bool:
     """Tells whether this is opened by its scheme (https:, s3:, pipe:, hf:, …) rather than as a local file."""
-    return ":" in spec.split("/")[0] and not Path(spec).exists()
+    return ":" in spec.split("/")[0] and not os.path.exists(spec)
 
 
 def absolute_spec(spec: str) -> str:
-    """The spec as another working directory would need it: local ones made absolute, URLs as they are."""
-    return spec if is_url(spec) else os.path.abspath(spec)
+    """The spec as another working directory would need it: local ones made absolute, URLs as they are.
+
+    The working directory becomes a part of a pattern, so what is special to patterns in its name is escaped.
+    """
+    if is_url(spec):
+        return spec
+    if os.path.isabs(spec) or os.path.exists(spec):
+        return os.path.abspath(spec)
+    here = re.sub(r"[\\{}]", r"\\\g<0>", glob.escape(os.getcwd()))
+    return os.path.normpath(os.path.join(here, spec))
 
 
 def resolve_shards(spec: str, access: Access | None = None) -> list[Shard]:
     """The shards of a brace expression, glob, or URL, in sorted order for globs and as written else.
+
+    A path that exists is that path, whatever braces, brackets or colons are in it; so is a folder that does.
 
     Args:
         access: how URLs are reached.
@@ -94,7 +104,7 @@ def resolve_shards(spec: str, access: Access | None = None) -> list[Shard]:
     """
     urls: list[str] = []
     try:
-        patterns = expand_braces(spec)
+        patterns = _expanded(spec)
     except TooManyNamesError as error:
         raise ShardError(f"`shards={shortened(spec)!r}` {error}; give a range of the shards that there are") from None
     except ValueError as error:  # unbalanced braces
@@ -106,11 +116,13 @@ def resolve_shards(spec: str, access: Access | None = None) -> list[Shard]:
                     f"`shards={spec!r}` is a URL, of which nothing is listed; write t-{{000000..000009}}.tar"
                 )
             urls.append(pattern)
-        elif glob.has_magic(pattern):
-            urls.extend(sorted(glob.glob(pattern, recursive=True)))
-        elif Path(pattern).is_file():
+        elif os.path.isfile(pattern):
             urls.append(pattern)
-        elif Path(pattern).is_dir():
+        elif glob.has_magic(pattern):
+            head, tail = os.path.split(pattern)
+            literal = os.path.join(glob.escape(head), tail) if os.path.isdir(head) else pattern
+            urls.extend(sorted(glob.glob(literal, recursive=True)))
+        elif os.path.isdir(pattern):
             raise ShardError(f"`shards={spec!r}` is a folder; give its shards, e.g. '{pattern}/*.tar'")
         else:
             raise ShardError(f"there is no shard {pattern} (from `shards={spec!r}`); check the path and the range")
@@ -120,6 +132,16 @@ def resolve_shards(spec: str, access: Access | None = None) -> list[Shard]:
         raise ShardError(f"`shards={spec!r}` names a shard twice")
     names = _shard_names(urls)
     return [Shard(url=u, name=n, access=access or Access()) for u, n in zip(urls, names, strict=True)]
+
+
+def _expanded(spec: str) -> list[str]:
+    """What braces stand for, but for those in the name of something that is there."""
+    if os.path.isfile(spec):
+        return [spec]
+    head, tail = os.path.split(spec)
+    if not os.path.isdir(head):
+        return expand_braces(spec)
+    return [os.path.join(head, each) for each in expand_braces(tail)]
 
 
 def stored_shards(store: str | Location, manifest: Manifest, given: str | None = None) -> list[Shard]:
@@ -162,7 +184,7 @@ def listed_classes(shards: Sequence[Shard]) -> int | None:
 
 def _shard_names(urls: Sequence[str]) -> list[str]:
     """File names if they are distinct, else as many of the last path components as make them so."""
-    parts = [PurePosixPath(u.split("?")[0]).parts for u in urls]
+    parts = [PurePosixPath(u.split("?")[0] if is_url(u) else u).parts for u in urls]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(p[-depth:]) for p in parts]
         if len(set(names)) == len(names):

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ...artifacts_schema import CheckpointError, View
-from ...artifacts_schema.files import read_regular, write_atomically
+from ...artifacts_schema.files import read_regular, replacing, write_atomically, writing
 from ..options import PatchInput
 from .families import create_student
 from .registry import load_weights, num_classes_in, read_weights
@@ -60,20 +61,19 @@ _ADAPTER = TypeAdapter(CheckpointInfo)
 
 
 def save_weights(path: Path, weights: Mapping[str, torch.Tensor], info: CheckpointInfo) -> None:
-    """Writes weights and what they are of, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    """Writes weights and what they are of, whole or not at all.
+
+    Raises:
+        DiskError: they cannot be written.
+    """
     # Clones: safetensors refuses tensors that share memory.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-    save_file(tensors, temporary, metadata={_HEADER: json.dumps(asdict(info))})
-    temporary.chmod(0o666 & ~_umask())  # safetensors gives it to its owner alone
-    os.replace(temporary, path)
-
-
-def _umask() -> int:
-    """The process's umask, which can only be read by setting it; no file is made meanwhile."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+    needs = sum(tensor.nbytes for tensor in tensors.values())
+    with writing(path, needs=needs), replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask says; safetensors gives files to their owner alone
+        save_file(tensors, temporary, metadata={_HEADER: json.dumps(asdict(info))})
+        temporary.chmod(stat.S_IMODE(mode))
 
 
 def read_info(path: Path) -> CheckpointInfo | None:
@@ -189,20 +189,30 @@ def save_checkpoint(
     ema_weights: Mapping[str, torch.Tensor] | None,
     training: Mapping[str, Any],
 ) -> None:
-    """Writes a checkpoint beside the one there, points to it, and only then removes the older one."""
+    """Writes a checkpoint beside the one there, points to it, and only then removes the older one.
+
+    Raises:
+        DiskError: it cannot be written; the older one stays.
+    """
     folder = _folder(run)
     name = f"step-{info.step:08d}"
     temporary = folder / f".{name}.tmp-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_weights(temporary / "model.safetensors", weights, info)
-    if ema_weights is not None:
-        save_weights(temporary / "ema.safetensors", ema_weights, info)
-    torch.save(dict(training), temporary / "training.pt")
-    if (folder / name).exists():  # saved at this very step before
-        shutil.rmtree(folder / name)
-    os.rename(temporary, folder / name)
-    write_atomically(folder / "latest", f"{name}\n".encode())
+    try:
+        with writing(folder / name):
+            temporary.mkdir(parents=True)
+            save_weights(temporary / "model.safetensors", weights, info)
+            if ema_weights is not None:
+                save_weights(temporary / "ema.safetensors", ema_weights, info)
+            # A file, since torch forgets why it could not write one that it opened by itself.
+            with (temporary / "training.pt").open("wb") as file:
+                torch.save(dict(training), file)
+            if (folder / name).exists():  # saved at this very step before
+                shutil.rmtree(folder / name)
+            os.rename(temporary, folder / name)
+        write_atomically(folder / "latest", f"{name}\n".encode())
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     for old in folder.glob("*step-*"):
         if old.name != name:
             shutil.rmtree(old)

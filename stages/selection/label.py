@@ -28,9 +28,11 @@ from ...artifacts_schema import (
     TicketStore,
     read_manifest,
 )
+from ...artifacts_schema.files import check_writable
 from ...artifacts_schema.writing.label_commit import check_unlabelled, commit_labels, local_store
 from ...artifacts_schema.writing.label_parts import LabelPartWriter, label_parts_dir, open_label_part
 from ...artifacts_schema.writing.parts import begin_plan, part_path
+from ...artifacts_schema.writing.room import labelling_bytes
 from ..data.label_stream import StoredViews
 from ..data.policies import Policy, replayed_policy
 from ..data.shards import Shard, listed_classes, stored_shards
@@ -50,7 +52,7 @@ from ..runtime.precision import autocast
 from ..runtime.reporting import Reporter, SilentReporter
 from ..runtime.version import tool_version
 from .config import LabelConfig
-from .parts import batches_of, keep_undone, make_all_parts
+from .parts import batches_of, check_room, keep_undone, make_all_parts
 
 
 def label(config: LabelConfig, reporter: Reporter | None = None) -> Manifest | None:
@@ -66,6 +68,8 @@ def label(config: LabelConfig, reporter: Reporter | None = None) -> Manifest | N
     path = local_store(config.tickets)
     manifest = read_manifest(config.tickets)
     check_unlabelled(path, manifest, overwrite=config.overwrite)
+    for place in (path, path.parent):
+        check_writable(place)
     policy = _policy(config, manifest)
     shards = _shards_in_order(config, manifest)
     with process_group(config.runtime.device) as process:
@@ -87,6 +91,9 @@ def label(config: LabelConfig, reporter: Reporter | None = None) -> Manifest | N
             batch_size=config.batch_size,
             on_changed_image=config.on_changed_image,
         )
+        if process.is_main:
+            needed = labelling_bytes(manifest.num_images, manifest.num_views, manifest.num_patches)
+            check_room(path, label_parts_dir(path), needed, quiet)
         return make_all_parts(
             process,
             quiet,

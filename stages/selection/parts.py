@@ -6,11 +6,13 @@ Shards are dealt to ranks, and on each rank to loader workers. Finished parts st
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch.utils.data import IterableDataset
 
 from ...artifacts_schema import Manifest
+from ...artifacts_schema.space import check_space
 from ..data.loader import iterate, num_workers_for
 from ..data.shards import Shard
 from ..options import RuntimeOptions
@@ -54,6 +56,24 @@ def make_all_parts(
     manifest = commit(lambda *_: reporter.advance(1))
     reporter.finish()
     return manifest
+
+
+def check_room(out: Path, directory: Path, needed: int | None, reporter: Reporter) -> None:
+    """Warns where the disk of `out` has no room for what will be written, as far as that is known.
+
+    Args:
+        directory: of the parts; those that are there need not be written.
+        needed: bytes of all parts and the store, as a guess; None where there is none.
+
+    Raises:
+        DiskError: there is room for less than a quarter of it.
+    """
+    if needed is None:
+        return
+    left = needed - sum(path.stat().st_size for path in directory.glob("part-*.parquet"))
+    warning = check_space(out, left, least=left / 4)
+    if warning is not None:
+        reporter.message(f"note: {warning}")
 
 
 def keep_undone(

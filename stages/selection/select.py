@@ -31,9 +31,11 @@ from ...artifacts_schema.tickets import order_to_ranks, pack_ranks
 from ...artifacts_schema.writing.commit import StoreSpec, commit
 from ...artifacts_schema.writing.new_store import check_destination
 from ...artifacts_schema.writing.parts import Part, begin_plan, part_path, parts_dir, read_header, write_part
+from ...artifacts_schema.writing.room import selection_bytes
 from ..data.drawing import ViewDrawer
 from ..data.images import normalize
 from ..data.policies import POLICIES, Policy, describe, policy_of
+from ..data.room import guessed_samples
 from ..data.selection_stream import ShardBatches, ViewBatch
 from ..data.shards import Shard, absolute_spec, given_shards, is_url, resolve_shards
 from ..models.cascade import drop_blocks_of, keep_counts
@@ -46,7 +48,7 @@ from ..runtime.reporting import Reporter, SilentReporter
 from ..runtime.version import tool_version
 from .config import SelectConfig
 from .extend import extending, lacking
-from .parts import batches_of, keep_undone, make_all_parts
+from .parts import batches_of, check_room, keep_undone, make_all_parts
 
 # Views that are not drawn at random: one, and that one mirrored.
 MAX_FIXED_VIEWS = 2
@@ -83,6 +85,8 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
         if base is not None:
             spec = extending(base, spec, config, quiet)
         selector = TicketSelector(model, spec.selector.drop_blocks, spec.selector.keep_counts).to(process.device)
+        if process.is_main:
+            check_room(config.out, parts_dir(config.out), _needed_bytes(spec, shards, base), quiet)
         plan, batches = _plan(spec, shards, config, base), _shard_batches(config, shards, spec, policy)
         return make_all_parts(
             process,
@@ -93,6 +97,12 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
             writing="the store",
             num_shards=len(shards),
         )
+
+
+def _needed_bytes(spec: StoreSpec, shards: Sequence[Shard], base: TicketStore | None) -> int | None:
+    num_images = guessed_samples(shards)
+    of_base = 0 if base is None else sum(base.num_stored_bytes().values())
+    return None if num_images is None else selection_bytes(spec, num_images) + of_base
 
 
 def _commit(

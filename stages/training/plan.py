@@ -9,6 +9,7 @@ from typing import Any
 from ...artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, View
 from ...artifacts_schema.local_notes import noted_shards
 from ...artifacts_schema.thinning import approximation
+from ...artifacts_schema.token_labels import no_token_labels
 from ..data.loader import num_workers_for
 from ..data.shards import Shard, listed_classes
 from ..data.spans import num_train_steps
@@ -209,10 +210,8 @@ def _token_labels(
         )
     labels = manifest.token_labels
     if labels is None:
-        raise TicketMismatchError(
-            f"{config.tickets} has no token labels; write them with: dataltt label --tickets {config.tickets} --model "
-            f"MODEL, {image}"
-        )
+        assert config.tickets is not None
+        raise no_token_labels(config.tickets, f", {image}")
     of_images = listed_classes(shards) or config.data.num_classes
     if labels.num_classes != of_images or labels.num_classes != config.data.num_classes:
         raise TicketMismatchError(

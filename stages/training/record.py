@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from ...artifacts_schema.errors import CheckpointError, OptionError, OutputExistsError
-from ...artifacts_schema.files import write_atomically
+from ...artifacts_schema.files import write_atomically, writing
 from ..options import Declared, Group, jsonable, options_of
 from ..runtime.version import tool_version
 from .config import TrainConfig
@@ -74,10 +74,12 @@ def begin_run(run: Path, record: RunRecord) -> None:
 
     Raises:
         OutputExistsError: something is there.
+        DiskError: it cannot be written.
     """
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise OutputExistsError(f"{run} exists; give `resume` to go on with it, or choose another `out`")
-    run.mkdir(parents=True, exist_ok=True)
+    with writing(run):
+        run.mkdir(parents=True, exist_ok=True)
     _write(run, record)
 
 

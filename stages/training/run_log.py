@@ -6,11 +6,12 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from ...artifacts_schema.files import write_atomically
+from ...artifacts_schema.files import write_atomically, writing
 
 METRICS_FILE = "metrics.jsonl"
+_EVENTS_FOLDER = "tensorboard"
 
 
 def _step_of(line: str) -> float:
@@ -22,35 +23,51 @@ def _step_of(line: str) -> float:
 
 
 class RunLog:
-    """Appends metrics to runs/NAME/metrics.jsonl, and to TensorBoard where it is installed."""
+    """Appends metrics to runs/NAME/metrics.jsonl, and to TensorBoard where it is installed.
+
+    All of it raises `DiskError` where they cannot be written.
+    """
 
     def __init__(self, run: Path, *, first_step: int) -> None:
-        path = run / METRICS_FILE
+        self._run, self._path = run, run / METRICS_FILE
+        self._writer: Any = None
+        with writing(self._path):
+            self._file = self._opened(first_step)
+        with writing(run / _EVENTS_FOLDER):
+            self._open_events(first_step)
+
+    def _opened(self, first_step: int) -> TextIO:
+        path = self._path
         if path.exists():
             # Lines that were written after the checkpoint that the run resumes from will be written again.
             lines = [line for line in path.read_text().splitlines() if _step_of(line) <= first_step]
             write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
-        self._file = path.open("a", encoding="utf-8")
-        self._writer: Any = None
+        return path.open("a", encoding="utf-8")
+
+    def _open_events(self, first_step: int) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return
-        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=first_step or None)
+        self._writer = SummaryWriter(str(self._run / _EVENTS_FOLDER), purge_step=first_step or None)
 
     def write(self, step: int, epoch: int, values: Mapping[str, Any]) -> None:
         """Writes one line: step, epoch, and the values; numbers go to TensorBoard as well."""
-        self._file.write(json.dumps({"step": step, "epoch": epoch, **values}) + "\n")
-        self._file.flush()
-        if self._writer is not None:
+        with writing(self._path):
+            self._file.write(json.dumps({"step": step, "epoch": epoch, **values}) + "\n")
+            self._file.flush()
+        if self._writer is None:
+            return
+        with writing(self._run / _EVENTS_FOLDER):
             for name, value in values.items():
                 if isinstance(value, int | float):
                     self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flushes and closes."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with writing(self._path), self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
         if self._writer is not None:
-            self._writer.close()
+            with writing(self._run / _EVENTS_FOLDER):
+                self._writer.close()

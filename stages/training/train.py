@@ -20,7 +20,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ...artifacts_schema import DatalttError, OptionError
+from ...artifacts_schema import DatalttError, DiskError, OptionError
 from ..data.fetching import fetch_tickets
 from ..data.images import normalize
 from ..data.loader import iterate
@@ -43,8 +43,9 @@ from .config import TrainConfig
 from .evaluate import Metrics, center_of, evaluate_stream
 from .losses import StudentLoss
 from .optimization import clip_gradients, create_optimizer, create_schedule, scaled_lr
-from .plan import RunPlan, plan_run, settled
+from .plan import RunPlan, out_of, plan_run, settled
 from .record import begin_run, new_record, resume_run
+from .room import check_room, check_run_folder
 from .run_log import RunLog
 
 
@@ -88,6 +89,8 @@ def train(
     with process_group(config.runtime.device) as process:
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
         config = settled(config)
+        if process.is_main:
+            check_run_folder(out_of(config))
         process.barrier()  # all have looked whether there is a run, before one begins it
         plan = plan_run(config, process, quiet)
         for stream in (plan.stream, plan.val_stream):
@@ -136,12 +139,14 @@ class _Trainer:
     def run(self) -> TrainResult:
         """Trains from the start, or from the newest checkpoint, to the end or to `max_steps`."""
         c = self.config
+        if self.process.is_main:
+            check_room(self.out, self.student.net, c, self.reporter)
         if c.run.resume:
             self._go_on()
         elif self.process.is_main:
             begin_run(self.out, self.record)
         self.process.barrier()
-        self.log = RunLog(self.out, first_step=self.step) if self.process.is_main else None
+        self.log = self._opened_log() if self.process.is_main else None
         self._announce()
         if c.student.compile:
             self.student.compile()
@@ -168,6 +173,14 @@ class _Trainer:
             num_skipped=self.num_skipped,
             num_missing=self.stream.num_missing,
         )
+
+    def _opened_log(self) -> RunLog:
+        try:
+            return RunLog(self.out, first_step=self.step)
+        except DiskError:
+            if not self.config.run.resume:
+                shutil.rmtree(self.out)  # the corrected command starts afresh
+            raise
 
     def _run_epochs(self) -> None:
         if self._is_to_stop():

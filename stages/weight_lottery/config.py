@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from ...artifacts_schema.errors import OptionError, OutputExistsError
-from ...artifacts_schema.files import write_atomically
+from ...artifacts_schema.files import write_atomically, writing
 from ..options import Group, Option, options_of, whole_numbers
 from ..training.config import TrainConfig
 
@@ -126,5 +126,6 @@ def begin_lottery(out: Path, saved: dict[str, Any], shared: dict[str, Any], *, w
         listed = ", ".join(f"{k} was {saved.get(k)!r} and is {shared.get(k)!r}" for k in different)
         raise OptionError(f"{out} holds another weight lottery ({listed}); give the same options, or another `out`")
     if write and not saved:
-        out.mkdir(parents=True, exist_ok=True)
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
         write_atomically(out / LOTTERY_CONFIG_FILE, (json.dumps(shared, indent=1) + "\n").encode())

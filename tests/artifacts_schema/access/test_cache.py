@@ -18,7 +18,7 @@ import pytest
 from dataltt.artifacts_schema import TicketStore
 from dataltt.artifacts_schema.access.cache import ObjectCache
 from dataltt.artifacts_schema.access.location import Access
-from dataltt.artifacts_schema.errors import RemoteError, SchemaError
+from dataltt.artifacts_schema.errors import DiskError, SchemaError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -163,10 +163,11 @@ def test_a_damaged_copy_is_named_with_the_way_out(web: FileServer, made: Made, a
 
 def test_a_cache_that_cannot_be_made_is_named(web: FileServer, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RemoteError) as caught:
+    with pytest.raises(DiskError) as caught:
         TicketStore.open(f"{web.url}/store.zarr", Access(cache_dir=tmp_path / "file"))
     assert str(caught.value) == (
-        f"the cache {tmp_path / 'file'} cannot be written (Not a directory); make room, or give another `cache_dir`"
+        f"the cache {tmp_path / 'file'} cannot be written: a part of the path is a file; make room, or give "
+        "another `cache_dir`"
     )
 
 
@@ -184,10 +185,11 @@ def test_a_full_disk_is_no_trouble_of_the_network(
     store = TicketStore.open(f"{web.url}/store.zarr", access)
     web.clear()
     full_disk()
-    with pytest.raises(RemoteError) as caught:
+    with pytest.raises(DiskError) as caught:
         store.read_tickets(range(2))
     assert str(caught.value) == (
-        f"the cache {access.cache_folder} cannot be written (File too large); make room, or give another `cache_dir`"
+        f"the cache {access.cache_folder} cannot be written: files may not be that large there; make room, or "
+        "give another `cache_dir`"
     )
     assert len(web.requests) == 1  # asking again would not help
     assert left_over(access.cache_folder) == []

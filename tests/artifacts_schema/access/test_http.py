@@ -266,3 +266,9 @@ def test_a_store_that_was_replaced_while_it_was_read_is_refused(
     assert str(caught.value) == f"the store at {url} was replaced while it was being read; start again"
     # Whoever opens it anew sees the new one.
     assert TicketStore.open(url, access).manifest.created == "2020-01-01T00:00:00+00:00"
+
+
+def test_a_zip_file_on_a_server_is_to_be_downloaded(made: Made, access: Access) -> None:
+    with FileServer(made.path.parent) as web, pytest.raises(StoreNotFoundError) as caught:
+        TicketStore.open(f"{web.url}/store.zip", access)
+    assert str(caught.value) == f"{web.url}/store.zip is a zip file on another machine; download it, and give its path"

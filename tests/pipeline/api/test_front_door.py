@@ -33,6 +33,7 @@ _PUBLIC = {
     "BadImageError",
     "CheckpointError",
     "DatalttError",
+    "DiskError",
     "DuplicateKeyError",
     "IncompletePartsError",
     "MissingTicketError",

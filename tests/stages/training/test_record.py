@@ -303,7 +303,7 @@ def test_the_same_tickets_may_lie_elsewhere(small: SmallStore) -> None:
     path = Path("run/config.json")
     path.write_text(path.read_text().replace(digest, digest[::-1]))
     with pytest.raises(OptionError, match=r"was trained on other tickets than those of .* \(another ticket digest\)"):
-        _train(small, "run", resume=True)
+        _train(small, "run", resume=True, tickets="other.zarr")
 
 
 def test_a_run_may_move_with_its_data(small: SmallStore, monkeypatch: pytest.MonkeyPatch) -> None:
