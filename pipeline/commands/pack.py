@@ -6,10 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from ...stages.options import Group, Option, Seed
-from ..ends import is_said
+from ..ends import is_said, say
 from ..options import takes
 from ..progress import reporting
 
@@ -41,7 +39,7 @@ def pack(config: PackConfig, as_json: bool) -> None:
         )
     if is_said(as_json, lambda: asdict(summary)):
         return
-    typer.echo(
+    say(
         f"{summary.num_samples} images of {summary.num_classes} classes in {len(summary.shards)} shard(s): "
         f"{summary.shards[0]} …"
     )

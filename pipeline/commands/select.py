@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import typer
-
 from ...stages.selection.config import SelectConfig
-from ..ends import is_said, warn
+from ..ends import is_said, say, warn
 from ..options import takes
 from ..progress import reporting
 
@@ -29,7 +27,7 @@ def select(config: SelectConfig, as_json: bool) -> None:
     if manifest is None or is_said(as_json, lambda: {"store": str(out), **manifest.to_json()}):
         return
     kept = f"{manifest.num_keep} of {manifest.num_patches} patches ({manifest.num_keep / manifest.num_patches:.1%})"
-    typer.echo(f"{out}: {kept} of {manifest.num_images} images; next: dataltt train --tickets {out}")
+    say(f"{out}: {kept} of {manifest.num_images} images; next: dataltt train --tickets {out}")
     if manifest.skipped:
         warn(
             f"{len(manifest.skipped)} image(s) could not be decoded and have no ticket; the manifest lists them "
