@@ -22,10 +22,14 @@ SUPPORTED_MAJORS = ("1", "2")
 MANIFEST_ATTRIBUTE = "dataltt"
 
 MAX_OBJECT_BYTES = 1 << 32
+MAX_VIEW_PATCHES = 1 << 22  # patches of all views of an image: the most that a row is read of
+_MAX_PROBLEMS = 20  # that are listed
 Count = Annotated[int, Field(ge=1, le=2**40)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
 Text = Annotated[str, Field(min_length=1, max_length=65_536)]
+ShortText = Annotated[str, Field(max_length=4096)]
+LongText = Annotated[str, Field(max_length=65_536)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 ObjectSize = Annotated[int, Field(ge=0, le=MAX_OBJECT_BYTES)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -52,8 +56,8 @@ class Labeller:
     weights_sha256: Sha256
     num_classes: Annotated[int, Field(ge=TOP_K, le=MAX_CLASSES)]
     precision: Literal["fp32", "bf16"]
-    tool_version: str
-    created: str
+    tool_version: ShortText
+    created: ShortText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,9 +110,9 @@ class Dataset:
     """
 
     name: Name
-    split: str
+    split: ShortText
     shards: list[Name]
-    source: str
+    source: LongText
     keys_sha256: Sha256
 
 
@@ -136,7 +140,7 @@ class SkippedSample:
 
     shard: Name
     key: Name
-    reason: str
+    reason: LongText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,8 +159,8 @@ class Manifest:
     selector: Selector
     view: View
     dataset: Dataset
-    created: str
-    tool_version: str
+    created: ShortText
+    tool_version: ShortText
     skipped: list[SkippedSample] = field(default_factory=list)
     parent: list[dict[str, Any]] | None = None
     token_labels: Labeller | None = None  # since 1.1; None where the store has none
@@ -238,7 +242,7 @@ def parse_manifest(document: Any, store: str) -> Manifest:
                 kind=detail["type"],
                 message=detail["msg"][0].lower() + detail["msg"][1:],
             )
-            for detail in error.errors()
+            for detail in error.errors(include_url=False, include_context=False, include_input=False)[:_MAX_PROBLEMS]
         ]
         raise SchemaError(store, problems) from None
     problems = list(_cross_field_problems(manifest)) or list(_identity_problems(manifest, document))
@@ -258,6 +262,11 @@ def _names_a_policy(augment: Mapping[str, Any] | None) -> bool:
 def _cross_field_problems(m: Manifest) -> list[Problem]:
     counts, blocks = m.selector.keep_counts, m.selector.drop_blocks
     checks = [
+        (
+            "num_views",
+            m.num_views * m.num_patches <= MAX_VIEW_PATCHES,
+            f"are more than {MAX_VIEW_PATCHES} patches an image",
+        ),
         ("num_patches", m.num_patches == m.grid[0] * m.grid[1], "should be the product of grid"),
         ("image_px", m.image_px == m.grid[0] * m.patch_px, "should be grid[0] · patch_px"),
         ("num_keep", m.num_keep <= m.num_patches, "should be at most num_patches"),

@@ -13,7 +13,10 @@ from .errors import Problem, SchemaError, StoreNotFoundError, TicketMismatchErro
 from .layout import ROOT_FILE
 from .manifest import MANIFEST_ATTRIBUTE, Manifest, parse_manifest
 
-_MAX_METADATA_BYTES = 256 << 20
+_MAX_METADATA_BYTES = 64 << 20
+# Values of the root document. One takes a few bytes there and up to a hundred in memory; an object that is named takes
+# two, so this is enough for a billion images.
+_MAX_VALUES = 3_000_000
 
 
 def read_manifest(place: str | Path | Location, access: Access | None = None) -> Manifest:
@@ -88,6 +91,8 @@ def root_mark(location: Location) -> tuple[int, ...] | None:
 def _parsed(content: bytes, place: str) -> Manifest:
     if len(content) > _MAX_METADATA_BYTES:
         raise invalid_store(place, "zarr.json", "too_large", f"is larger than {_MAX_METADATA_BYTES} bytes")
+    if sum(map(content.count, (b",", b"[", b"{"))) > _MAX_VALUES:
+        raise invalid_store(place, "zarr.json", "too_large", f"has more than {_MAX_VALUES} values")
     try:
         document: Any = json.loads(content)
     except (ValueError, RecursionError) as error:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import braceexpand
 import numpy as np
 import numpy.typing as npt
 
+from ..braces import TooManyNamesError, expand_braces
 from ..errors import OptionError
 from ..lookup import BLOCK_ROWS, KeyLookup, iter_row_blocks
 from ..store import TicketStore
@@ -80,7 +80,9 @@ def _of_shards(store: TicketStore, pattern: str | None) -> list[str]:
     if pattern is None:
         return list(store.shard_names)
     try:
-        patterns = [pattern] if pattern in store.shard_names else list(braceexpand.braceexpand(pattern))
+        patterns = [pattern] if pattern in store.shard_names else expand_braces(pattern)
+    except TooManyNamesError as error:
+        raise OptionError(f"`shards={pattern[:200]!r}` {error}; give a range of the shards that there are") from None
     except ValueError as error:
         raise OptionError(
             f"`shards={pattern!r}` has braces that do not match; write t-{{000000..000009}}.tar"

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self
 
-import braceexpand
 import webdataset as wds
 from webdataset.gopen import gopen_schemes
 from webdataset.tariterators import base_plus_ext, group_by_keys
@@ -28,7 +27,10 @@ from ...artifacts_schema import (
     ShardError,
 )
 from ...artifacts_schema.access.stream import is_openable, open_stream
+from ...artifacts_schema.braces import TooManyNamesError, expand_braces
+from ...artifacts_schema.files import open_regular
 from ...artifacts_schema.local_notes import noted_shards
+from .shard_limits import check_header, limited, shortened, valid_key
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 # Members that webdataset passes over.
@@ -103,6 +105,8 @@ def resolve_shards(spec: str, access: Access | None = None) -> list[Shard]:
     urls: list[str] = []
     try:
         patterns = _expanded(spec)
+    except TooManyNamesError as error:
+        raise ShardError(f"`shards={shortened(spec)!r}` {error}; give a range of the shards that there are") from None
     except ValueError as error:  # unbalanced braces
         raise ShardError(f"`shards={spec!r}` has braces that do not match; write t-{{000000..000009}}.tar") from error
     for pattern in patterns:
@@ -136,8 +140,8 @@ def _expanded(spec: str) -> list[str]:
         return [spec]
     head, tail = os.path.split(spec)
     if not os.path.isdir(head):
-        return list(braceexpand.braceexpand(spec))
-    return [os.path.join(head, each) for each in braceexpand.braceexpand(tail)]
+        return expand_braces(spec)
+    return [os.path.join(head, each) for each in expand_braces(tail)]
 
 
 def stored_shards(store: str | Location, manifest: Manifest, given: str | None = None) -> list[Shard]:
@@ -192,9 +196,13 @@ class _StrictTarInfo(tarfile.TarInfo):
     """A header that cannot be read is an error, where tarfile would take it for the end of the archive."""
 
     @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> Self:
+        return check_header(super().frombuf(buf, encoding, errors))  # before tarfile reads what extends it
+
+    @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
         try:
-            return super().fromtarfile(tar)
+            return check_header(super().fromtarfile(tar))
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # a block of zeros: the true end
             raise
         except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
@@ -213,7 +221,7 @@ def iter_samples(shard: Shard) -> Iterator[RawSample]:
     """
     seen: set[str] = set()
     for group in _iter_groups(shard):
-        key = str(group["__key__"])
+        key = valid_key(str(group["__key__"]), shard)
         if key in seen:
             raise DuplicateKeyError(key, shard.name, shard.name)
         seen.add(key)
@@ -243,7 +251,7 @@ def _open(shard: Shard) -> IO[bytes]:
     """The shard's bytes: a file, or what fsspec (https:, s3:, gs:, hf:, …) or else webdataset (pipe:, …) opens."""
     url = shard.url
     if not is_url(url):
-        return open(url, "rb")  # by no means gopen, for which a file called "pipe:…" is a command
+        return open_regular(Path(url))  # by no means gopen, for which a file called "pipe:…" is a command
     try:
         if is_openable(url) or url.split(":")[0] not in gopen_schemes:
             return open_stream(Location(place=url, access=shard.access))
@@ -262,7 +270,7 @@ def _iter_groups(shard: Shard) -> Iterator[dict[str, Any]]:
             _open(shard) as stream,
             tarfile.open(fileobj=stream, mode="r|*", tarinfo=_StrictTarInfo) as tar,
         ):
-            yield from group_by_keys(_iter_files(tar, shard))
+            yield from group_by_keys(limited(_iter_files(tar, shard), shard))
     except ValueError as error:
         if "duplicate file name" not in str(error):
             raise
@@ -308,7 +316,7 @@ def header_keys(shard: Shard) -> Iterator[str]:
     """
     seen: set[str] = set()
     try:
-        with tarfile.open(shard.url, "r:*", tarinfo=_StrictTarInfo) as tar:
+        with open_regular(Path(shard.url)) as file, tarfile.open(fileobj=file, tarinfo=_StrictTarInfo) as tar:
             for member in tar:
                 prefix, _ = base_plus_ext(member.name)
                 if prefix is None or prefix in seen or not member.isreg() or METADATA_NAME.match(member.name):

@@ -12,26 +12,29 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ...artifacts_schema import CheckpointError, View
-from ...artifacts_schema.files import replacing, write_atomically, writing
+from ...artifacts_schema.files import read_regular, replacing, write_atomically, writing
 from ..options import PatchInput
 from .families import create_student
 from .registry import load_weights, num_classes_in, read_weights
 from .student import Student
 
 _HEADER = "dataltt"
+_MAX_POINTER_BYTES = 4096
+_CHECKPOINT = re.compile(r"step-\d{1,20}")
 SELECTOR_FILE = "selector.json"  # in the run of a fitted selector: what it was fitted for
 # What training.pt holds.
 TRAINING_STATE = frozenset({"step", "steps_per_epoch", "optimizer", "scheduler", "best_top1", "num_skipped"})
@@ -42,13 +45,13 @@ class CheckpointInfo:
     """Origin of a student's weights. `protocol` and `top1` say by which validation, and how well, they did."""
 
     model: str
-    num_classes: int
-    image_px: int
+    num_classes: Annotated[int, Field(ge=1)]
+    image_px: Annotated[int, Field(ge=1, le=65_536)]
     view: View
     control: str
-    num_keep: int
-    step: int
-    epoch: int
+    num_keep: Annotated[int, Field(ge=1)]
+    step: Annotated[int, Field(ge=0)]
+    epoch: Annotated[int, Field(ge=0)]
     protocol: str | None = None
     top1: float | None = None
     swin_input: PatchInput | None = None
@@ -133,6 +136,11 @@ def load_student(
     if name is None:
         raise CheckpointError(f"{file} does not say which model it is of; pass `model`")
     weights = read_weights(file)
+    if info is not None and num_classes_in(weights) not in (None, info.num_classes):
+        raise CheckpointError(
+            f"{file} says that it has {info.num_classes} classes, and its head has {num_classes_in(weights)}; train it "
+            "again, or fetch it again"
+        )
     student = create_student(
         name,
         num_keep=info.num_keep if info else num_keep,
@@ -150,10 +158,14 @@ def _folder(run: Path) -> Path:
 def latest_checkpoint(run: Path) -> Path | None:
     """The newest complete checkpoint of a run."""
     pointer = _folder(run) / "latest"
-    if not pointer.exists():
+    try:
+        name = read_regular(pointer, _MAX_POINTER_BYTES).decode().strip()
+    except FileNotFoundError:
         return None
-    path = _folder(run) / pointer.read_text().strip()
-    if path.parent != _folder(run) or not path.is_dir():
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{pointer} cannot be read ({error}); start the run anew with another `out`") from None
+    path = _folder(run) / name
+    if not _CHECKPOINT.fullmatch(name) or not path.is_dir():
         raise CheckpointError(f"{pointer} names a checkpoint that is not there; start the run anew with another `out`")
     return path
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...artifacts_schema import OptionError, TicketStore
+from ...artifacts_schema.token_labels import MAX_CLASSES
 from ..data.comparing import Comparison
 from ..data.shards import Shard, listed_classes
 from ..runtime.reporting import Reporter
@@ -24,12 +25,26 @@ def classes_of_run(asked: int | None, store: TicketStore | None, shards: Sequenc
             reporter.message(f"the head has {asked} classes, as asked; classes.json beside the shards lists {listed}")
         return asked
     if listed is not None:
-        return listed
+        return _believed(listed, "classes.json beside the shards lists")
     if store is not None:
         highest = int(store.read_labels(range(store.manifest.num_images)).max())
         if highest >= 0:
-            return highest + 1
+            return _believed(highest + 1, f"by the labels in {store.path} there are")
     raise OptionError("how many classes? give `num_classes`, or put a classes.json beside the shards")
+
+
+def _believed(num_classes: int, who_says: str) -> int:
+    """A number of classes that nobody asked for, if a head can have as many.
+
+    Raises:
+        OptionError: it cannot be meant.
+    """
+    if num_classes > MAX_CLASSES:
+        raise OptionError(
+            f"{who_says} {num_classes} classes, and a head of more than {MAX_CLASSES} is made only when asked for; "
+            "give `num_classes`, or mend the labels"
+        )
+    return num_classes
 
 
 def _listed(asked: int | None, shards: Sequence[Shard]) -> int | None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dataltt.artifacts_schema import OptionError, SampleError
+from dataltt.artifacts_schema import OptionError, SampleError, TicketStore
+from dataltt.stages.data.shards import resolve_shards
 from dataltt.stages.models.registry import create_vit
 from dataltt.stages.runtime.reporting import SilentReporter
+from dataltt.stages.training.classes import classes_of_run
 from dataltt.stages.training.config import EvalConfig, TrainConfig
 from dataltt.stages.training.evaluate import evaluate
 from dataltt.stages.training.train import train
 from safetensors.torch import load_file, save_file
 
 from ...helpers import MODEL, SmallStore, fashion_samples, make_shards, randomize
+from ...schema_helpers import put
 
 
 class _Listener(SilentReporter):
@@ -139,3 +143,22 @@ def test_nothing_is_made_of_shards_that_lack_tickets(
         with pytest.raises(Exception, match=r"12 of 24 samples have tickets, without are 12 of other-000001\.tar"):
             start()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("highest", [65_535, 65_536, 1_000_000_000])
+def test_labels_do_not_make_a_head_of_any_size(small: SmallStore, tmp_path: Path, highest: int) -> None:
+    store = Path(shutil.copytree(small.store, tmp_path / "store.zarr"))
+    put(store, "labels", 0, highest)
+    opened, shards = TicketStore.open(store), resolve_shards(_listing(small, tmp_path / "shards", None))
+    if highest < 65_536:
+        assert classes_of_run(None, opened, shards, SilentReporter()) == highest + 1
+        return
+    with pytest.raises(OptionError, match=rf"there are {highest + 1} classes, .* more than 65536 .*give `num_classes`"):
+        classes_of_run(None, opened, shards, SilentReporter())
+    assert classes_of_run(highest + 1, opened, shards, SilentReporter()) == highest + 1
+
+
+def test_a_list_does_not_make_a_head_of_any_size(small: SmallStore, tmp_path: Path) -> None:
+    shards = resolve_shards(_listing(small, tmp_path, 65_537))
+    with pytest.raises(OptionError, match=r"classes\.json beside the shards lists 65537 classes"):
+        classes_of_run(None, None, shards, SilentReporter())
