@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
+import sys
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self
@@ -29,8 +30,8 @@ from ...artifacts_schema import (
 )
 from ...artifacts_schema.access.stream import is_openable, open_stream
 from ...artifacts_schema.local_notes import noted_shards
+from .member_faults import IMAGE_EXTENSIONS, check_group, no_image
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 # Members that webdataset passes over.
 METADATA_NAME = re.compile(r"__[^/]*__($|/)")
 # What a store may name as the place of its shards without anybody having said so.
@@ -141,21 +142,6 @@ def stored_shards(store: str | Location, manifest: Manifest, given: str | None =
     return shards
 
 
-def listed_classes(shards: Sequence[Shard]) -> int | None:
-    """Counts the classes that the classes.json beside local shards lists; None if there is none.
-
-    Raises:
-        OptionError: it lists nothing.
-    """
-    path = Path(shards[0].url).parent / "classes.json"
-    if is_url(shards[0].url) or not path.exists():
-        return None
-    try:
-        return len(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise OptionError(f"{path} does not list classes ({error}); mend it, or pass `num_classes`") from None
-
-
 def _shard_names(urls: Sequence[str]) -> list[str]:
     """File names if they are distinct, else as many of the last path components as make them so."""
     parts = [PurePosixPath(u.split("?")[0]).parts for u in urls]
@@ -189,27 +175,27 @@ def iter_samples(shard: Shard) -> Iterator[RawSample]:
         SampleError: a sample without an image, or with a .cls that is not a number.
         DuplicateKeyError: a key occurs twice in the shard.
     """
-    seen: set[str] = set()
+    seen: dict[str, tuple[str, ...]] = {}
     for group in _iter_groups(shard):
         key = str(group["__key__"])
-        if key in seen:
-            raise DuplicateKeyError(key, shard.name, shard.name)
-        seen.add(key)
+        found = tuple(sys.intern(name) for name in group if not name.startswith("__"))
+        check_group(shard, key, found, seen)
         image = next((group[e] for e in IMAGE_EXTENSIONS if e in group), None)
         if image is None:
-            found = ", ".join(k for k in group if not k.startswith("__"))
-            raise SampleError(
-                f"{shard.name}: sample {key!r} has no image (it has {found}; images are "
-                f"{', '.join('.' + e for e in IMAGE_EXTENSIONS)}); repack the shard without it"
-            )
-        yield RawSample(shard=shard.name, key=key, image=image, label=_label(group, shard, key))
+            raise no_image(shard, key, found, _extensions_of(shard, key))
+        yield RawSample(shard=shard.name, key=key, image=image, label=class_number(group.get("cls"), shard, key))
 
 
-def _label(group: dict[str, Any], shard: Shard, key: str) -> int:
-    if "cls" not in group:
+def class_number(content: bytes | None, shard: Shard, key: str) -> int:
+    """The number in a .cls file, -1 where there is none.
+
+    Raises:
+        SampleError: it holds anything else.
+    """
+    if content is None:
         return -1
     try:
-        label = int(group["cls"])
+        label = int(content)
     except ValueError:
         label = -2
     if not -1 <= label < 2**31:
@@ -285,13 +271,38 @@ def header_keys(shard: Shard) -> Iterator[str]:
         ShardError: the shard cannot be read to its end.
     """
     seen: set[str] = set()
+    with opened_tar(shard) as tar:
+        for member in tar:
+            prefix, _ = base_plus_ext(member.name)
+            if prefix is None or prefix in seen or not is_member(member):
+                continue
+            seen.add(prefix)
+            yield prefix
+
+
+def is_member(member: tarfile.TarInfo) -> bool:
+    """Tells whether it is a file, and none of those that webdataset passes over."""
+    return member.isreg() and not METADATA_NAME.match(member.name)
+
+
+def _extensions_of(shard: Shard, key: str) -> set[str]:
+    """Extensions that a key has anywhere in a shard, if that is a local file."""
+    if is_url(shard.url):
+        return set()
+    with opened_tar(shard) as tar:
+        named = (base_plus_ext(member.name) for member in tar if is_member(member))
+        return {extension.lower() for prefix, extension in named if prefix == key}
+
+
+@contextmanager
+def opened_tar(shard: Shard) -> Iterator[tarfile.TarFile]:
+    """A local shard, open for reading its headers, and members in any order.
+
+    Raises:
+        ShardError: it cannot be read to its end.
+    """
     try:
         with tarfile.open(shard.url, "r:*", tarinfo=_StrictTarInfo) as tar:
-            for member in tar:
-                prefix, _ = base_plus_ext(member.name)
-                if prefix is None or prefix in seen or not member.isreg() or METADATA_NAME.match(member.name):
-                    continue
-                seen.add(prefix)
-                yield prefix
+            yield tar
     except _READ_ERRORS as error:
         raise _unreadable(shard, error) from error

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...artifacts_schema import OptionError, TicketStore
+from ..data.class_list import listed_classes
 from ..data.comparing import Comparison
-from ..data.shards import Shard, listed_classes
+from ..data.shards import Shard
 from ..runtime.reporting import Reporter
 
 

@@ -10,8 +10,9 @@ from ...artifacts_schema import Manifest, OptionError, TicketMismatchError, Tick
 from ...artifacts_schema.local_notes import noted_shards
 from ...artifacts_schema.thinning import approximation
 from ...artifacts_schema.token_labels import no_token_labels
+from ..data.class_list import listed_classes
 from ..data.loader import num_workers_for
-from ..data.shards import Shard, listed_classes
+from ..data.shards import Shard
 from ..data.spans import num_train_steps
 from ..data.student_stream import StreamConfig
 from ..models.checkpoints import find_weights

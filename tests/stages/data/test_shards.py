@@ -206,6 +206,51 @@ def test_a_key_twice_in_one_shard(tmp_path: Path, members: list[tuple[str, bytes
     assert caught.value.key == "n/a"
 
 
+@pytest.mark.parametrize(
+    ("members", "first", "then"),
+    [
+        ([("0.jpg", b"a"), ("1.jpg", b"b"), ("0.cls", b"0"), ("1.cls", b"0")], "jpg", "cls"),
+        ([("0.cls", b"0"), ("1.cls", b"0"), ("0.jpg", b"a"), ("1.jpg", b"b")], "cls", "jpg"),
+        ([("0.jpg", b"a"), ("0.cls", b"0"), ("1.jpg", b"b"), ("1.cls", b"0"), ("0.json", b"{}")], "cls", "json"),
+    ],
+)
+def test_members_that_lie_apart_are_no_doubled_key(
+    tmp_path: Path, members: list[tuple[str, bytes]], first: str, then: str
+) -> None:
+    shard = _write(tmp_path / "t t.tar", members)
+    with pytest.raises(ShardError) as caught:
+        list(iter_samples(shard))
+    assert str(caught.value) == (
+        f"t t.tar: the members of sample '0' do not stand together (.{first}, and after other samples .{then}); make "
+        f"the tar anew with tar --sort=name, or by: dataltt pack --from-shards '{shard.url}' OUT"
+    )
+
+
+@pytest.mark.parametrize(
+    ("members", "extension"),
+    [
+        ([("d.e/1.1.jpg", b"a"), ("d.e/1.1.cls", b"0")], "1.cls"),
+        ([("d.e/1.1.jpg", b"a")], "1.jpg"),
+        ([("d.e/1.2.cls", b"0"), ("d.e/1.2.PNG", b"a")], "2.cls"),
+        ([("d.e/1.jpg", b"a"), ("d.e/1.cls", b"0"), ("d.e/1.1.jpg", b"b"), ("d.e/1.1.cls", b"1")], "1.cls"),
+    ],
+)
+def test_a_dot_in_a_name_is_named(tmp_path: Path, members: list[tuple[str, bytes]], extension: str) -> None:
+    shard = _write(tmp_path / "t.tar", members)
+    with pytest.raises(SampleError) as caught:
+        list(iter_samples(shard))
+    assert str(caught.value) == (
+        f"t.tar: a key ends at the first dot of a file's name, so 'd.e/1.{extension}' is read as .{extension} of "
+        "sample 'd.e/1'; rename the files, or make the tar anew by: dataltt pack --from-shards --key-from last-dot "
+        f"{shard.url} OUT"
+    )
+
+
+def test_extensions_of_two_parts_are_still_passed_over(tmp_path: Path) -> None:
+    shard = _write(tmp_path / "t.tar", [("a.jpg", b"x"), ("a.seg.png", b"y"), ("a.cls", b"1")])
+    assert [(s.key, s.image, s.label) for s in iter_samples(shard)] == [("a", b"x", 1)]
+
+
 # Damage
 
 
