@@ -95,13 +95,20 @@ def keep_class_list(run: Path, classes: ClassList | None) -> None:
         write_atomically(run / CLASSES_FILE, classes.to_json().encode())
 
 
-def class_list_of_run(run: Path) -> ClassList | None:
-    """The classes that a run trains, as its folder says; None if it does not."""
-    path = run / CLASSES_FILE
-    try:
-        return _parsed(path, _read(path, "")) if path.is_file() else None
-    except OptionError:
-        return None
+def class_list_of_run(place: Path) -> ClassList | None:
+    """The classes that a run trains, as its folder says; None if it does not.
+
+    Args:
+        place: the folder, or a file of weights in it.
+    """
+    for folder in (place, *place.absolute().parents[:3]):
+        path = folder / CLASSES_FILE
+        if path.is_file() and (folder / "config.json").is_file():  # the record of a run
+            try:
+                return _parsed(path, _read(path, ""))
+            except OptionError:
+                return None
+    return None
 
 
 def difference(trained: ClassList, given: ClassList) -> str | None:

@@ -8,7 +8,7 @@ import re
 import sys
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -177,13 +177,26 @@ def iter_samples(shard: Shard) -> Iterator[RawSample]:
     """
     seen: dict[str, tuple[str, ...]] = {}
     for group in _iter_groups(shard):
-        key = str(group["__key__"])
-        found = tuple(sys.intern(name) for name in group if not name.startswith("__"))
-        check_group(shard, key, found, seen)
-        image = next((group[e] for e in IMAGE_EXTENSIONS if e in group), None)
-        if image is None:
-            raise no_image(shard, key, found, _extensions_of(shard, key))
+        key = checked_key(group, shard, seen)
+        image = next(group[e] for e in IMAGE_EXTENSIONS if e in group)
         yield RawSample(shard=shard.name, key=key, image=image, label=class_number(group.get("cls"), shard, key))
+
+
+def checked_key(group: dict[str, Any], shard: Shard, seen: dict[str, tuple[str, ...]]) -> str:
+    """The key of a group of members, checked to be one whole sample with an image.
+
+    Args:
+        seen: extensions of the samples of this shard before it, by key; this one's are added.
+
+    Raises:
+        DuplicateKeyError, ShardError, SampleError: it is not.
+    """
+    key = str(group["__key__"])
+    found = tuple(sys.intern(name) for name in group if not name.startswith("__"))
+    check_group(shard, key, found, seen)
+    if not any(extension in group for extension in IMAGE_EXTENSIONS):
+        raise no_image(shard, key, found, _extensions_of(shard, key))
+    return key
 
 
 def class_number(content: bytes | None, shard: Shard, key: str) -> int:
@@ -226,19 +239,29 @@ def _iter_groups(shard: Shard) -> Iterator[dict[str, Any]]:
             _open(shard) as stream,
             tarfile.open(fileobj=stream, mode="r|*", tarinfo=_StrictTarInfo) as tar,
         ):
-            yield from group_by_keys(_iter_files(tar, shard))
+            yield from grouped(_iter_files(tar, shard), shard)
+    except _READ_ERRORS as error:
+        raise _unreadable(shard, error) from error
+
+
+def grouped(files: Iterator[dict[str, Any]], shard: Shard) -> Iterator[dict[str, Any]]:
+    """Groups members (`fname`, `data`, `__url__`) that stand together, as webdataset does.
+
+    Raises:
+        DuplicateKeyError: two of a group have one extension.
+    """
+    try:
+        yield from group_by_keys(files)
     except ValueError as error:
         if "duplicate file name" not in str(error):
             raise
         key, _ = base_plus_ext(str(error.args[0]).split(": duplicate file name")[0])
         raise DuplicateKeyError(key, shard.name, shard.name) from error
-    except _READ_ERRORS as error:
-        raise _unreadable(shard, error) from error
 
 
 def _iter_files(tar: tarfile.TarFile, shard: Shard) -> Iterator[dict[str, Any]]:
     for member in tar:
-        content = tar.extractfile(member) if member.isreg() and not METADATA_NAME.match(member.name) else None
+        content = tar.extractfile(member) if is_member(member) else None
         if content is not None:
             yield {"fname": member.name, "data": content.read(), "__url__": shard.url}
         tar.members.clear()  # type: ignore[attr-defined]  # it would keep the header of every member
@@ -249,35 +272,6 @@ def _unreadable(shard: Shard, error: Exception) -> ShardError:
         return ShardError(f"there is no shard {shard.url}; check the URL and the range")
     reason = str(error) or type(error).__name__
     return ShardError(f"{shard.url} cannot be read to its end ({reason}); copy or make it again")
-
-
-def count_samples(shard: Shard, excluding: Set[str] = frozenset()) -> int:
-    """Counts the samples of a shard: from tar headers alone where it is a local file, else by reading it.
-
-    Args:
-        excluding: keys that do not count.
-
-    Raises:
-        ShardError: the shard cannot be read to its end.
-    """
-    keys = (str(group["__key__"]) for group in _iter_groups(shard)) if is_url(shard.url) else header_keys(shard)
-    return sum(key not in excluding for key in keys)
-
-
-def header_keys(shard: Shard) -> Iterator[str]:
-    """Yields the keys of a local shard in its own order, from tar headers alone.
-
-    Raises:
-        ShardError: the shard cannot be read to its end.
-    """
-    seen: set[str] = set()
-    with opened_tar(shard) as tar:
-        for member in tar:
-            prefix, _ = base_plus_ext(member.name)
-            if prefix is None or prefix in seen or not is_member(member):
-                continue
-            seen.add(prefix)
-            yield prefix
 
 
 def is_member(member: tarfile.TarInfo) -> bool:

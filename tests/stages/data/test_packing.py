@@ -16,7 +16,8 @@ from dataltt.stages.data.class_list import class_list_of
 from dataltt.stages.data.image_folder import key_of
 from dataltt.stages.data.packing import EncodedSample, PackSummary, pack_image_folder, write_shards
 from dataltt.stages.data.regrouping import regroup_shards
-from dataltt.stages.data.shards import RawSample, Shard, count_samples, iter_samples
+from dataltt.stages.data.shard_headers import count_samples
+from dataltt.stages.data.shards import RawSample, Shard, iter_samples
 from dataltt.stages.runtime.reporting import SilentReporter
 from hypothesis import example, given, settings
 from hypothesis import strategies as st

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from dataltt.artifacts_schema import DatalttError, DuplicateKeyError, OptionError, SampleError, ShardError, TicketStore
 from dataltt.stages.data.counting import count_shards
+from dataltt.stages.data.shard_headers import count_samples, labelled_keys
 from dataltt.stages.data.shards import (
     RawSample,
     Shard,
     absolute_spec,
-    count_samples,
     given_shards,
     is_url,
     iter_samples,
@@ -249,6 +249,34 @@ def test_a_dot_in_a_name_is_named(tmp_path: Path, members: list[tuple[str, bytes
 def test_extensions_of_two_parts_are_still_passed_over(tmp_path: Path) -> None:
     shard = _write(tmp_path / "t.tar", [("a.jpg", b"x"), ("a.seg.png", b"y"), ("a.cls", b"1")])
     assert [(s.key, s.image, s.label) for s in iter_samples(shard)] == [("a", b"x", 1)]
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("0.jpg", b"a"), ("1.jpg", b"b"), ("0.cls", b"0"), ("1.cls", b"0")],
+        [("0.cls", b"0"), ("1.cls", b"0"), ("0.jpg", b"a"), ("1.jpg", b"b")],
+        [("1.1.jpg", b"a"), ("1.1.cls", b"0")],
+        [("0.jpg", b"a"), ("0.jpg", b"b")],
+        [("0.jpg", b"a"), ("1.jpg", b"b"), ("0.jpg", b"c")],
+        [("0.cls", b"a"), ("0.json", b"b")],
+        [("0.jpg", b"a"), ("0.CLS", b"x")],
+    ],
+)
+def test_headers_tell_what_reading_tells(tmp_path: Path, members: list[tuple[str, bytes]]) -> None:
+    shard = _write(tmp_path / "t.tar", members)
+    with pytest.raises(DatalttError) as read:
+        list(iter_samples(shard))
+    with pytest.raises(type(read.value)) as looked:
+        list(labelled_keys(shard))
+    assert str(looked.value) == str(read.value)
+
+
+@pytest.mark.parametrize("url", ["{}", "file:{}"])
+def test_labels_without_images(tmp_path: Path, url: str) -> None:
+    members = [("b.jpg", b"x" * 600), ("b.CLS", b"7"), ("a.png", b"y"), ("c.cls", b" 2\n"), ("c.webp", b"z")]
+    path = Path(_write(tmp_path / "t.tar", members).url)
+    assert list(labelled_keys(Shard(url=url.format(path), name="t.tar"))) == [("b", 7), ("a", -1), ("c", 2)]
 
 
 # Damage
