@@ -253,7 +253,7 @@ def _compared(shard: Shard, index: ShardIndex, finder: RowFinder, store: TicketS
     is_changed = found.rows == CHANGED
     is_missing = ~is_joined & ~was_skipped & ~is_changed
     places = np.flatnonzero(is_joined)
-    theirs = _labels_at(store, found.rows[places])
+    theirs = labels_at(store, found.rows[places])
     ours = index.labels[places]
     return _Compared(
         counted=CountedShard(
@@ -272,7 +272,7 @@ def _compared(shard: Shard, index: ShardIndex, finder: RowFinder, store: TicketS
     )
 
 
-def _labels_at(store: TicketStore, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+def labels_at(store: TicketStore, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
     """Labels int32 [n] of rows in any order."""
     unique, places = np.unique(rows, return_inverse=True)
     return store.read_labels(unique)[places] if len(unique) else np.zeros(0, np.int32)
