@@ -149,6 +149,7 @@ def test_pack_json(tmp_path: Path) -> None:
         "shards": [str(tmp_path / "out" / f"val-{i:06d}.tar") for i in range(2)],
         "num_samples": 3,
         "num_classes": 2,
+        "left_out": {},
     }
 
 
@@ -157,6 +158,28 @@ def test_pack_for_people(tmp_path: Path) -> None:
     result = run_cli("pack", source, tmp_path / "out")
     assert result.code == 0
     assert "2 images of 2 classes in 1 shard" in result.out
+    assert "left out" not in result.err
+    _tree(source, "cat/b.bmp", "cat/c.bmp", ".hidden/d.png")
+    result = run_cli("pack", source, tmp_path / "other")
+    assert result.code == 0
+    assert "left out: 2 .bmp, 1 hidden folder\n" in result.err
+
+
+def test_the_ways_out_that_pack_names(tmp_path: Path) -> None:
+    """A list of classes that a second tree lacks one of, and shards whose keys have dots: as the messages say."""
+    train, val = _tree(tmp_path / "train", "a/0.png", "b/0.png"), _tree(tmp_path / "val", "b/1.png")
+    shards = tmp_path / "shards"
+    assert run_cli("pack", train, shards).code == 0
+    refused = run_cli("pack", val, shards, "--name", "val")
+    _check_sentence(refused, f"number them as it does: --classes {shards / 'classes.json'}")
+    assert run_cli("pack", val, shards, "--name", "val", "--classes", shards / "classes.json").code == 0
+    (tmp_path / "d.tar").write_bytes(tar_bytes([("1.1.png", fashion_samples(1)[0].image), ("1.1.cls", b"0")]))
+    result = run_cli("pack", "--from-shards", "--key-from", "last-dot", tmp_path / "d.tar", tmp_path / "new", "--json")
+    assert json.loads(result.out)["num_samples"] == 1
+    _check_sentence(run_cli("pack", train, tmp_path / "x", "--prefix-keys"), "give --from-shards")
+    _check_sentence(
+        run_cli("pack", tmp_path / "d.tar", tmp_path / "x", "--from-shards", "--classes", shards), "--classes numbers"
+    )
 
 
 def test_pack_errors(tmp_path: Path) -> None:
