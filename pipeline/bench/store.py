@@ -74,6 +74,7 @@ class SyntheticRows:
 
 
 def spec_of(shards: Sequence[str], num_views: int = 1) -> StoreSpec:
+    """The spec of a store of these shards."""
     view = View(kind="center", resize_px=248, crop_share=0.9, interpolation="bicubic", mean=[0.5] * 3, std=[0.5] * 3)
     if num_views > 1:
         view = replace(view, kind="replay", augment={"name": "deit", "version": 1, "seed": 0})

@@ -136,7 +136,7 @@ def resolve_shards(spec: str, access: Access | None = None) -> list[Shard]:
 
 
 def _expanded(spec: str) -> list[str]:
-    """What braces stand for, but for those in the name of something that is there."""
+    """Expands braces, but for those in the name of something that is there."""
     if os.path.isfile(spec):
         return [spec]
     head, tail = os.path.split(spec)
