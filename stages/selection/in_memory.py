@@ -127,7 +127,7 @@ def _kind(images: object) -> str:
 def _vit(model: str | nn.Module, checkpoint: str | Path | None, device: str) -> tuple[VisionTransformer, str]:
     if isinstance(model, str):
         file = None if checkpoint is None else find_weights(Path(checkpoint))
-        return load_vit(model, file).to(resolve_device(device)), model
+        return load_vit(model, file, needs_head=False).to(resolve_device(device)), model
     if checkpoint is not None:
         raise OptionError("`checkpoint` is for a model that is given by name; load it into the ViT, or leave it out")
     check_plain_vit(model, "the ViT")

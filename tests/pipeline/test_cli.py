@@ -125,6 +125,22 @@ def test_a_whole_call_in_its_own_process(small: SmallStore, tmp_path: Path) -> N
     assert TicketStore.open(str(tmp_path / "s.zarr")).manifest.num_keep == 25
 
 
+def test_select_says_that_images_have_no_label(small: SmallStore, tmp_path: Path) -> None:
+    samples = [replace(s, label=None) if i == 1 else s for i, s in enumerate(fashion_samples(2))]
+    shards = make_shards(tmp_path / "shards", (2,), samples)
+    result = run_cli(
+        *("select", "--model", MODEL, "--checkpoint", small.weights, "--shards", shards, "--ratio", 0.5),
+        *("--workers", 0, "--device", "cpu", "--out", tmp_path / "s.zarr"),
+    )
+    assert result.code == 0, result.err
+    assert "next: dataltt train" not in result.out
+    assert "1 of 2 images have no label (.cls), the first of them 'train/00001'; training refuses them" in result.err
+    _check_sentence(
+        run_cli("train", "--tickets", tmp_path / "s.zarr", "--out", tmp_path / "run", "--workers", 0),
+        "train-000000.tar: sample 'train/00001' has no .cls, and training needs its label",
+    )
+
+
 @pytest.mark.long
 def test_an_error_in_its_own_process(tmp_path: Path) -> None:
     result = run_cli_process("select", "--model", MODEL, "--ratio", 0.5, "--shards", tmp_path / "none-*.tar")
