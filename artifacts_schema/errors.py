@@ -90,10 +90,12 @@ class IncompletePartsError(DatalttError):
 class DuplicateKeyError(DatalttError):
     """Two samples of one data set have the same key, so a ticket could not be told to belong to either."""
 
-    def __init__(self, key: str, first_shard: str, second_shard: str) -> None:
+    def __init__(self, key: str, first_shard: str, second_shard: str, way_out: str | None = None) -> None:
         self.key, self.first_shard, self.second_shard = key, first_shard, second_shard
         where = f"twice in {first_shard}" if first_shard == second_shard else f"in {first_shard} and {second_shard}"
-        super().__init__(f"key {key!r} occurs {where}; rename or remove one, since tickets are joined by key")
+        super().__init__(
+            f"key {key!r} occurs {where}; {way_out or 'rename or remove one, since tickets are joined by key'}"
+        )
 
 
 class MissingTicketError(DatalttError):

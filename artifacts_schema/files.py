@@ -77,7 +77,7 @@ def disk_error(error: BaseException, path: Path, *, needs: int | None = None) ->
 
 
 def write_failure(error: BaseException, path: Path, *, needs: int | None = None) -> tuple[str, str] | None:
-    """Why a path cannot be written, and the way out, if that is what an exception means."""
+    """The reason why a path cannot be written, and the way out, if that is what an exception means."""
     chain = list(_chain(error))
     for each, number in [*((e, _number(e)) for e in chain), *((e, _number_of_torch(e, path)) for e in chain)]:
         if number in OF_WRITING or (number in _OF_ANYTHING and _may_be_of(each, path, number)):

@@ -50,7 +50,7 @@ def end_by(error: Exception) -> int:
 
 
 def _sentence(error: Exception) -> str | None:
-    """What the user can mend, in a sentence; None if it is no such thing."""
+    """The sentence about what the user can mend; None if it is no such thing."""
     from ..artifacts_schema.errors import DatalttError
     from ..artifacts_schema.files import OF_WRITING, disk_error
 

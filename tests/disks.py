@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-DISK_BYTES = 8 << 20
+DISK_BYTES = 32 << 20
 PAGE = 4096  # tmpfs deals in these
 FULL = r"(too little room on its disk \(.* free.*\)|files may not be that large there)"
 READ_ONLY = r"(its file system is read-only|permission denied)"
 
 
 class Disk:
-    """A disk of 8 MiB at `folder`."""
+    """A disk of 32 MiB at `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

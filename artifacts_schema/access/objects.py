@@ -147,7 +147,7 @@ class ZipObjects:
         if name not in self._members:
             raise FileNotFoundError(name)
         try:
-            return io.BufferedReader(_Member(self._zip.open(self._members[name])))
+            return io.BufferedReader(_Member(self._zip.open(self._members[name]), self))
         except _ZIP_DAMAGE as error:
             raise OSError(f"damaged zip file: {error}") from None
 
@@ -180,8 +180,9 @@ class _Archive(io.BufferedReader):
 class _Member(io.RawIOBase):
     """A member of a zip file; damage of it is an OSError, as of any file."""
 
-    def __init__(self, member: IO[bytes]) -> None:
+    def __init__(self, member: IO[bytes], owner: ZipObjects) -> None:
         self._member = member
+        self._owner = owner  # which closes the zip file when nobody has it any more
 
     def readable(self) -> bool:
         return True

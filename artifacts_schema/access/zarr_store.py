@@ -115,7 +115,7 @@ class ObjectStore(Store):
 
 
 def _up_to(file: IO[bytes], limit: int, key: str) -> bytes:
-    """What is left of a file, which is not more than `limit` bytes."""
+    """The rest of a file, which is not more than `limit` bytes."""
     content = file.read(limit + 1)
     if len(content) > limit:
         raise ValueError(f"{key} has more than {limit} bytes")

@@ -28,7 +28,7 @@ def bench_remote(rows: int, repeats: int, report: Callable[[str], object]) -> li
     """Seconds from opening a store over HTTP to its first shard joined: medians, with an empty and a full cache.
 
     Args:
-        rows: of the store, in shards of 1000.
+        rows: of the store, in shards of 1,250.
         repeats: how often each is measured, always in a new process, and with an empty cache in a new folder.
         report: called with what is done now.
     """

@@ -19,6 +19,8 @@ def select(config: SelectConfig, as_json: bool) -> None:
 
     Example: dataltt select --model deit_b --ratio 0.5 --shards 'imagenet/train-{000000..001023}.tar'
     """
+    from ...artifacts_schema import TicketStore
+    from ...stages.selection.part_checks import first_unlabelled
     from ...stages.selection.select import select as run
 
     with reporting() as reporter:
@@ -27,7 +29,14 @@ def select(config: SelectConfig, as_json: bool) -> None:
     if manifest is None or is_said(as_json, lambda: {"store": str(out), **manifest.to_json()}):
         return
     kept = f"{manifest.num_keep} of {manifest.num_patches} patches ({manifest.num_keep / manifest.num_patches:.1%})"
-    say(f"{out}: {kept} of {manifest.num_images} images; next: dataltt train --tickets {out}")
+    num_unlabelled, key = first_unlabelled(TicketStore.open(str(out)))
+    then = "" if num_unlabelled else f"; next: dataltt train --tickets {out}"
+    say(f"{out}: {kept} of {manifest.num_images} images{then}")
+    if num_unlabelled:
+        warn(
+            f"{num_unlabelled} of {manifest.num_images} images have no label (.cls), the first of them {key!r}; "
+            "training refuses them, so repack the shards with labels, or without these images"
+        )
     if manifest.skipped:
         warn(
             f"{len(manifest.skipped)} image(s) could not be decoded and have no ticket; the manifest lists them "

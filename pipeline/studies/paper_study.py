@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ...stages.data.shards import listed_classes, resolve_shards
+from ...stages.data.class_list import listed_classes
+from ...stages.data.shards import resolve_shards
 from ...stages.models.checkpoints import find_weights
 from ...stages.models.families import family_of, resolve_input
 from ...stages.models.student import PatchInput

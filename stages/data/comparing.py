@@ -19,12 +19,13 @@ from ...artifacts_schema import MissingTicketError, ShardError, TicketMismatchEr
 from ...artifacts_schema.lookup import AMBIGUOUS
 from ..runtime.distributed import rank_and_world_size
 from ..runtime.reporting import Reporter
-from .counting import count_shards
+from .counting import Lack, count_samples_of
 from .fetching import fetch_store
 from .join import JoinConfig
 from .row_finder import CHANGED, RowFinder
+from .shard_headers import header_keys
 from .shard_index import IndexCache, ShardIndex
-from .shards import Shard, header_keys, is_url
+from .shards import Shard, is_url
 from .spans import CountedShard, SampleRows
 
 _NUM_THREADS = 4
@@ -34,22 +35,14 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lack:
-    """Samples of a shard that cannot be joined: how many, and the key of the first."""
-
-    shard: str
-    key: str
-    num_samples: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """Shards against a store: what each gives, and what is said of them.
 
     Attributes:
         num_by_digest: samples that were joined by their images, since the store knows them by other keys.
         num_other_labels: joined samples whose label is not the one that the store has.
-        highest_label: of the shards that were indexed; -1 where there was none.
+        highest_label: of the shards that were looked into; -1 where there was none.
+        unlabelled: samples of those shards that are given and have no label.
     """
 
     shards: tuple[CountedShard, ...]
@@ -59,6 +52,7 @@ class Comparison:
     num_by_digest: int = 0
     num_other_labels: int = 0
     highest_label: int = -1
+    unlabelled: tuple[Lack, ...] = ()
 
     @property
     def num_joined(self) -> int:
@@ -116,6 +110,7 @@ class _Compared:
     num_by_digest: int
     num_other_labels: int
     highest_label: int
+    unlabelled: Lack | None
 
 
 def compare_shards(
@@ -160,6 +155,7 @@ def compare_shards(
         num_by_digest=sum(c.num_by_digest for c in in_order),
         num_other_labels=sum(c.num_other_labels for c in in_order),
         highest_label=max((c.highest_label for c in in_order), default=-1),
+        unlabelled=tuple(c.unlabelled for c in in_order if c.unlabelled),
     )
     _refuse(comparison, store.path, join)
     for sentence in comparison.sentences():
@@ -179,11 +175,12 @@ def compare_or_count(
     """Compares shards with the store that they are joined with; of a stream that is not joined, counts them.
 
     Raises:
-        DatalttError: as `compare_shards` and `count_shards`.
+        DatalttError: as `compare_shards` and `count_samples_of`.
     """
     if store is not None and join is not None:
         return compare_shards(shards, store, join, reporter, recount=recount, cache=cache)
-    return Comparison(shards=count_shards(shards, store, reporter, recount=recount))
+    counted = count_samples_of(shards, store, reporter, recount=recount)
+    return Comparison(shards=counted.shards, highest_label=counted.highest_label, unlabelled=counted.unlabelled)
 
 
 def _known(shards: Sequence[Shard], store: TicketStore, *, recount: bool) -> list[range | None]:
@@ -256,7 +253,7 @@ def _compared(shard: Shard, index: ShardIndex, finder: RowFinder, store: TicketS
     is_changed = found.rows == CHANGED
     is_missing = ~is_joined & ~was_skipped & ~is_changed
     places = np.flatnonzero(is_joined)
-    theirs = _labels_at(store, found.rows[places])
+    theirs = labels_at(store, found.rows[places])
     ours = index.labels[places]
     return _Compared(
         counted=CountedShard(
@@ -271,10 +268,11 @@ def _compared(shard: Shard, index: ShardIndex, finder: RowFinder, store: TicketS
         num_by_digest=int(found.by_digest.sum()),
         num_other_labels=int(((theirs >= 0) & (ours >= 0) & (theirs != ours)).sum()),
         highest_label=int(ours.max(initial=-1)),
+        unlabelled=_lack(shard, index, is_joined & (index.labels < 0)),
     )
 
 
-def _labels_at(store: TicketStore, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+def labels_at(store: TicketStore, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
     """Labels int32 [n] of rows in any order."""
     unique, places = np.unique(rows, return_inverse=True)
     return store.read_labels(unique)[places] if len(unique) else np.zeros(0, np.int32)

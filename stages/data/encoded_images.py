@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...artifacts_schema import OptionError, SampleError
-from .packing import key_of
+from .image_folder import key_of
 from .shards import RawSample
 
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import webdataset as wds
 
-from ...artifacts_schema import DuplicateKeyError, OptionError, OutputExistsError, SampleError
+from ...artifacts_schema import OptionError, OutputExistsError
 from ...artifacts_schema.files import check_writable, writing
 from ...artifacts_schema.space import check_space
-from ...artifacts_schema.strings import MAX_STRING_BYTES
 from ..runtime.randomness import generator_of
 from ..runtime.reporting import Reporter
-from .shards import IMAGE_EXTENSIONS, METADATA_NAME
+from .class_list import CLASSES_FILE, ClassList, class_list_of, difference
+from .image_folder import find_images
 
 _MEMBERS_BYTES = 3 * 512  # of a sample in a shard beside its image: two headers and its label
 
@@ -36,26 +36,17 @@ class EncodedSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackSummary:
-    """Summary of the shards that were written."""
+    """Summary of the shards that were written.
+
+    Attributes:
+        num_classes: classes that are listed beside them; 0 where none are.
+        left_out: how many of what else there was are in no shard.
+    """
 
     shards: list[str]
     num_samples: int
     num_classes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _SourceImage:
-    path: Path
-    key: str
-    label: int
-
-
-def key_of(relative_path: Path) -> str:
-    """A file's key: its path below the root without the extension, dots replaced by underscores.
-
-    A dot would end the key in a shard, where the rest of the name is the extension.
-    """
-    return relative_path.as_posix().removesuffix(relative_path.suffix).replace(".", "_")
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def pack_image_folder(
@@ -66,6 +57,7 @@ def pack_image_folder(
     max_count: int = 1000,
     shuffle: bool = True,
     seed: int = 0,
+    classes: Path | None = None,
     reporter: Reporter,
 ) -> PackSummary:
     """Packs an ImageFolder tree (source/CLASS/…/IMAGE) into shards; classes are numbered in sorted order.
@@ -73,14 +65,20 @@ def pack_image_folder(
     Images are copied as they are. They are shuffled before packing (by `seed`), since a trainer that streams shards
     needs every shard to hold many classes.
 
+    Args:
+        classes: number the classes as this classes.json does, or the folder that holds one, or another tree.
+
     Raises:
-        OptionError: the source is no folder, or has no class folders or images.
+        OptionError: the source is no folder, or has no class folders or images, or an empty class, or one that
+            `classes` does not list.
+        SampleError: a name that cannot be a key.
         DuplicateKeyError: two files have one key (a.jpg and a.png).
         OutputExistsError: shards of this name are in `out` already.
         DiskError: there is no room for them, or they cannot be written there.
     """
     check_writable(out)
-    classes, images = find_images(source)
+    tree = find_images(source, None if classes is None else class_list_of(classes))
+    images = tree.images
     order = generator_of(seed, "pack", name).permutation(len(images)) if shuffle else range(len(images))
     check_space(out, sum(image.path.stat().st_size + _MEMBERS_BYTES for image in images))
     extension_of = {".jpeg": "jpg"}
@@ -92,45 +90,10 @@ def pack_image_folder(
             extension = extension_of.get(suffix, suffix[1:])
             yield EncodedSample(key=image.key, image=image.path.read_bytes(), extension=extension, label=image.label)
 
-    return write_shards(
-        samples(), out, name=name, max_count=max_count, classes=classes, total=len(images), reporter=reporter
+    written = write_shards(
+        samples(), out, name=name, max_count=max_count, classes=tree.number_of, total=len(images), reporter=reporter
     )
-
-
-def find_images(source: Path) -> tuple[list[str], list[_SourceImage]]:
-    """Class names in sorted order, and all images below them in sorted order, their keys checked."""
-    if not source.is_dir():
-        raise OptionError(f"{source} is not a folder; give the root of an ImageFolder tree (SRC/CLASS/IMAGE.jpg)")
-    classes = sorted(d.name for d in source.iterdir() if d.is_dir())
-    images: list[_SourceImage] = []
-    path_of_key: dict[str, Path] = {}
-    for label, class_name in enumerate(classes):
-        for path in sorted((source / class_name).rglob("*")):
-            if path.suffix.lower()[1:] not in IMAGE_EXTENSIONS or not path.is_file():
-                continue
-            key = key_of(path.relative_to(source))
-            if key in path_of_key:
-                raise DuplicateKeyError(key, str(path_of_key[key]), str(path))
-            _check_key(key, path)
-            path_of_key[key] = path
-            images.append(_SourceImage(path=path, key=key, label=label))
-    if not images:
-        raise OptionError(
-            f"{source} has no images in class folders (SRC/CLASS/IMAGE, {', '.join(IMAGE_EXTENSIONS)}); "
-            "give the folder that holds the class folders"
-        )
-    return classes, images
-
-
-def _check_key(key: str, path: Path) -> None:
-    try:
-        num_bytes = len(key.encode())
-    except UnicodeEncodeError:
-        raise SampleError(f"{str(path)!a}: its name is not UTF-8; rename the file or its folder") from None
-    if num_bytes > MAX_STRING_BYTES:
-        raise SampleError(f"{path}: its key is longer than {MAX_STRING_BYTES} bytes; shorten the path")
-    if METADATA_NAME.match(key):
-        raise SampleError(f"{path}: readers of shards take names like __this__ for metadata; rename the file or folder")
+    return replace(written, left_out=tree.left_out)
 
 
 def write_shards(
@@ -139,7 +102,7 @@ def write_shards(
     *,
     name: str,
     max_count: int,
-    classes: Sequence[str],
+    classes: Sequence[str] | Mapping[str, int],
     total: int,
     reporter: Reporter,
 ) -> PackSummary:
@@ -153,35 +116,53 @@ def write_shards(
         raise OptionError(f"`max_count={max_count}` should be at least 1")
     if not name or "/" in name:
         raise OptionError(f"`name={name!r}` should be a plain name such as train")
-    classes_path = out / "classes.json"
-    classes_text = json.dumps({c: i for i, c in enumerate(classes)}, indent=1, ensure_ascii=False) + "\n"
+    given = classes if isinstance(classes, Mapping) else {c: i for i, c in enumerate(classes)}
+    listed = ClassList(place="this source", number_of=given)
+    classes_path = out / CLASSES_FILE
     if taken := sorted(out.glob(f"{glob.escape(name)}-*.tar")):
         raise OutputExistsError(
             f"{taken[0]} exists; delete the {name} shards, or choose another `name` or another folder"
         )
-    if classes_path.exists() and classes_path.read_text() != classes_text:
-        raise OutputExistsError(
-            f"{classes_path} lists other classes than this source has; pack it into a folder of its own"
-        )
+    if classes_path.exists() and classes_path.read_text(encoding="utf-8") != listed.to_json():
+        raise _other_classes(classes_path, listed)
     check_writable(out)
+    with writing(out), new_shards(out) as temporary:
+        num_samples = _write(samples, temporary, name, max_count, total, reporter)
+        names = sorted(shard.name for shard in temporary.glob("*.tar"))
+        (temporary / CLASSES_FILE).write_text(listed.to_json(), encoding="utf-8")
+    return PackSummary(shards=[str(out / n) for n in names], num_samples=num_samples, num_classes=len(given))
+
+
+def _other_classes(path: Path, listed: ClassList) -> OutputExistsError:
+    """A classes.json that would not fit the shards beside it."""
+    there = class_list_of(path)
+    found = difference(there, listed)
+    lacking = [name for name in there.number_of if name not in listed.number_of]
+    if found is None and lacking:
+        found = f"this source has no class {lacking[0]!r}"
+    return OutputExistsError(
+        f"{path} lists other classes than this source has{f' ({found})' * bool(found)}; number them as it does: "
+        f"`classes={str(path)!r}`"
+    )
+
+
+@contextmanager
+def new_shards(out: Path) -> Iterator[Path]:
+    """Gives a folder whose tars are moved to `out` in the end, all of them or, after an error, none."""
     created = not out.exists()
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".packing-", dir=out))
     try:
-        with writing(out):
-            num_samples = _write(samples, temporary, name, max_count, total, reporter)
-            shards = sorted(temporary.glob("*.tar"))
-            (temporary / classes_path.name).write_text(classes_text)
-            for shard in (temporary / classes_path.name, *shards):
-                os.replace(shard, out / shard.name)
+        yield temporary
+        for made in sorted(temporary.iterdir(), key=lambda path: path.suffix == ".tar"):  # classes.json first
+            os.replace(made, out / made.name)
     except BaseException:
         shutil.rmtree(temporary)
         if created:
             shutil.rmtree(out)
         raise
     shutil.rmtree(temporary)
-    return PackSummary(shards=[str(out / s.name) for s in shards], num_samples=num_samples, num_classes=len(classes))
 
 
 class _ShardWriter:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
+import sys
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self
@@ -30,9 +31,9 @@ from ...artifacts_schema.access.stream import is_openable, open_stream
 from ...artifacts_schema.braces import TooManyNamesError, expand_braces
 from ...artifacts_schema.files import open_regular
 from ...artifacts_schema.local_notes import noted_shards
+from .member_faults import IMAGE_EXTENSIONS, check_group, no_image
 from .shard_limits import check_header, limited, shortened, valid_key
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 # Members that webdataset passes over.
 METADATA_NAME = re.compile(r"__[^/]*__($|/)")
 # What a store may name as the place of its shards without anybody having said so.
@@ -135,7 +136,7 @@ def resolve_shards(spec: str, access: Access | None = None) -> list[Shard]:
 
 
 def _expanded(spec: str) -> list[str]:
-    """What braces stand for, but for those in the name of something that is there."""
+    """Expands braces, but for those in the name of something that is there."""
     if os.path.isfile(spec):
         return [spec]
     head, tail = os.path.split(spec)
@@ -165,21 +166,6 @@ def stored_shards(store: str | Location, manifest: Manifest, given: str | None =
     if any(is_url(s.url) and s.url.split(":")[0] not in SAFE_SCHEMES for s in shards):
         raise OptionError(f"{store} names its shards as {source!r}; pass `shards` to say that you mean them")
     return shards
-
-
-def listed_classes(shards: Sequence[Shard]) -> int | None:
-    """Counts the classes that the classes.json beside local shards lists; None if there is none.
-
-    Raises:
-        OptionError: it lists nothing.
-    """
-    path = Path(shards[0].url).parent / "classes.json"
-    if is_url(shards[0].url) or not path.exists():
-        return None
-    try:
-        return len(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise OptionError(f"{path} does not list classes ({error}); mend it, or pass `num_classes`") from None
 
 
 def _shard_names(urls: Sequence[str]) -> list[str]:
@@ -219,27 +205,40 @@ def iter_samples(shard: Shard) -> Iterator[RawSample]:
         SampleError: a sample without an image, or with a .cls that is not a number.
         DuplicateKeyError: a key occurs twice in the shard.
     """
-    seen: set[str] = set()
+    seen: dict[str, tuple[str, ...]] = {}
     for group in _iter_groups(shard):
-        key = valid_key(str(group["__key__"]), shard)
-        if key in seen:
-            raise DuplicateKeyError(key, shard.name, shard.name)
-        seen.add(key)
-        image = next((group[e] for e in IMAGE_EXTENSIONS if e in group), None)
-        if image is None:
-            found = ", ".join(k for k in group if not k.startswith("__"))
-            raise SampleError(
-                f"{shard.name}: sample {key!r} has no image (it has {found}; images are "
-                f"{', '.join('.' + e for e in IMAGE_EXTENSIONS)}); repack the shard without it"
-            )
-        yield RawSample(shard=shard.name, key=key, image=image, label=_label(group, shard, key))
+        key = checked_key(group, shard, seen)
+        image = next(group[e] for e in IMAGE_EXTENSIONS if e in group)
+        yield RawSample(shard=shard.name, key=key, image=image, label=class_number(group.get("cls"), shard, key))
 
 
-def _label(group: dict[str, Any], shard: Shard, key: str) -> int:
-    if "cls" not in group:
+def checked_key(group: dict[str, Any], shard: Shard, seen: dict[str, tuple[str, ...]]) -> str:
+    """The key of a group of members, checked to be one whole sample with an image.
+
+    Args:
+        seen: extensions of the samples of this shard before it, by key; this one's are added.
+
+    Raises:
+        DuplicateKeyError, ShardError, SampleError: it is not.
+    """
+    key = valid_key(str(group["__key__"]), shard)
+    found = tuple(sys.intern(name) for name in group if not name.startswith("__"))
+    check_group(shard, key, found, seen)
+    if not any(extension in group for extension in IMAGE_EXTENSIONS):
+        raise no_image(shard, key, found, _extensions_of(shard, key))
+    return key
+
+
+def class_number(content: bytes | None, shard: Shard, key: str) -> int:
+    """The number in a .cls file, -1 where there is none.
+
+    Raises:
+        SampleError: it holds anything else.
+    """
+    if content is None:
         return -1
     try:
-        label = int(group["cls"])
+        label = int(content)
     except ValueError:
         label = -2
     if not -1 <= label < 2**31:
@@ -270,19 +269,29 @@ def _iter_groups(shard: Shard) -> Iterator[dict[str, Any]]:
             _open(shard) as stream,
             tarfile.open(fileobj=stream, mode="r|*", tarinfo=_StrictTarInfo) as tar,
         ):
-            yield from group_by_keys(limited(_iter_files(tar, shard), shard))
+            yield from grouped(limited(_iter_files(tar, shard), shard), shard)
+    except _READ_ERRORS as error:
+        raise _unreadable(shard, error) from error
+
+
+def grouped(files: Iterator[dict[str, Any]], shard: Shard) -> Iterator[dict[str, Any]]:
+    """Groups members (`fname`, `data`, `__url__`) that stand together, as webdataset does.
+
+    Raises:
+        DuplicateKeyError: two of a group have one extension.
+    """
+    try:
+        yield from group_by_keys(files)
     except ValueError as error:
         if "duplicate file name" not in str(error):
             raise
         key, _ = base_plus_ext(str(error.args[0]).split(": duplicate file name")[0])
         raise DuplicateKeyError(key, shard.name, shard.name) from error
-    except _READ_ERRORS as error:
-        raise _unreadable(shard, error) from error
 
 
 def _iter_files(tar: tarfile.TarFile, shard: Shard) -> Iterator[dict[str, Any]]:
     for member in tar:
-        content = tar.extractfile(member) if member.isreg() and not METADATA_NAME.match(member.name) else None
+        content = tar.extractfile(member) if is_member(member) else None
         if content is not None:
             yield {"fname": member.name, "data": content.read(), "__url__": shard.url}
         tar.members.clear()  # type: ignore[attr-defined]  # it would keep the header of every member
@@ -295,33 +304,29 @@ def _unreadable(shard: Shard, error: Exception) -> ShardError:
     return ShardError(f"{shard.url} cannot be read to its end ({reason}); copy or make it again")
 
 
-def count_samples(shard: Shard, excluding: Set[str] = frozenset()) -> int:
-    """Counts the samples of a shard: from tar headers alone where it is a local file, else by reading it.
+def is_member(member: tarfile.TarInfo) -> bool:
+    """Tells whether it is a file, and none of those that webdataset passes over."""
+    return member.isreg() and not METADATA_NAME.match(member.name)
 
-    Args:
-        excluding: keys that do not count.
+
+def _extensions_of(shard: Shard, key: str) -> set[str]:
+    """Extensions that a key has anywhere in a shard, if that is a local file."""
+    if is_url(shard.url):
+        return set()
+    with opened_tar(shard) as tar:
+        named = (base_plus_ext(member.name) for member in tar if is_member(member))
+        return {extension.lower() for prefix, extension in named if prefix == key}
+
+
+@contextmanager
+def opened_tar(shard: Shard) -> Iterator[tarfile.TarFile]:
+    """A local shard, open for reading its headers, and members in any order.
 
     Raises:
-        ShardError: the shard cannot be read to its end.
+        ShardError: it cannot be read to its end.
     """
-    keys = (str(group["__key__"]) for group in _iter_groups(shard)) if is_url(shard.url) else header_keys(shard)
-    return sum(key not in excluding for key in keys)
-
-
-def header_keys(shard: Shard) -> Iterator[str]:
-    """Yields the keys of a local shard in its own order, from tar headers alone.
-
-    Raises:
-        ShardError: the shard cannot be read to its end.
-    """
-    seen: set[str] = set()
     try:
         with open_regular(Path(shard.url)) as file, tarfile.open(fileobj=file, tarinfo=_StrictTarInfo) as tar:
-            for member in tar:
-                prefix, _ = base_plus_ext(member.name)
-                if prefix is None or prefix in seen or not member.isreg() or METADATA_NAME.match(member.name):
-                    continue
-                seen.add(prefix)
-                yield prefix
+            yield tar
     except _READ_ERRORS as error:
         raise _unreadable(shard, error) from error

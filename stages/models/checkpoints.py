@@ -1,6 +1,7 @@
 """Checkpoints of students: weights as safetensors under timm's names, training state apart from them.
 
 runs/NAME/
+  classes.json                names of the classes, if those were listed beside the shards
   best.safetensors            the weights that did best under the validation protocol asked for
   checkpoints/latest          the name of the newest complete checkpoint below
   checkpoints/step-00000042/  model.safetensors, ema.safetensors, training.pt

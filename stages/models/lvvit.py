@@ -84,9 +84,10 @@ class LVViT(VisionTransformer):
         if skip_lam != 1:
             for block in self.blocks:
                 block.ls1, block.ls2 = ResidualScale(skip_lam), ResidualScale(skip_lam)
-        self.aux_head = nn.Linear(self.embed_dim, self.num_classes)
-        nn.init.trunc_normal_(self.aux_head.weight, std=0.02)
-        nn.init.zeros_(self.aux_head.bias)
+        if self.num_classes:
+            self.aux_head = nn.Linear(self.embed_dim, self.num_classes)
+            nn.init.trunc_normal_(self.aux_head.weight, std=0.02)
+            nn.init.zeros_(self.aux_head.bias)
         self.pretrained_cfg = {
             "input_size": (self.patch_embed.in_chans, *self.patch_embed.img_size),
             "mean": IMAGENET_DEFAULT_MEAN,

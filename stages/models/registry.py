@@ -21,6 +21,7 @@ from .lvvit import LVViT
 from .prune import PrunedViT
 from .selector import is_supported_block
 from .student import Geometry
+from .weight_entries import no_state_dict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,16 +227,24 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
             f"{path} cannot be read as weights ({reason}); give a .safetensors file, or a .pth that holds tensors only"
         ) from error
     if not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):
-        raise CheckpointError(f"{path} holds no state dict; give a .safetensors file, or a .pth of tensors")
+        raise no_state_dict(path, weights)
     return weights
 
 
 def load_vit(
-    name: str, checkpoint: str | Path | None, *, num_classes: int | None = None, **kwargs: Any
+    name: str,
+    checkpoint: str | Path | None,
+    *,
+    num_classes: int | None = None,
+    needs_head: bool = True,
+    **kwargs: Any,
 ) -> VisionTransformer:
     """A ViT with weights: those of `checkpoint`, or timm's pretrained ones.
 
     The number of classes is the checkpoint's, unless given.
+
+    Args:
+        needs_head: with this off, weights without a head make a ViT without one. A selector needs none.
 
     Raises:
         ModelError, CheckpointError
@@ -248,6 +257,8 @@ def load_vit(
     weights = read_weights(checkpoint)
     if num_classes is None:
         num_classes = num_classes_in(weights)
+    if num_classes is None and not needs_head:
+        num_classes = 0
     model = create_vit(name, num_classes=num_classes, **kwargs)
     load_weights(model, weights, f"{checkpoint}", name)
     return model

@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ...artifacts_schema import OptionError, View
-from ..data.images import center_crop, normalize, to_tensor
+from ..data.images import center_crop, converted, normalize, to_tensor
 from ..models.cascade import drop_blocks_of, keep_counts
 from ..models.checkpoints import find_weights
 from ..models.dropping_vit import check_drop_blocks
@@ -127,7 +127,7 @@ def _kind(images: object) -> str:
 def _vit(model: str | nn.Module, checkpoint: str | Path | None, device: str) -> tuple[VisionTransformer, str]:
     if isinstance(model, str):
         file = None if checkpoint is None else find_weights(Path(checkpoint))
-        return load_vit(model, file).to(resolve_device(device)), model
+        return load_vit(model, file, needs_head=False).to(resolve_device(device)), model
     if checkpoint is not None:
         raise OptionError("`checkpoint` is for a model that is given by name; load it into the ViT, or leave it out")
     check_plain_vit(model, "the ViT")
@@ -136,8 +136,15 @@ def _vit(model: str | nn.Module, checkpoint: str | Path | None, device: str) -> 
 
 def _views(pictures: Sequence[Image.Image], view: View, geometry: Geometry) -> Tensor:
     """Centre views, uint8 [B, channels, H, W]."""
-    converted = (p if p.mode == geometry.mode else p.convert(geometry.mode) for p in pictures)
-    return torch.stack([to_tensor(center_crop(p, view, geometry.image_px)) for p in converted])
+    of_mode = (_converted(p, geometry.mode) for p in pictures)
+    return torch.stack([to_tensor(center_crop(p, view, geometry.image_px)) for p in of_mode])
+
+
+def _converted(picture: Image.Image, mode: str) -> Image.Image:
+    try:
+        return converted(picture, mode)
+    except ValueError as error:
+        raise OptionError(f"`images` have one that cannot be shown to a ViT ({error})") from None
 
 
 def _order(

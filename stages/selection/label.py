@@ -33,9 +33,10 @@ from ...artifacts_schema.writing.label_commit import check_unlabelled, commit_la
 from ...artifacts_schema.writing.label_parts import LabelPartWriter, label_parts_dir, open_label_part
 from ...artifacts_schema.writing.parts import begin_plan, part_path
 from ...artifacts_schema.writing.room import labelling_bytes
+from ..data.class_list import listed_classes
 from ..data.label_stream import StoredViews
 from ..data.policies import Policy, replayed_policy
-from ..data.shards import Shard, listed_classes, stored_shards
+from ..data.shards import Shard, stored_shards
 from ..models.checkpoints import find_weights, read_info
 from ..models.dense_labels import DenseLabeller
 from ..models.registry import (

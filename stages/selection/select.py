@@ -42,12 +42,14 @@ from ..models.cascade import drop_blocks_of, keep_counts
 from ..models.checkpoints import SELECTOR_FILE, find_weights, read_info
 from ..models.registry import canonical_name, center_view_of, entry_of, geometry_of, load_vit, weights_sha256
 from ..models.selector import TicketSelector
+from ..models.weight_entries import entry_taken
 from ..runtime.distributed import Process, process_group
 from ..runtime.precision import autocast
 from ..runtime.reporting import Reporter, SilentReporter
 from ..runtime.version import tool_version
 from .config import SelectConfig
 from .extend import extending, lacking
+from .part_checks import PartChecks
 from .parts import batches_of, check_room, keep_undone, make_all_parts
 
 # Views that are not drawn at random: one, and that one mirrored.
@@ -92,7 +94,7 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
             process,
             quiet,
             begin=lambda: begin_plan(parts_dir(config.out), plan, discard_others=config.overwrite),
-            make=lambda: _make_parts(config, selector, spec, batches, process, quiet),
+            make=lambda: _make_parts(config, selector, spec, batches, process, quiet, base),
             commit=lambda progress: _commit(config, spec, base, progress),
             writing="the store",
             num_shards=len(shards),
@@ -124,7 +126,9 @@ def _model(config: SelectConfig, reporter: Reporter) -> VisionTransformer:
         file = find_weights(file)
         reporter.message(f"weights: {file}")
         _note_other_share(config, config.checkpoint, reporter)
-    model = load_vit(config.model, file)
+    model = load_vit(config.model, file, needs_head=False)
+    if file is not None and (said := entry_taken(file)):
+        reporter.message(said)
     info = None if file is None else read_info(file)
     # Models whose weights have the same names and shapes may still want images normalised in another way.
     if info is not None and info.model != canonical_name(config.model):
@@ -242,9 +246,11 @@ def _make_parts(
     dataset: ShardBatches,
     process: Process,
     reporter: Reporter,
+    base: TicketStore | None,
 ) -> None:
     """Writes this rank's parts that are not there yet."""
     directory = parts_dir(config.out)
+    checks = PartChecks(directory, base, given_shards(config.shards), reporter)
     todo = keep_undone(dataset, process, reporter, lambda index, _: _is_done(directory, index))
     pending: dict[int, list[tuple[ViewBatch, npt.NDArray[np.int64]]]] = {}
     reporter.start("selecting tickets", None, "images")
@@ -254,6 +260,7 @@ def _make_parts(
         pending.setdefault(batch.index, []).append((batch, order))
         if batch.last:
             part = _part(spec.shards[batch.index], pending.pop(batch.index), spec)
+            checks.check(part)
             write_part(directory, batch.index, part)
             num_done, num_written = num_done + 1, num_written + part.num_rows
             reporter.expect(num_written * len(todo) // num_done)  # as if all shards were like those so far

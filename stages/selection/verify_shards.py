@@ -1,4 +1,4 @@
-"""Check that shards hold the images that a store's tickets are of: all of them, or those of the shards given."""
+"""Check that shards hold the images and labels that a store is of: all of them, or those of the shards given."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ...artifacts_schema import DatalttError, Location, TicketStore
 from ...artifacts_schema.lookup import AMBIGUOUS, keys_at
 from ...artifacts_schema.verify import Check
+from ..data.comparing import labels_at
 from ..data.row_finder import CHANGED, FoundRows, RowFinder
 from ..data.shard_index import ShardIndex, index_shard
 from ..data.shards import Shard, resolve_shards
@@ -31,13 +32,15 @@ class _Findings:
     num_missing: int = 0
     num_ambiguous: int = 0
     num_by_digest: int = 0
+    num_half_labelled: int = 0
 
 
 def verify_shards(place: str | Location, shards: str, reporter: Reporter) -> Check:
     """Finds the ticket of every sample of the shards, by key or image, and counts both sides.
 
     A part of the store's shards is compared with the tickets of that part. In a shard that the store knows by name, a
-    key's image has to be the one that its ticket was made from, and no ticket may be without its image.
+    key's image has to be the one that its ticket was made from, and no ticket may be without its image. Where both have
+    a label, it has to be the same.
     """
     try:
         store = TicketStore.open(place)
@@ -74,6 +77,7 @@ def _compare(shard: Shard, index: ShardIndex, found: FoundRows, store: TicketSto
             f"{shard.name}: the image of sample {key!r} is not the one that its ticket in {store.path} was made from"
             + (f", nor are {others} others" if others else "")
         )
+    _compare_labels(shard, index, found, (found.rows >= 0) & ~is_changed, store, findings)
     skipped = store.manifest.skipped_keys
     was_skipped = np.fromiter((key in skipped for key in index.keys), dtype=np.bool_, count=len(index.keys))
     is_joined = (found.rows >= 0) & ~is_changed
@@ -85,6 +89,42 @@ def _compare(shard: Shard, index: ShardIndex, found: FoundRows, store: TicketSto
     findings.num_missing += int(is_missing.sum())
     findings.num_ambiguous += int((is_missing & (found.rows == AMBIGUOUS)).sum())
     findings.num_by_digest += int((is_joined & found.by_digest).sum())
+
+
+def _compare_labels(
+    shard: Shard,
+    index: ShardIndex,
+    found: FoundRows,
+    is_joined: npt.NDArray[np.bool_],
+    store: TicketStore,
+    findings: _Findings,
+) -> None:
+    """Adds the samples whose .cls is another than the store's label. No label contradicts none."""
+    places = np.flatnonzero(is_joined)
+    ours, theirs = index.labels[places], labels_at(store, found.rows[places])
+    findings.num_half_labelled += int(((ours < 0) != (theirs < 0)).sum())
+    differs = (ours >= 0) & (theirs >= 0) & (ours != theirs)
+    by_image = np.flatnonzero(differs & found.by_digest[places])
+    if len(by_image):
+        # The store may have the image under several keys, of other classes: any of these will do.
+        known = _labels_of_images(store, index.digests[places[by_image]])
+        pairs = zip(index.digests[places[by_image]].tolist(), ours[by_image].tolist(), strict=True)
+        differs[by_image] = [pair not in known for pair in pairs]
+    if differs.any():
+        first, others = int(np.argmax(differs)), int(differs.sum()) - 1
+        key = index.keys[int(places[first])]
+        findings.wrong.append(
+            f"{shard.name}: sample {key!r} is of class {ours[first]} by its .cls and of class "
+            f"{theirs[first]} in {store.path}" + (f", and {others} others differ too" if others else "")
+        )
+
+
+def _labels_of_images(store: TicketStore, digests: npt.NDArray[np.uint64]) -> set[tuple[int, int]]:
+    """Digest and label of every row that has one of these images."""
+    rows = range(store.manifest.num_images)
+    stored = store.read_digests(rows)
+    places = np.flatnonzero(np.isin(stored, digests))
+    return set(zip(stored[places].tolist(), store.read_labels(rows)[places].tolist(), strict=True))
 
 
 def _count(findings: _Findings, store: TicketStore, shards: Sequence[Shard]) -> None:
@@ -110,6 +150,7 @@ def _detail(findings: _Findings, store: TicketStore, shards: Sequence[Shard]) ->
     """Says what was compared, and which part of the store it is."""
     num_rows, num_joined = len(findings.is_joined), int(findings.is_joined.sum())
     by_image = f", {findings.num_by_digest} of them by the image: they have other keys" * bool(findings.num_by_digest)
+    by_image += f", {findings.num_half_labelled} with a label on one side alone" * bool(findings.num_half_labelled)
     if num_joined == num_rows:
         return f"{findings.num_images} images in {len(shards)} shard(s){by_image}"
     names = ", ".join(s.name for s in shards[:_NAMED]) + (f" and {len(shards) - _NAMED} more" * (len(shards) > _NAMED))

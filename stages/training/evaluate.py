@@ -24,7 +24,7 @@ from ..options import ErrorOrSkip, EvalProtocol, JoinOptions, Subset
 from ..runtime.distributed import Process, process_group
 from ..runtime.precision import autocast
 from ..runtime.reporting import Reporter, SilentReporter
-from .classes import check_head
+from .classes import check_head, check_labels
 from .config import EvalConfig
 from .thinning import cut_down, joined_num_keep
 
@@ -215,6 +215,7 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
         view = info.view if info else center_view_of(student.net, student.geometry.image_px)
         num_classes = cast(int, student.net.num_classes)
         check_head(num_classes, file, shards, asked=config.num_classes)
+        check_labels(num_classes, compared, None if tickets is None else TicketStore.open(tickets), doing="testing")
         num_keep = config.num_keep or (info.num_keep if info else None)
         if config.test == "own" and num_keep is None and config.tickets is None:
             raise OptionError("`test='own'`: how many patches? give `tickets` or `num_keep`")

@@ -10,8 +10,9 @@ from ...artifacts_schema import Manifest, OptionError, TicketMismatchError, Tick
 from ...artifacts_schema.local_notes import noted_shards
 from ...artifacts_schema.thinning import approximation
 from ...artifacts_schema.token_labels import no_token_labels
+from ..data.class_list import ClassList, class_list_beside, listed_classes
 from ..data.loader import num_workers_for
-from ..data.shards import Shard, listed_classes
+from ..data.shards import Shard
 from ..data.spans import num_train_steps
 from ..data.student_stream import StreamConfig
 from ..models.checkpoints import find_weights
@@ -22,7 +23,7 @@ from ..options import EvalProtocol, TokenTargets
 from ..runtime.distributed import Process
 from ..runtime.randomness import isolated_rng
 from ..runtime.reporting import Reporter, SilentReporter
-from .classes import classes_of_run
+from .classes import check_resumed_classes, classes_of_run
 from .config import TrainConfig, check_options, matched_epochs, protocol_of
 from .evaluate import center_of, check_protocol, check_tickets, eval_stream
 from .record import RECORD_FILE, read_record, recorded_option
@@ -38,7 +39,8 @@ _SOME_MEAN = [0.5, 0.5, 0.5]
 class RunPlan:
     """A run that can start: `asked` is what was given, `config` has every default filled in.
 
-    `samples` says how many the shards hold, and how many of them have tickets; `ticket_store` names these.
+    `samples` says how many the shards hold, and how many of them have tickets; `ticket_store` names these; `classes`
+    are those listed beside the shards, if any are.
     """
 
     asked: TrainConfig
@@ -52,6 +54,7 @@ class RunPlan:
     epochs: int
     samples: dict[str, Any]
     ticket_store: dict[str, Any]
+    classes: ClassList | None
 
 
 def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_labels: bool = False) -> RunPlan:
@@ -75,6 +78,9 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
     if manifest is not None and (said := approximation(manifest)) and config.control in ("ticket", "inverse"):
         reporter.message(f"tickets are {said}")
     asked = config = settled(config)
+    classes = class_list_beside(shards)
+    if config.run.resume:
+        check_resumed_classes(out_of(config), classes)
     epochs = _epochs(config, name, manifest, reporter)
     heard = SilentReporter() if any_labels else reporter
     config = config.but(
@@ -128,6 +134,7 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
         epochs=epochs,
         samples=samples.to_json(),
         ticket_store=_recorded_tickets(config, stored, manifest),
+        classes=classes,
     )
 
 

@@ -1,4 +1,4 @@
-"""Whether a run can write what it will have to, asked before the first step."""
+"""Room and permission for what a run will have to write, looked at before the first step."""
 
 from __future__ import annotations
 

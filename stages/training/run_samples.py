@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...artifacts_schema import Manifest, OptionError, TicketStore, read_manifest
+from ..data.class_list import class_list_beside
 from ..data.comparing import Comparison, compare_or_count
 from ..data.join import JoinConfig
 from ..data.shards import Shard, resolve_shards, stored_shards
@@ -71,7 +72,7 @@ def samples_of_run(
         assert config.data.num_classes is not None
         check_labels(config.data.num_classes, training, store)
     manifest = None if store is None else store.manifest
-    validation = _validation(config, manifest, protocol, reporter, classes_asked)
+    validation = _validation(config, manifest, protocol, reporter, classes_asked, shards)
     return RunSamples(join=join, training=training, validation=validation)
 
 
@@ -102,6 +103,7 @@ def _validation(
     protocol: EvalProtocol | None,
     reporter: Reporter,
     classes_asked: int | None,
+    training_shards: list[Shard],
 ) -> Comparison | None:
     if config.data.val_shards is None or protocol is None:
         return None
@@ -109,13 +111,16 @@ def _validation(
     assert config.student.model is not None
     shards = resolve_shards(config.data.val_shards, config.remote.access)
     tickets = None if config.val_tickets is None else config.remote.location(config.val_tickets)
-    check_validation_classes(config.data.num_classes, classes_asked, shards)
+    check_validation_classes(config.data.num_classes, classes_asked, shards, class_list_beside(training_shards))
     if tickets is not None and manifest is not None:
         # The student is not there yet: what the training tickets are of is what it will have to see.
         theirs = read_manifest(tickets)
         check_tickets(theirs, str(tickets), _geometry_of(manifest), manifest.view, config.student.model)
     subset = "dense" if protocol == "own" else protocol
-    return compare_for_testing(shards, tickets, subset=subset, joins=config.joins, reporter=reporter)
+    compared = compare_for_testing(shards, tickets, subset=subset, joins=config.joins, reporter=reporter)
+    val_store = None if tickets is None else TicketStore.open(tickets)
+    check_labels(config.data.num_classes, compared, val_store, doing="validation")
+    return compared
 
 
 def _geometry_of(manifest: Manifest) -> Geometry:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ...artifacts_schema import DatalttError, DiskError, OptionError
+from ..data.class_list import keep_class_list
 from ..data.fetching import fetch_tickets
 from ..data.images import normalize
 from ..data.loader import iterate
@@ -116,7 +117,7 @@ class _Trainer:
         )
         self.config, self.student, self.steps_per_epoch = plan.config, plan.student, plan.steps_per_epoch
         self.stream, self.val_stream, self.protocol = plan.stream, plan.val_stream, plan.protocol
-        self.epochs = plan.epochs
+        self.epochs, self.classes = plan.epochs, plan.classes
         self._build()
 
     def _build(self) -> None:
@@ -145,6 +146,7 @@ class _Trainer:
             self._go_on()
         elif self.process.is_main:
             begin_run(self.out, self.record)
+            keep_class_list(self.out, self.classes)
         self.process.barrier()
         self.log = self._opened_log() if self.process.is_main else None
         self._announce()

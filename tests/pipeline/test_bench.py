@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from dataltt.pipeline.bench.compute import bench_select, bench_train
 from dataltt.pipeline.bench.data import bench_join
+from dataltt.pipeline.bench.load import bench_memory, load_rows, measure, measure_in_process
 from dataltt.pipeline.bench.remote import bench_remote
-from dataltt.pipeline.bench.store import SyntheticRows, bytes_per_view, measure_in_process, write_store
+from dataltt.pipeline.bench.store import SyntheticRows, bytes_per_view, write_store
 from dataltt.pipeline.bench.timing import interleaved, ratio_row
 from dataltt.stages.runtime.reporting import SilentReporter
 
@@ -57,12 +58,41 @@ def test_a_replayed_view_takes_at_most_42_bytes() -> None:
 @pytest.mark.long
 def test_sizes_and_memory_are_of_a_store_that_was_written(tmp_path: Path) -> None:
     store = tmp_path / "s.zarr"
-    assert measure_in_process("parts", store, 2000) == {}
-    written = measure_in_process("commit", store, 2000)
+    assert measure_in_process("parts", store, 2500) == {}
+    written = measure_in_process("commit", store, 2500)
     assert 25 <= written["tickets_bytes_per_image"] < written["all_bytes_per_image"]
     on_disk = sum(f.stat().st_size for f in store.rglob("*") if f.is_file())
-    assert written["all_bytes_per_image"] == on_disk / 2000
-    assert measure_in_process("join", store, 2000)["peak_bytes"] > 10 << 20
+    assert written["all_bytes_per_image"] == on_disk / 2500
+    assert measure_in_process("join", store, 2500)["peak_bytes"] > 10 << 20
+
+
+STEPS = ["parts", "halves", "commit", "join", "open", "join_time", "verify", "merge", "diff"]
+
+
+@pytest.mark.long
+def test_all_that_is_done_with_a_store_is_measured(tmp_path: Path) -> None:
+    found = {what: measure(what, tmp_path / "s.zarr", 2500) for what in STEPS}
+    assert all(found[step]["peak_bytes"] > 10 << 20 for step in STEPS[2:])
+    assert all(found[step]["seconds"] > 0 for step in ("open", "verify", "merge", "diff"))
+    assert all(found["join_time"][figure] > 0 for figure in ("by_name_s", "by_key_s", "scattered_s", "lookup_s"))
+    found["commit"]["seconds"] = 1.5
+    twice = {**found, "commit": {**found["commit"], "peak_bytes": 2 * found["commit"]["peak_bytes"]}}
+    rows = {row.name: row for row in load_rows({2500: found, 5000: twice})}
+    opening = rows["store: seconds to open, 5000 rows"]
+    assert (opening.value, opening.goal, opening.ok) == (found["open"]["seconds"], "≤ 2", True)
+    assert opening.detail["s"].keys() == {"2500", "5000"}
+    growth = rows["store: peak memory of commit, 5000 rows over 2500"]
+    assert (growth.value, growth.goal, growth.ok) == (2, "≤ 1.3", False)
+    assert rows["store: seconds of commit, 5000 rows"].goal == ""
+
+
+@pytest.mark.slow
+def test_every_step_is_measured_in_a_process_of_its_own() -> None:
+    said: list[str] = []
+    found = bench_memory((2500,), said.append)
+    assert said == [f"2500 rows: {step}" for step in STEPS]
+    assert list(found[2500]) == STEPS
+    assert all(found[2500][step]["seconds"] > 0 for step in STEPS)
 
 
 def test_synthetic_stores_of_the_same_rows_have_the_same_tickets(tmp_path: Path) -> None:

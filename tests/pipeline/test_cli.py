@@ -125,6 +125,22 @@ def test_a_whole_call_in_its_own_process(small: SmallStore, tmp_path: Path) -> N
     assert TicketStore.open(str(tmp_path / "s.zarr")).manifest.num_keep == 25
 
 
+def test_select_says_that_images_have_no_label(small: SmallStore, tmp_path: Path) -> None:
+    samples = [replace(s, label=None) if i == 1 else s for i, s in enumerate(fashion_samples(2))]
+    shards = make_shards(tmp_path / "shards", (2,), samples)
+    result = run_cli(
+        *("select", "--model", MODEL, "--checkpoint", small.weights, "--shards", shards, "--ratio", 0.5),
+        *("--workers", 0, "--device", "cpu", "--out", tmp_path / "s.zarr"),
+    )
+    assert result.code == 0, result.err
+    assert "next: dataltt train" not in result.out
+    assert "1 of 2 images have no label (.cls), the first of them 'train/00001'; training refuses them" in result.err
+    _check_sentence(
+        run_cli("train", "--tickets", tmp_path / "s.zarr", "--out", tmp_path / "run", "--workers", 0),
+        "train-000000.tar: sample 'train/00001' has no .cls, and training needs its label",
+    )
+
+
 @pytest.mark.long
 def test_an_error_in_its_own_process(tmp_path: Path) -> None:
     result = run_cli_process("select", "--model", MODEL, "--ratio", 0.5, "--shards", tmp_path / "none-*.tar")
@@ -149,6 +165,7 @@ def test_pack_json(tmp_path: Path) -> None:
         "shards": [str(tmp_path / "out" / f"val-{i:06d}.tar") for i in range(2)],
         "num_samples": 3,
         "num_classes": 2,
+        "left_out": {},
     }
 
 
@@ -157,6 +174,28 @@ def test_pack_for_people(tmp_path: Path) -> None:
     result = run_cli("pack", source, tmp_path / "out")
     assert result.code == 0
     assert "2 images of 2 classes in 1 shard" in result.out
+    assert "left out" not in result.err
+    _tree(source, "cat/b.bmp", "cat/c.bmp", ".hidden/d.png")
+    result = run_cli("pack", source, tmp_path / "other")
+    assert result.code == 0
+    assert "left out: 2 .bmp, 1 hidden folder\n" in result.err
+
+
+def test_the_ways_out_that_pack_names(tmp_path: Path) -> None:
+    """A list of classes that a second tree lacks one of, and shards whose keys have dots: as the messages say."""
+    train, val = _tree(tmp_path / "train", "a/0.png", "b/0.png"), _tree(tmp_path / "val", "b/1.png")
+    shards = tmp_path / "shards"
+    assert run_cli("pack", train, shards).code == 0
+    refused = run_cli("pack", val, shards, "--name", "val")
+    _check_sentence(refused, f"number them as it does: --classes {shards / 'classes.json'}")
+    assert run_cli("pack", val, shards, "--name", "val", "--classes", shards / "classes.json").code == 0
+    (tmp_path / "d.tar").write_bytes(tar_bytes([("1.1.png", fashion_samples(1)[0].image), ("1.1.cls", b"0")]))
+    result = run_cli("pack", "--from-shards", "--key-from", "last-dot", tmp_path / "d.tar", tmp_path / "new", "--json")
+    assert json.loads(result.out)["num_samples"] == 1
+    _check_sentence(run_cli("pack", train, tmp_path / "x", "--prefix-keys"), "give --from-shards")
+    _check_sentence(
+        run_cli("pack", tmp_path / "d.tar", tmp_path / "x", "--from-shards", "--classes", shards), "--classes numbers"
+    )
 
 
 def test_pack_errors(tmp_path: Path) -> None:

@@ -238,6 +238,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fashion, "_COST_BATCH", 4)
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_the_views_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As a user runs it, but for its size."""
@@ -284,6 +285,7 @@ def test_the_fashion_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch
     assert "(a) − (b)" in result.out
 
 
+@pytest.mark.slow
 @pytest.mark.two_ranks
 def test_a_study_on_two_ranks(tmp_path: Path) -> None:
     script = tmp_path / "tiny.py"

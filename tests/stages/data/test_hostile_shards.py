@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from dataltt.artifacts_schema import SampleError, ShardError
+from dataltt.stages.data.shard_headers import header_keys
 from dataltt.stages.data.shard_limits import MAX_MEMBER_BYTES, MAX_SAMPLE_MEMBERS, shortened
-from dataltt.stages.data.shards import Shard, header_keys, iter_samples, resolve_shards
+from dataltt.stages.data.shards import Shard, iter_samples, resolve_shards
 
 from ...helpers import tar_bytes
 

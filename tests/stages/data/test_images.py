@@ -16,7 +16,7 @@ import pytest
 import torch
 from dataltt.artifacts_schema import BadImageError, OptionError, View
 from dataltt.stages.data.augment import AugmentConfig, PhotometricAugment, mirror_image
-from dataltt.stages.data.images import MAX_IMAGE_PIXELS, center_crop, decode_image, normalize, to_tensor
+from dataltt.stages.data.images import MAX_IMAGE_PIXELS, center_crop, converted, decode_image, normalize, to_tensor
 from dataltt.stages.data.shards import RawSample
 from dataltt.stages.models.registry import center_view_of, create_vit
 from dataltt.stages.runtime.randomness import generator_of, isolated_rng, seed_of
@@ -141,6 +141,104 @@ def test_every_kind_of_image_becomes_what_timm_would_see(name: str, mode: str) -
     _check_against_timm(image, view, 224)
 
 
+# Modes beyond 8 bits, and what is dropped
+
+
+def _deep(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
+    """The 8-bit values as 16-bit ones, as editors scale them: 255 becomes 65535."""
+    return values.astype(np.uint16) * 257
+
+
+def _deep_colour_png(pixels: npt.NDArray[np.uint16]) -> bytes:
+    """A 16-bit PNG of [H, W, channels] (2: grey and alpha, 3: RGB, 4: RGBA), which Pillow cannot write."""
+    height, width, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        _chunk(kind, content) for kind, content in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    )
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("format", ["PNG", "PPM", "TIFF", "JPEG2000"])
+def test_sixteen_bit_grey_is_the_same_picture(format: str, mode: str) -> None:
+    grey = _noise(90, 70, channels=1)
+    deep = encode_image(Image.fromarray(_deep(grey)), format)
+    assert _decode(deep, mode).tobytes() == _decode(encode(grey), mode).tobytes()
+
+
+def test_sixteen_bit_grey_keeps_its_high_byte() -> None:
+    values = np.array([[0, 255, 256, 511, 512, 32767, 32768, 65279, 65280, 65535]], dtype=np.uint16)
+    found = np.asarray(_decode(encode_image(Image.fromarray(values)), "L"))
+    assert found.tolist() == [[0, 0, 1, 1, 2, 127, 128, 254, 255, 255]]
+    of_big_endian = Image.frombytes("I;16B", (10, 1), values.astype(">u2").tobytes())
+    assert np.asarray(converted(of_big_endian, "L")).tolist() == found.tolist()
+
+
+@pytest.mark.parametrize("channels", [3, 4, 2])
+def test_sixteen_bit_colour_keeps_its_high_bytes(channels: int) -> None:
+    deep = np.random.default_rng(channels).integers(0, 65536, (70, 90, channels), dtype=np.uint16)
+    colours = deep[..., [0, 0, 0]] if channels == 2 else deep[..., :3]
+    assert np.array_equal(np.asarray(_decode(_deep_colour_png(deep))), colours >> 8)
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (Image.fromarray(np.full((4, 4), 70_000, dtype=np.int32)), r"32-bit numbers \(mode I\)"),
+        (Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32)), r"32-bit numbers \(mode F\)"),
+        (Image.new("LAB", (4, 4)), "no rule for pictures of mode LAB"),
+    ],
+    ids=["I", "F", "LAB"],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_mode_without_a_rule_is_a_bad_image(image: Image.Image, reason: str, mode: str) -> None:
+    with pytest.raises(BadImageError, match=rf"t-000003\.tar: image of sample 'some/key' .*{reason}"):
+        _decode(encode_image(image, "TIFF"), mode)
+
+
+def test_the_adobe_marker_of_a_cmyk_jpeg_makes_no_difference() -> None:
+    """Pillow reads every CMYK JPEG as Adobe writes them, inverted."""
+    ink = np.zeros((16, 16, 4), dtype=np.uint8)
+    ink[..., 0], ink[..., 3] = 255, 51  # cyan, a fifth of black
+    jpeg = encode_image(Image.fromarray(ink, "CMYK"), "JPEG", quality=100)
+    begin = jpeg.index(b"\xff\xee")
+    length = int.from_bytes(jpeg[begin + 2 : begin + 4], "big")
+    assert jpeg[begin + 4 : begin + 9] == b"Adobe"
+    unmarked = jpeg[:begin] + jpeg[begin + 2 + length :]
+    assert _decode(jpeg).getpixel((8, 8)) == (0, 204, 204)
+    assert _decode(unmarked).tobytes() == _decode(jpeg).tobytes()
+
+
+@pytest.mark.parametrize("transparency", [0, bytes([0, 128, 255])], ids=["one colour", "of each colour"])
+def test_transparent_pixels_have_the_colour_that_they_are_stored_with(transparency: int | bytes) -> None:
+    palette = Image.fromarray(_noise(90, 70)).quantize(64)
+    expected = palette.convert("RGB").tobytes()
+    assert _decode(encode_image(palette, transparency=transparency)).tobytes() == expected  # and nobody is warned
+    hidden = np.full((4, 4, 4), (200, 100, 50, 0), dtype=np.uint8)
+    assert _decode(encode(hidden)).getpixel((0, 0)) == (200, 100, 50)
+
+
+def test_a_given_picture_is_left_as_it_was() -> None:
+    palette = Image.fromarray(_noise(90, 70)).quantize(64)
+    palette.info["transparency"] = b"\0"
+    assert converted(palette, "RGB").mode == "RGB"
+    assert palette.info["transparency"] == b"\0"
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_exif_orientation_is_ignored(orientation: int) -> None:
+    """As by timm's and torchvision's loaders of folders."""
+    image = Image.fromarray(_noise(90, 70))
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    assert _decode(encode_image(image, exif=exif)).tobytes() == image.tobytes()
+
+
 @pytest.mark.parametrize(("model", "image_px"), [("deit_t", 224), ("vit_fashion", 28)])
 def test_the_view_of_a_model_is_the_one_that_timm_evaluates_it_with(model: str, image_px: int) -> None:
     from timm.data import resolve_model_data_config
@@ -165,11 +263,9 @@ def test_an_image_of_the_right_size_stays_as_it_is() -> None:
 def _png_that_claims(width_px: int, height_px: int) -> bytes:
     """A well-formed PNG header with a claim, and hardly any data behind it."""
 
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
     header = struct.pack(">IIBBBBB", width_px, height_px, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0")), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, content) for kind, content in parts)
 
 
 _JPEG = encode(_noise(300, 200), "JPEG", quality=90)

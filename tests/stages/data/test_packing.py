@@ -8,16 +8,21 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dataltt.artifacts_schema import DatalttError, DuplicateKeyError, OptionError, OutputExistsError
-from dataltt.stages.data.packing import EncodedSample, PackSummary, key_of, pack_image_folder, write_shards
-from dataltt.stages.data.shards import RawSample, Shard, count_samples, iter_samples
+from dataltt.stages.data.class_list import class_list_of
+from dataltt.stages.data.image_folder import key_of
+from dataltt.stages.data.packing import EncodedSample, PackSummary, pack_image_folder, write_shards
+from dataltt.stages.data.regrouping import regroup_shards
+from dataltt.stages.data.shard_headers import count_samples
+from dataltt.stages.data.shards import RawSample, Shard, iter_samples
 from dataltt.stages.runtime.reporting import SilentReporter
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ...helpers import file_digests
+from ...helpers import file_digests, tar_bytes
 
 _FILE_NAME_BYTES = 200  # file systems allow 255; the extension comes on top
 
@@ -48,6 +53,11 @@ def _is_read_as_metadata(key: str) -> bool:
     return first.startswith("__") and first.endswith("__")
 
 
+def _is_hidden(source: _Source) -> bool:
+    folder, folders, stem, _ = source
+    return any(name.startswith(".") for name in (folder, *folders, stem)) or not stem
+
+
 def _write_tree(root: Path, sources: Sequence[_Source]) -> dict[str, tuple[bytes, str]]:
     """Files below `root`, as many of the sources as have keys and paths of their own: key → content, class."""
     written: dict[str, tuple[bytes, str]] = {}
@@ -55,7 +65,7 @@ def _write_tree(root: Path, sources: Sequence[_Source]) -> dict[str, tuple[bytes
         folder, folders, stem, extension = source
         key = _key(source)
         path = root.joinpath(folder, *folders, stem + extension)
-        if key in written or _is_read_as_metadata(key) or path.exists():
+        if key in written or _is_hidden(source) or _is_read_as_metadata(key) or path.exists():
             continue
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,8 +77,12 @@ def _write_tree(root: Path, sources: Sequence[_Source]) -> dict[str, tuple[bytes
     return written
 
 
-def _pack(source: Path, out: Path, *, name: str = "train", max_count: int = 1000, seed: int = 0) -> PackSummary:
-    return pack_image_folder(source, out, name=name, max_count=max_count, seed=seed, reporter=SilentReporter())
+def _pack(
+    source: Path, out: Path, *, name: str = "train", max_count: int = 1000, seed: int = 0, classes: Path | None = None
+) -> PackSummary:
+    return pack_image_folder(
+        source, out, name=name, max_count=max_count, seed=seed, classes=classes, reporter=SilentReporter()
+    )
 
 
 def _read_all(paths: Sequence[str]) -> list[RawSample]:
@@ -88,7 +102,6 @@ def _make_tree(root: Path, files: dict[str, bytes]) -> Path:
 @given(sources=st.lists(_sources, min_size=1, max_size=8), max_count=st.integers(1, 5), seed=st.integers(0, 3))
 @example(sources=[("a.b", ("c.d",), "e.f", ".jpeg"), ("a", (), "日本 x", ".png")], max_count=1, seed=0)
 @example(sources=[("new\nline", ("x\ny",), "tab\tname", ".jpg")], max_count=1, seed=0)
-@example(sources=[("a", (), ".", ".png")], max_count=1, seed=0)
 def test_every_image_comes_back_by_its_key(sources: list[_Source], max_count: int, seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root, out = Path(folder, "source"), Path(folder, "out")
@@ -208,12 +221,244 @@ def test_another_split_goes_beside_it(tmp_path: Path) -> None:
     assert after == {**before, "val-000000.tar": after["val-000000.tar"]}
 
 
+# Classes
+
+
 def test_another_split_of_other_classes_is_refused(tmp_path: Path) -> None:
     _pack(_make_tree(tmp_path / "source", {"a/x.jpg": b"1", "b/x.jpg": b"2"}), tmp_path / "out")
     before = file_digests(tmp_path / "out")
-    with pytest.raises(OutputExistsError, match="other classes"):
-        _pack(_make_tree(tmp_path / "other", {"b/x.jpg": b"1"}), tmp_path / "out", name="val")
+    other = _make_tree(tmp_path / "other", {"b/y.jpg": b"1"})
+    listed = tmp_path / "out" / "classes.json"
+    with pytest.raises(OutputExistsError) as caught:
+        _pack(other, tmp_path / "out", name="val")
+    assert str(caught.value) == (
+        f"{listed} lists other classes than this source has (class 'b' is number 1 in {listed} and 0 in this source); "
+        f"number them as it does: `classes='{listed}'`"
+    )
     assert file_digests(tmp_path / "out") == before
+    # The way out is one.
+    summary = _pack(other, tmp_path / "out", name="val", classes=listed)
+    assert [(s.key, s.label) for s in _read_all(summary.shards)] == [("b/y", 1)]
+    assert {n: d for n, d in file_digests(tmp_path / "out").items() if not n.startswith("val")} == before
+
+
+def test_a_split_that_lacks_the_last_class_is_refused_too(tmp_path: Path) -> None:
+    _pack(_make_tree(tmp_path / "source", {"a/x.jpg": b"1", "b/x.jpg": b"2"}), tmp_path / "out")
+    with pytest.raises(OutputExistsError, match="this source has no class 'b'"):
+        _pack(_make_tree(tmp_path / "other", {"a/y.jpg": b"1"}), tmp_path / "out", name="val")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder of shards", "tree", "list of names"])
+def test_a_tree_is_numbered_by_the_list_of_another(tmp_path: Path, kind: str) -> None:
+    first = _make_tree(tmp_path / "first", {f"{c}/x.jpg": c.encode() for c in "abc"})
+    _pack(first, tmp_path / "shards")
+    (tmp_path / "names.json").write_text('["a", "b", "c"]')
+    places = {
+        "file": "shards/classes.json",
+        "folder of shards": "shards",
+        "tree": "first",
+        "list of names": "names.json",
+    }
+    second = _make_tree(tmp_path / "second", {"c/y.jpg": b"1", "b/y.jpg": b"2"})
+    summary = _pack(second, tmp_path / "out", classes=tmp_path / places[kind])
+    assert {(s.key, s.label) for s in _read_all(summary.shards)} == {("b/y", 1), ("c/y", 2)}
+    assert json.loads((tmp_path / "out/classes.json").read_text()) == {"a": 0, "b": 1, "c": 2}
+    assert (summary.num_classes, summary.left_out) == (3, {})
+
+
+def test_a_folder_that_the_list_does_not_have_is_refused(tmp_path: Path) -> None:
+    first = _make_tree(tmp_path / "first", {"a/x.jpg": b"1", "b/x.jpg": b"2"})
+    second = _make_tree(tmp_path / "second", {"a/x.jpg": b"1", "d/x.jpg": b"2"})
+    with pytest.raises(OptionError, match=r"class folder '.*second/d' is none of the 2 classes that .*first lists"):
+        _pack(second, tmp_path / "out", classes=first)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "3",
+        "{}",
+        "[]",
+        '{"a": "0"}',
+        '{"0": ["n01", "tench"]}',
+        '{"a": -1}',
+        '{"a": 99999999999}',
+        '{"a": true}',
+    ],
+)
+def test_lists_that_number_no_classes(tmp_path: Path, text: str) -> None:
+    (tmp_path / "classes.json").write_text(text)
+    with pytest.raises(OptionError, match=r"classes\.json"):
+        class_list_of(tmp_path)
+
+
+def test_there_is_no_list(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"`classes='.*gone'` is not there"):
+        class_list_of(tmp_path / "gone")
+    (tmp_path / ".git").mkdir()
+    with pytest.raises(OptionError, match=r"has no class folders and no classes\.json"):
+        class_list_of(tmp_path)
+
+
+def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
+    files = [".ipynb_checkpoints/0.jpg", "a/0.jpg", "b/0.jpg", "b/.thumbs/0.jpg", "b/._0.jpg", ".DS_Store"]
+    source = _make_tree(tmp_path / "source", {name: name.encode() for name in files})
+    summary = _pack(source, tmp_path / "out")
+    assert {(s.key, s.label) for s in _read_all(summary.shards)} == {("a/0", 0), ("b/0", 1)}
+    assert summary.left_out == {"hidden file": 2, "hidden folder": 2}
+
+
+def test_an_empty_class_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    source = _make_tree(tmp_path / "source", {"a/0.jpg": b"1", "b/0.bmp": b"2", "b/1.bmp": b"2", "c/0.jpg": b"3"})
+    with pytest.raises(OptionError) as caught:
+        _pack(source, tmp_path / "out")
+    assert str(caught.value) == (
+        f"class folder '{source / 'b'}' has no image (it has 2 .bmp), so it would take a number for nothing; remove "
+        f"it, or say that it is meant with `classes='{source}'`"
+    )
+    assert not (tmp_path / "out").exists()
+    summary = _pack(source, tmp_path / "out", classes=source)
+    assert {(s.key, s.label) for s in _read_all(summary.shards)} == {("a/0", 0), ("c/0", 2)}
+    assert summary.left_out == {".bmp": 2, "empty class folder": 1}
+
+
+# What is left out
+
+
+def test_what_is_left_out_is_counted_by_reason(tmp_path: Path) -> None:
+    names = [
+        "a/0.jpg",
+        "b/1.bmp",
+        "b/2.BMP",
+        "b/1.gif",
+        "b/1.tiff",
+        "b/0.JPEG",
+        "b/README",
+        "b/x.\x1b[31m",
+        "loose.png",
+    ]
+    source = _make_tree(tmp_path / "source", {name: name.encode() for name in names})
+    (source / "b/gone.jpg").symlink_to("nowhere.jpg")
+    summary = _pack(source, tmp_path / "out")
+    assert {s.key for s in _read_all(summary.shards)} == {"a/0", "b/0"}
+    assert summary.left_out == {
+        ".bmp": 2,
+        ".gif": 1,
+        ".tiff": 1,
+        "broken link": 1,
+        "loose file": 1,
+        "other file": 2,
+    }
+    assert sum(summary.left_out.values()) + summary.num_samples == len(names) + 1
+
+
+def test_linked_folders_and_files_are_followed(tmp_path: Path) -> None:
+    target = _make_tree(tmp_path / "target", {"0.jpg": b"0", "deep/1.jpg": b"1"})
+    source = _make_tree(tmp_path / "source", {"b/0.jpg": b"2"})
+    (source / "a").symlink_to(target)
+    (source / "b/linked").symlink_to("../../target/deep")
+    (source / "b/2.jpg").symlink_to(target / "0.jpg")
+    summary = _pack(source, tmp_path / "out")
+    assert {(s.key, s.label, s.image) for s in _read_all(summary.shards)} == {
+        ("a/0", 0, b"0"),
+        ("a/deep/1", 0, b"1"),
+        ("b/0", 1, b"2"),
+        ("b/2", 1, b"0"),
+        ("b/linked/1", 1, b"1"),
+    }
+    assert summary.left_out == {}
+
+
+@pytest.mark.parametrize(
+    ("link", "to"), [("a/up", ".."), ("a/self", "."), ("up", "."), ("a/b/c", "../../a"), ("x", "x")]
+)
+def test_links_that_lead_back_end_there(tmp_path: Path, link: str, to: str) -> None:
+    source = _make_tree(tmp_path / "source", {"a/0.jpg": b"1", "a/b/1.jpg": b"2"})
+    (source / link).symlink_to(to)
+    summary = _pack(source, tmp_path / "out")
+    assert {(s.key, s.label) for s in _read_all(summary.shards)} == {("a/0", 0), ("a/b/1", 0)}
+    assert summary.left_out == {"broken link" if link == to else "looping link": 1}
+    assert summary.num_classes == 1
+
+
+# Shards made anew
+
+
+def _regroup(spec: Path, out: Path, **options: Any) -> PackSummary:
+    return regroup_shards(str(spec), out, reporter=SilentReporter(), **options)
+
+
+_names_of_members = st.permutations([f"{k}.{e}" for k in ("d/2", "1", "d/0") for e in ("jpg", "cls", "json")])
+
+
+@settings(max_examples=40, deadline=None)
+@given(names=_names_of_members)
+def test_members_in_any_order_come_together(names: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "old-000003.tar")
+        path.write_bytes(tar_bytes((n, b"7" if n.endswith(".cls") else n.encode()) for n in names))
+        summary = _regroup(path, Path(folder, "new"))
+        assert summary == PackSummary(shards=[f"{folder}/new/old-000003.tar"], num_samples=3, num_classes=0)
+        firsts = list(dict.fromkeys(n.split(".")[0] for n in names))  # a shuffle stays one
+        found = _read_all(summary.shards)
+        assert [(s.key, s.image, s.label) for s in found] == [(k, f"{k}.jpg".encode(), 7) for k in firsts]
+        with tarfile.open(summary.shards[0]) as tar:
+            assert sorted(tar.getnames()) == sorted(names)
+
+
+def test_what_is_no_sample_is_left_out_and_the_list_of_classes_comes_along(tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    members = [("README", b"x"), ("__meta__/a.json", b"{}"), ("a.jpg", b"1"), ("b.jpg", b"2"), ("a.cls", b"1")]
+    for number in range(2):
+        (old / f"t-{number}.tar").write_bytes(tar_bytes(members))
+    (old / "classes.json").write_text('{"x": 0, "y": 1}')
+    summary = _regroup(old / "t-{0..1}.tar", tmp_path / "new")
+    assert (summary.num_samples, summary.num_classes, summary.left_out) == (4, 2, {"member of no sample": 4})
+    assert (tmp_path / "new/classes.json").read_text() == '{"x": 0, "y": 1}'
+    before = file_digests(tmp_path)
+    for out in (old, tmp_path / "new"):
+        with pytest.raises(OutputExistsError, match=r"t-0\.tar exists"):
+            _regroup(old / "t-*.tar", out)
+    assert file_digests(tmp_path) == before
+
+
+def test_keys_that_begin_anew_in_every_shard_get_its_name(tmp_path: Path) -> None:
+    for number in range(2):
+        (tmp_path / f"a.{number}.tar").write_bytes(tar_bytes([("0.jpg", b"x"), ("0.cls", b"0")]))
+    summary = _regroup(tmp_path / "a.*.tar", tmp_path / "new", prefix_keys=True)
+    assert [(s.shard, s.key, s.label) for s in _read_all(summary.shards)] == [
+        ("a.0.tar", "a.0/0", 0),
+        ("a.1.tar", "a.1/0", 0),
+    ]
+
+
+def test_keys_may_end_at_the_last_dot(tmp_path: Path) -> None:
+    names = ["d.e/1.1.jpg", "d.e/1.1.cls", "d.e/1.2.jpg", "d.e/1.2.cls", "f.PNG", "f.cls"]
+    (tmp_path / "t.tar").write_bytes(tar_bytes((n, b"3") for n in names))
+    summary = _regroup(tmp_path / "t.tar", tmp_path / "new", key_from="last-dot")
+    assert [(s.key, s.label) for s in _read_all(summary.shards)] == [("d.e/1_1", 3), ("d.e/1_2", 3), ("f", 3)]
+    (tmp_path / "u.tar").write_bytes(tar_bytes([("1.1.jpg", b"1"), ("1_1.jpg", b"2")]))
+    with pytest.raises(DuplicateKeyError, match=r"'1_1' occurs twice in u\.tar"):
+        _regroup(tmp_path / "u.tar", tmp_path / "other", key_from="last-dot")
+    assert not (tmp_path / "other").exists()
+
+
+def test_shards_that_cannot_be_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "t.tar").write_bytes(tar_bytes([("1.jpg", b"1"), ("2.cls", b"2"), ("1.cls", b"1")]))
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "t.tar").read_bytes()[:1000])
+    for name, reason in (("t.tar", "sample '2' has no image"), ("cut.tar", "cannot be read"), ("x.tar", "no shard")):
+        with pytest.raises(DatalttError, match=reason):
+            _regroup(tmp_path / name, tmp_path / "new")
+    with pytest.raises(OptionError, match="is a URL; copy the shards"):
+        regroup_shards("https://lab.org/t.tar", tmp_path / "new", reporter=SilentReporter())
+    assert not (tmp_path / "new").exists()
+
+
+# Nothing half done
 
 
 def _cut_off(after: int, error: BaseException) -> Iterator[EncodedSample]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from dataltt.artifacts_schema import Access, DatalttError, ShardError
-from dataltt.stages.data.shards import count_samples, iter_samples, resolve_shards
+from dataltt.stages.data.shard_headers import count_samples
+from dataltt.stages.data.shards import iter_samples, resolve_shards
 
 from ...far.http_server import FileServer
 from ...far.s3_server import PRIVATE_BUCKET, S3Server

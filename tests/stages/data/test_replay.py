@@ -509,6 +509,7 @@ def _losses(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.two_ranks
 def test_two_ranks_train_on_replayed_views_as_one(tmp_path: Path) -> None:
     """As many samples as a global batch, so that each step's loss is of all images, whoever has seen them."""

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from dataltt.artifacts_schema import DatalttError, DuplicateKeyError, OptionError, SampleError, ShardError, TicketStore
 from dataltt.stages.data.counting import count_shards
+from dataltt.stages.data.shard_headers import count_samples, labelled_keys
 from dataltt.stages.data.shards import (
     RawSample,
     Shard,
     absolute_spec,
-    count_samples,
     given_shards,
     is_url,
     iter_samples,
@@ -204,6 +204,79 @@ def test_a_key_twice_in_one_shard(tmp_path: Path, members: list[tuple[str, bytes
     with pytest.raises(DuplicateKeyError, match=r"key 'n/a' occurs twice in t\.tar") as caught:
         list(iter_samples(_write(tmp_path / "t.tar", members)))
     assert caught.value.key == "n/a"
+
+
+@pytest.mark.parametrize(
+    ("members", "first", "then"),
+    [
+        ([("0.jpg", b"a"), ("1.jpg", b"b"), ("0.cls", b"0"), ("1.cls", b"0")], "jpg", "cls"),
+        ([("0.cls", b"0"), ("1.cls", b"0"), ("0.jpg", b"a"), ("1.jpg", b"b")], "cls", "jpg"),
+        ([("0.jpg", b"a"), ("0.cls", b"0"), ("1.jpg", b"b"), ("1.cls", b"0"), ("0.json", b"{}")], "cls", "json"),
+    ],
+)
+def test_members_that_lie_apart_are_no_doubled_key(
+    tmp_path: Path, members: list[tuple[str, bytes]], first: str, then: str
+) -> None:
+    shard = _write(tmp_path / "t t.tar", members)
+    with pytest.raises(ShardError) as caught:
+        list(iter_samples(shard))
+    assert str(caught.value) == (
+        f"t t.tar: the members of sample '0' do not stand together (.{first}, and after other samples .{then}); make "
+        f"the tar anew with tar --sort=name, or by: dataltt pack --from-shards '{shard.url}' OUT"
+    )
+
+
+@pytest.mark.parametrize(
+    ("members", "extension"),
+    [
+        ([("d.e/1.1.jpg", b"a"), ("d.e/1.1.cls", b"0")], "1.cls"),
+        ([("d.e/1.1.jpg", b"a")], "1.jpg"),
+        ([("d.e/1.2.cls", b"0"), ("d.e/1.2.PNG", b"a")], "2.cls"),
+        ([("d.e/1.jpg", b"a"), ("d.e/1.cls", b"0"), ("d.e/1.1.jpg", b"b"), ("d.e/1.1.cls", b"1")], "1.cls"),
+    ],
+)
+def test_a_dot_in_a_name_is_named(tmp_path: Path, members: list[tuple[str, bytes]], extension: str) -> None:
+    shard = _write(tmp_path / "t.tar", members)
+    with pytest.raises(SampleError) as caught:
+        list(iter_samples(shard))
+    assert str(caught.value) == (
+        f"t.tar: a key ends at the first dot of a file's name, so 'd.e/1.{extension}' is read as .{extension} of "
+        "sample 'd.e/1'; rename the files, or make the tar anew by: dataltt pack --from-shards --key-from last-dot "
+        f"{shard.url} OUT"
+    )
+
+
+def test_extensions_of_two_parts_are_still_passed_over(tmp_path: Path) -> None:
+    shard = _write(tmp_path / "t.tar", [("a.jpg", b"x"), ("a.seg.png", b"y"), ("a.cls", b"1")])
+    assert [(s.key, s.image, s.label) for s in iter_samples(shard)] == [("a", b"x", 1)]
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("0.jpg", b"a"), ("1.jpg", b"b"), ("0.cls", b"0"), ("1.cls", b"0")],
+        [("0.cls", b"0"), ("1.cls", b"0"), ("0.jpg", b"a"), ("1.jpg", b"b")],
+        [("1.1.jpg", b"a"), ("1.1.cls", b"0")],
+        [("0.jpg", b"a"), ("0.jpg", b"b")],
+        [("0.jpg", b"a"), ("1.jpg", b"b"), ("0.jpg", b"c")],
+        [("0.cls", b"a"), ("0.json", b"b")],
+        [("0.jpg", b"a"), ("0.CLS", b"x")],
+    ],
+)
+def test_headers_tell_what_reading_tells(tmp_path: Path, members: list[tuple[str, bytes]]) -> None:
+    shard = _write(tmp_path / "t.tar", members)
+    with pytest.raises(DatalttError) as read:
+        list(iter_samples(shard))
+    with pytest.raises(type(read.value)) as looked:
+        list(labelled_keys(shard))
+    assert str(looked.value) == str(read.value)
+
+
+@pytest.mark.parametrize("url", ["{}", "file:{}"])
+def test_labels_without_images(tmp_path: Path, url: str) -> None:
+    members = [("b.jpg", b"x" * 600), ("b.CLS", b"7"), ("a.png", b"y"), ("c.cls", b" 2\n"), ("c.webp", b"z")]
+    path = Path(_write(tmp_path / "t.tar", members).url)
+    assert list(labelled_keys(Shard(url=url.format(path), name="t.tar"))) == [("b", 7), ("a", -1), ("c", 2)]
 
 
 # Damage

@@ -93,6 +93,7 @@ def test_it_trains_resumes_and_is_tested(made: Made, name: str, tmp_path: Path) 
     assert _eval(made, tmp_path / "whole", "random", store)["loss"] != tested["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_a_zeroed_swin_is_tested_on_all_patches_too(made: Made, tmp_path: Path) -> None:
     result = _train(made, tmp_path / "run", "--model", "swin_t", "--max-steps", 1, "--control", "random")

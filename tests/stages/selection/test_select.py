@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,19 +30,25 @@ from dataltt.artifacts_schema.tickets import pack_ranks, unpack_mask
 from dataltt.artifacts_schema.verify import verify_store
 from dataltt.artifacts_schema.writing.parts import Part
 from dataltt.stages.data.images import center_crop, decode_image, normalize, to_tensor
+from dataltt.stages.data.regrouping import regroup_shards
 from dataltt.stages.data.shards import iter_samples, resolve_shards
-from dataltt.stages.models.registry import load_vit, weights_sha256
+from dataltt.stages.models.registry import create_vit, load_vit, weights_sha256
+from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.selection import select as select_module
 from dataltt.stages.selection.config import SelectConfig
+from dataltt.stages.selection.part_checks import _HashSet, first_unlabelled
 from dataltt.stages.selection.select import select
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ...helpers import (
     MODEL,
     NUM_PATCHES,
     Sample,
     encode,
+    encode_image,
     fashion,
     fashion_samples,
     file_digests,
@@ -52,6 +59,18 @@ from ...helpers import (
     write_shard,
 )
 from ...reference_cascade import reference_order
+
+
+class _Listener(SilentReporter):
+    """Reporter that keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def message(self, text: str) -> None:
+        """Keeps it."""
+        self.said.append(text)
+
 
 pytestmark = pytest.mark.usefixtures("fixed_time")
 
@@ -455,6 +474,85 @@ def test_a_key_in_two_shards(weights: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "s.zarr").exists()
 
 
+def _parts(out: Path) -> list[str]:
+    return sorted(p.name for p in out.with_name(f"{out.name}.parts").iterdir())
+
+
+def test_keys_that_begin_anew_are_refused_at_the_second_shard(weights: Path, tmp_path: Path) -> None:
+    samples = [replace(s, key=f"{i % 3:04d}") for i, s in enumerate(fashion_samples(12))]
+    shards = make_shards(tmp_path / "old", (3, 3, 3, 3), samples)
+    with pytest.raises(DuplicateKeyError) as caught:
+        _select(shards, weights, tmp_path / "s.zarr")
+    assert str(caught.value) == (
+        "key '0000' occurs in train-000000.tar and train-000001.tar; keys begin anew in each shard, so put its name "
+        f"before them: dataltt pack --from-shards --prefix-keys '{shards}' OUT"
+    )
+    assert _parts(tmp_path / "s.zarr") == ["part-000000.parquet", "plan.json"]
+    # Going on from the part that is there comes to the same, and the way out is one.
+    with pytest.raises(DuplicateKeyError, match="'0000' occurs in train-000000"):
+        _select(shards, weights, tmp_path / "s.zarr")
+    regroup_shards(shards, tmp_path / "new", prefix_keys=True, reporter=SilentReporter())
+    new = str(tmp_path / "new" / "*.tar")
+    assert _select(new, weights, tmp_path / "s.zarr", overwrite=True).num_images == 12
+    key = TicketStore.open(str(tmp_path / "s.zarr")).read_keys(range(5, 6))[0]
+    assert key == "train-000001/0002"
+
+
+def test_a_key_that_comes_again_much_later(weights: Path, tmp_path: Path) -> None:
+    samples = fashion_samples(20)
+    shards = make_shards(tmp_path / "shards", (3, 2, 0, 4, 5, 6, 1), [*samples, samples[7]])
+    with pytest.raises(
+        DuplicateKeyError, match=r"'train/00007' occurs in train-000003\.tar and train-000006\.tar; ren"
+    ):
+        _select(shards, weights, tmp_path / "s.zarr")
+    assert len(_parts(tmp_path / "s.zarr")) == 7
+
+
+def test_a_key_of_the_store_that_is_extended(weights: Path, tmp_path: Path) -> None:
+    samples = fashion_samples(8)
+    _select(make_shards(tmp_path / "one", (3, 3), samples[:6]), weights, tmp_path / "base.zarr")
+    more = make_shards(tmp_path / "two", (3,), [*samples[6:], samples[4]], name="more")
+    with pytest.raises(DuplicateKeyError, match=r"'train/00004' occurs in train-000001\.tar and more-000000\.tar"):
+        _select(more, weights, tmp_path / "s.zarr", extend=str(tmp_path / "base.zarr"))
+    assert _parts(tmp_path / "s.zarr") == ["plan.json"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(runs=st.lists(st.lists(st.integers(0, 30), unique=True), max_size=12))
+def test_the_set_of_hashes_is_a_set(runs: list[list[int]]) -> None:
+    seen: set[int] = set()
+    ours = _HashSet()
+    for run in runs:
+        hashes = np.array(run, dtype=np.uint64)
+        assert ours.has(hashes).tolist() == [i in seen for i in run]
+        ours.add(hashes)
+        seen |= set(run)
+
+
+def test_a_picture_of_sixteen_bits_has_the_ticket_of_its_copy_of_eight(weights: Path, tmp_path: Path) -> None:
+    pixels = fashion("train")[0][:3]
+    found = []
+    for scale, kind in ((1, np.uint8), (257, np.uint16)):
+        images = [encode_image(Image.fromarray(p.astype(kind) * kind(scale))) for p in pixels]
+        samples = [Sample(key=str(i), image=image, label=0) for i, image in enumerate(images)]
+        shards = make_shards(tmp_path / f"{scale}", (3,), samples)
+        _select(shards, weights, tmp_path / f"{scale}.zarr")
+        found.append(_masks(tmp_path / f"{scale}.zarr"))
+    assert found[0] == found[1]
+
+
+def test_an_unlabelled_sample_is_said_when_it_is_met(weights: Path, tmp_path: Path) -> None:
+    samples = [replace(s, label=None) if i in (4, 5, 7) else s for i, s in enumerate(fashion_samples(8))]
+    shards = make_shards(tmp_path / "shards", (4, 2, 2), samples)
+    listener = _Listener()
+    select(select_config(shards, weights, tmp_path / "s.zarr"), listener)
+    assert listener.said == [
+        "note: train-000001.tar: sample 'train/00004' has no .cls; it gets a ticket, and training refuses samples "
+        "without a label"
+    ]
+    assert first_unlabelled(TicketStore.open(str(tmp_path / "s.zarr"))) == (3, "train/00004")
+
+
 def test_empty_shards_alone(weights: Path, tmp_path: Path) -> None:
     shards = make_shards(tmp_path / "shards", (0, 0), [])
     with pytest.raises(IncompletePartsError, match="no image in 2 shard"):
@@ -498,6 +596,49 @@ def test_pth_files_are_as_good(
     torch.save({wrapped: state, "epoch": 3} if wrapped else state, path)
     _select(shards, path, tmp_path / "s.zarr", ranks=True)
     assert file_digests(tmp_path / "s.zarr") == file_digests(expected)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_backbone_without_its_head_selects_as_well(
+    expected: Path, shards: str, weights: Path, tmp_path: Path, suffix: str
+) -> None:
+    state = {name: tensor for name, tensor in load_file(weights).items() if not name.startswith("head.")}
+    path = tmp_path / f"backbone{suffix}"
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    m = _select(shards, path, tmp_path / "s.zarr", ranks=True)
+    assert _masks(tmp_path / "s.zarr") == _masks(expected)
+    assert m.selector.weights_sha256 == weights_sha256(load_vit(MODEL, path, needs_head=False))
+    with pytest.raises(CheckpointError, match=r"2 missing \(first: head\.bias\)"):
+        load_vit(MODEL, path)
+
+
+def test_a_backbone_of_lvvit(tmp_path: Path) -> None:
+    tiny = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 32}
+    state = create_vit("lvvit_t", num_classes=5, **tiny).state_dict()
+    save_file({n: t for n, t in state.items() if "head" not in n}, tmp_path / "backbone.safetensors")
+    vit = load_vit("lvvit_t", tmp_path / "backbone.safetensors", needs_head=False, **tiny)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in vit.state_dict().items())
+    assert len(vit.state_dict()) == len(state) - 4
+
+
+def test_it_is_said_which_weights_of_a_file_are_taken(
+    expected: Path, shards: str, weights: Path, tmp_path: Path
+) -> None:
+    state = load_file(weights)
+    other = {name: tensor + 1 for name, tensor in state.items()}
+    path = tmp_path / "weights.pth"
+    torch.save({"model_ema": other, "model": state, "epoch": 3, "args": Namespace(lr=1)}, path)
+    listener = _Listener()
+    select(select_config(shards, path, tmp_path / "s.zarr", ranks=True), listener)
+    assert f"weights: 'model' of {path}, which also holds 'model_ema'" in listener.said
+    assert file_digests(tmp_path / "s.zarr") == file_digests(expected)
+    torch.save({"teacher": state, "student": other}, path)
+    with pytest.raises(CheckpointError) as caught:
+        _select(shards, path, tmp_path / "t.zarr")
+    assert str(caught.value) == (
+        f"{path} holds no weights as 'model' or 'state_dict', but as 'teacher', 'student'; save one of them in a file "
+        "of its own"
+    )
 
 
 class _Evil:

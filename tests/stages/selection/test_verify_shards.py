@@ -76,7 +76,11 @@ def test_images_that_changed_places_in_a_shard_that_the_store_knows(small: Small
     ok, detail = _verify(small, _dealt(tmp_path, (12,), samples, "train"))
     assert not ok
     assert detail.startswith("train-000000.tar: the image of sample 'train/00003' is not the one")
-    # Under names of another lab, keys say nothing.
+    # Under names of another lab, keys say nothing, and labels are those of the images.
+    ok, detail = _verify(small, _dealt(tmp_path, (12,), samples, "other"))
+    assert not ok
+    assert detail.startswith("other-000000.tar: sample 'train/00003' is of class")
+    samples[3], samples[4] = replace(samples[3], label=samples[4].label), replace(samples[4], label=samples[3].label)
     assert _verify(small, _dealt(tmp_path, (12,), samples, "other"))[0]
 
 
@@ -112,3 +116,40 @@ def test_identical_images_whose_tickets_differ(tmp_path: Path) -> None:
         False,
         "1 of 6 images in the shards have no ticket (1 stand there more than once, with different tickets)",
     )
+
+
+# Labels
+
+
+def test_labels_that_differ_are_named(small: SmallStore, tmp_path: Path) -> None:
+    labels = {14: 10**9, 20: 4}
+    assert small.samples[20].label == 3
+    samples = [replace(s, label=labels.get(i, s.label)) for i, s in enumerate(small.samples)]
+    for name in ("train", "dealt"):
+        ok, detail = _verify(small, _dealt(tmp_path / name, (12, 24), samples, name))
+        assert not ok
+        assert detail.startswith(
+            f"{name}-000001.tar: sample 'train/00014' is of class 1000000000 by its .cls and of class "
+            f"{small.samples[14].label} in {small.store}, and 1 others differ too"
+        )
+    renamed = [replace(s, key=f"elsewhere/{i}") for i, s in enumerate(samples)]
+    ok, detail = _verify(small, _dealt(tmp_path / "renamed", (36,), renamed))
+    assert not ok
+    assert "sample 'elsewhere/14' is of class 1000000000 by its .cls" in detail
+
+
+def test_a_label_that_one_side_lacks_is_counted(small: SmallStore, tmp_path: Path) -> None:
+    unlabelled = [replace(s, label=None) if i < 5 else s for i, s in enumerate(small.samples)]
+    expected = (True, "36 images in 1 shard(s), 5 with a label on one side alone")
+    assert _verify(small, _dealt(tmp_path / "without", (36,), unlabelled)) == expected
+    made = make_store(tmp_path / "made", samples=unlabelled)
+    assert _verify(made, _dealt(tmp_path / "with", (36,), small.samples)) == expected
+    assert _verify(made, _dealt(tmp_path / "same", (36,), unlabelled)) == (True, "36 images in 1 shard(s)")
+
+
+def test_an_image_of_two_classes_may_have_either_label(tmp_path: Path) -> None:
+    first, *others = fashion_samples(6)
+    made = make_store(tmp_path, counts=(7,), samples=[first, *others, replace(first, key="twin", label=77)])
+    for label, is_sound in ((first.label, True), (77, True), (5 if first.label != 5 else 6, False)):
+        shards = _dealt(tmp_path / f"of{label}", (1,), [replace(first, key="elsewhere", label=label)])
+        assert _verify(made, shards)[0] == is_sound

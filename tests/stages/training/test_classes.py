@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dataltt.artifacts_schema import OptionError, SampleError, TicketStore
+from dataltt.pipeline.demo.embedded import CLASSES
 from dataltt.stages.data.shards import resolve_shards
 from dataltt.stages.models.registry import create_vit
 from dataltt.stages.runtime.reporting import SilentReporter
@@ -18,7 +20,7 @@ from dataltt.stages.training.evaluate import evaluate
 from dataltt.stages.training.train import train
 from safetensors.torch import load_file, save_file
 
-from ...helpers import MODEL, SmallStore, fashion_samples, make_shards, randomize
+from ...helpers import MODEL, Sample, SmallStore, fashion_samples, make_shards, make_store, randomize
 from ...schema_helpers import put
 
 
@@ -107,13 +109,165 @@ def test_a_head_too_small_for_the_labels_is_refused_before_it_is_made(
 
     others = make_shards(tmp_path / "others", (36,), small.samples, name="other")
     monkeypatch.setattr("dataltt.stages.training.plan.create_student", never)
-    for shards in (small.shards, others):
+    without_store = {"tickets": None, "control": "dense", "model": MODEL}
+    for shards, changes in ((small.shards, {}), (others, {}), (others, without_store)):
         with pytest.raises(OptionError, match=r"`num_classes=5`, and labels in these shards go up to 9; give at least"):
-            _train(small, tmp_path / "run", num_classes=5, shards=shards)
-    # Without a store, or where labels are not known, the first such sample ends it.
-    monkeypatch.undo()
-    with pytest.raises(SampleError, match="the model has 5 classes"):
-        _train(small, tmp_path / "run", num_classes=5, tickets=None, control="dense", model=MODEL, shards=small.shards)
+            _train(small, tmp_path / "run", num_classes=5, shards=shards, **changes)
+    assert not (tmp_path / "run").exists()
+
+
+# Names
+
+
+def _list(folder: Path, names: dict[str, int]) -> Path:
+    path = folder / "classes.json"
+    path.write_text(json.dumps(names))
+    return path
+
+
+def _val(folder: Path, names: dict[str, int]) -> str:
+    """Six validation images beside a list of classes."""
+    shards = make_shards(folder, (6,), fashion_samples(6, split="test"), name="val")
+    _list(folder, names)
+    return shards
+
+
+_TRAINED = {name: i for i, name in enumerate(CLASSES)}
+_FIRST, _SECOND, _LAST = CLASSES[0], CLASSES[1], CLASSES[-1]
+
+
+@pytest.mark.parametrize("asked", [None, 10])
+def test_a_validation_list_that_lacks_a_class_so_that_others_move(
+    small: SmallStore, tmp_path: Path, asked: int | None
+) -> None:
+    moved = {name: i for i, name in enumerate(CLASSES[1:])}
+    val = _val(tmp_path / "val", moved)
+    trained, given = small.folder / "shards/classes.json", tmp_path / "val/classes.json"
+    with pytest.raises(OptionError) as caught:
+        _train(small, tmp_path / "run", val_shards=val, test="dense", num_classes=asked)
+    assert str(caught.value) == (
+        f"class {_SECOND!r} is number 1 in {trained} and 0 in {given}; pack the validation images anew by: dataltt "
+        f"pack --classes {trained} SRC OUT"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ({**_TRAINED, _FIRST: 1, _SECOND: 0}, rf"class '{_FIRST}' is number 0 in .* and 1 in"),
+        ({**{n: i for n, i in _TRAINED.items() if i}, "another": 0}, rf"class number 0 is '{_FIRST}' in .*'another'"),
+        ({**_TRAINED, "eleventh": 10}, r"class 'eleventh' of .* is none of the 10 that are trained"),
+        ({n: i for n, i in _TRAINED.items() if i}, None),  # lacks one, and none moves
+        ({n: i for n, i in _TRAINED.items() if n != _LAST}, None),
+        ({f"n{i:08d}": i for i in range(10)}, None),  # other names of as many
+    ],
+)
+def test_validation_lists_are_compared_by_name(
+    small: SmallStore, tmp_path: Path, names: dict[str, int], reason: str | None
+) -> None:
+    val = _val(tmp_path / "val", names)
+    if reason is None:
+        assert any("best kept" in text for text in _train(small, tmp_path / "run", val_shards=val, test="dense"))
+        return
+    with pytest.raises(OptionError, match=reason):
+        _train(small, tmp_path / "run", val_shards=val, test="dense")
+
+
+def test_a_run_writes_down_its_classes_and_testing_compares_them(small: SmallStore, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    _train(small, run)
+    assert json.loads((run / "classes.json").read_text()) == _TRAINED
+    weights = run / "checkpoints/step-00000001/model.safetensors"
+    moved = {name: i for i, name in enumerate([*CLASSES[1:], _FIRST])}
+    shards = _listing(small, tmp_path / "moved", None)
+    for names, refuses in ((moved, True), ({n: i for n, i in _TRAINED.items() if i != 4}, False)):
+        _list(tmp_path / "moved", names)
+        for checkpoint in (run, weights):
+            for asked in (None, 10):
+                if not refuses:
+                    _evaluate(small, checkpoint, shards=shards, num_classes=asked)
+                    continue
+                with pytest.raises(OptionError) as caught:
+                    _evaluate(small, checkpoint, shards=shards, num_classes=asked)
+                assert str(caught.value) == (
+                    f"class {_SECOND!r} is number 1 in {run / 'classes.json'} and 0 in {tmp_path}/moved/classes.json; "
+                    f"pack the images anew by: dataltt pack --classes {run / 'classes.json'} SRC OUT"
+                )
+    (run / "classes.json").unlink()  # as of an older run: numbers alone are compared
+    _list(tmp_path / "moved", moved)
+    _evaluate(small, run, shards=shards)
+
+
+def test_a_run_does_not_go_on_with_classes_that_moved(small: SmallStore, tmp_path: Path) -> None:
+    shards = make_shards(tmp_path / "shards", (12, 12, 12), small.samples)
+    _train(small, tmp_path / "run", shards=shards)
+    _list(tmp_path / "shards", {name: i for i, name in enumerate(reversed(CLASSES))})
+    with pytest.raises(
+        OptionError, match=rf"was trained on other classes \(class '{_LAST}' is number 9 in .* and 0 in"
+    ):
+        _train(small, tmp_path / "run", shards=shards, resume=True, max_steps=2)
+
+
+def test_a_run_without_a_list_writes_none(small: SmallStore, tmp_path: Path) -> None:
+    _train(small, tmp_path / "run", shards=_listing(small, tmp_path, None))
+    assert (tmp_path / "run/config.json").exists()
+    assert not (tmp_path / "run/classes.json").exists()
+
+
+# Labels
+
+
+def _unlabelled(small: SmallStore) -> list[Sample]:
+    return [replace(s, label=None) if i in (13, 30) else s for i, s in enumerate(small.samples)]
+
+
+def test_samples_without_a_label_are_named_before_a_weight_is_made(
+    small: SmallStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("a weight was made")
+
+    made = make_store(tmp_path, samples=_unlabelled(small))
+    others = make_shards(tmp_path / "others", (20, 16), made.samples, name="other")
+    monkeypatch.setattr("dataltt.stages.training.plan.create_student", never)
+    without_store = {"tickets": None, "control": "dense", "model": MODEL}
+    for shards, where, num_others, changes in (
+        (made.shards, "train-000001.tar", 0, {}),  # that the store knows by name
+        (others, "other-000000.tar", 1, {}),
+        (made.shards, "train-000001.tar", 1, without_store),
+        (made.shards, "train-000001.tar", 1, {"recount": True, "control": "dense"}),
+    ):
+        with pytest.raises(SampleError) as caught:
+            _train(made, tmp_path / "run", shards=shards, **changes)
+        assert str(caught.value) == (
+            f"{where}: sample 'train/00013' has no .cls{', nor have 1 others' * num_others}, and training needs its "
+            "label; repack the shards with labels, or without these samples"
+        )
+    with pytest.raises(SampleError, match=r"'train/00013' has no \.cls, nor have 1 others, and validation needs"):
+        _train(small, tmp_path / "run", val_shards=others, test="dense")
+    with pytest.raises(SampleError, match=r"'train/00013' has no \.cls.* and testing needs"):
+        _evaluate(made, made.weights)
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels_that_came_after_the_selection_are_found(small: SmallStore, tmp_path: Path) -> None:
+    made = make_store(tmp_path, samples=_unlabelled(small))
+    make_shards(tmp_path / "shards", (12, 12, 12), small.samples)
+    _train(made, tmp_path / "run")
+
+
+def test_labels_beyond_the_head_are_named_before_validation(small: SmallStore, tmp_path: Path) -> None:
+    beyond = [*fashion_samples(5, split="test"), replace(fashion_samples(1, split="test")[0], key="x", label=77)]
+    val = make_shards(tmp_path / "val", (6,), beyond, name="val")
+    with pytest.raises(OptionError) as caught:
+        _train(small, tmp_path / "run", val_shards=val, test="dense")
+    assert str(caught.value) == (
+        "the head has 10 classes, and labels of the images for validation go up to 77; give images of the head's "
+        "classes"
+    )
+    with pytest.raises(OptionError, match="labels of the images for testing go up to 77"):
+        _evaluate(small, small.weights, shards=val, test="dense", tickets=None)
 
 
 def test_validation_images_are_of_the_trained_classes(small: SmallStore, tmp_path: Path) -> None:

@@ -380,6 +380,7 @@ def _refusal(small: SmallStore, folder: str) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.two_ranks
 def test_auto_resume_on_two_ranks(small: SmallStore, tmp_path: Path) -> None:
     arguments = [*_flags({**_OPTIONS, "tickets": small.store, "out": "run"}), "--auto-resume"]
