@@ -24,6 +24,7 @@ MANIFEST_ATTRIBUTE = "dataltt"
 MAX_OBJECT_BYTES = 1 << 32
 MAX_VIEW_PATCHES = 1 << 22  # patches of all views of an image: the most that a row is read of
 _MAX_PROBLEMS = 20  # that are listed
+_MAX_PART = 100  # characters of a name that are shown
 Count = Annotated[int, Field(ge=1, le=2**40)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
@@ -225,7 +226,7 @@ def parse_manifest(document: Any, store: str) -> Manifest:
     version = document.get("schema_version")
     if isinstance(version, str) and version.split(".")[0] not in SUPPORTED_MAJORS:
         raise UnsupportedVersionError(store, version, SUPPORTED_MAJORS)
-    if "checksum" in document and document["checksum"] != checksum_of(document):
+    if "checksum" in document and document["checksum"] != (_checksum(document) or "no text"):
         problem = Problem(
             where="checksum",
             kind="checksum",
@@ -238,7 +239,7 @@ def parse_manifest(document: Any, store: str) -> Manifest:
     except ValidationError as error:
         problems = [
             Problem(
-                where=".".join(str(part) for part in detail["loc"]) or "manifest",
+                where=".".join(map(_shown, detail["loc"])) or "manifest",
                 kind=detail["type"],
                 message=detail["msg"][0].lower() + detail["msg"][1:],
             )
@@ -249,6 +250,21 @@ def parse_manifest(document: Any, store: str) -> Manifest:
     if problems:
         raise SchemaError(store, problems)
     return manifest
+
+
+def _checksum(document: Mapping[str, Any]) -> str | None:
+    """The checksum that a document should have; None of one with text that is no Unicode."""
+    try:
+        return checksum_of(document)
+    except UnicodeEncodeError:
+        return None
+
+
+def _shown(part: int | str) -> str:
+    """A part of a place in the document: on one line, and not long, whatever it is called there."""
+    text = str(part)
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= _MAX_PART else f"{text[:_MAX_PART]}…"
 
 
 _AUGMENT_PROBLEM = "should give the name (text), version and seed (whole numbers) of the policy of replayed views"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import lzma
 import os
 import re
 import sys
@@ -39,7 +40,11 @@ from .shard_limits import check_header, limited, shortened, valid_key
 METADATA_NAME = re.compile(r"__[^/]*__($|/)")
 # What a store may name as the place of its shards without anybody having said so.
 SAFE_SCHEMES = frozenset({"http", "https", "s3", "gs", "hf"})
-_READ_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error)
+# What reading raises; of tarfile on bytes that it did not expect, nearly anything.
+_READ_ERRORS = (
+    *(tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError),
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
