@@ -55,8 +55,9 @@ _HOMES = {
     "access.location": "Access Location",
     "errors": (
         "BadImageError CheckpointError DatalttError DiskError DuplicateKeyError IncompletePartsError LoaderError "
-        "LockedError MissingTicketError ModelError OptionError OutputExistsError Problem RanksError RemoteError SampleError "
-        "SchemaError ShardError StoreNotFoundError TicketMismatchError UnknownKeyError UnsupportedVersionError"
+        "LockedError MissingTicketError ModelError OptionError OutputExistsError Problem RanksError RemoteError "
+        "SampleError SchemaError ShardError StoreNotFoundError TicketMismatchError UnknownKeyError "
+        "UnsupportedVersionError"
     ),
     "image_tickets": "ImageTickets",
     "manifest": (

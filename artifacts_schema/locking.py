@@ -26,9 +26,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .errors import LockedError
+from .files import read_regular, writing
 
 LOCK_TIMEOUT_S = 300.0
 BEAT_S = 15.0
+_MAX_BYTES = 1 << 16
 _WAIT_S = 0.01
 _MAX_WAITS = 500  # for another one that takes it over, which takes it a few renames
 Clock = Callable[[], float]  # seconds
@@ -130,7 +132,8 @@ def held(
     """
     made = not path.parent.exists()
     me = holder or Holder(work=work)
-    _acquire(path, me, place, timeout_s, clock)
+    with writing(path):
+        _acquire(path, me, place, timeout_s, clock)
     lock = Lock(path, me, clock)
     try:
         with lock.beating():
@@ -318,9 +321,11 @@ def _token(path: Path) -> str | None:
 def _read(path: Path) -> Holder | None:
     """The holder that a lock names, None if there is no lock; of an unreadable one, a holder on no known host."""
     try:
-        content = path.read_bytes()[:65536]
+        content = read_regular(path, _MAX_BYTES)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise LockedError(f"{path} is no lock ({error}); remove it") from None
     try:
         document = json.loads(content)
         texts = {name: str(document[name]) for name in ("work", "host", "machine", "since", "token")}

@@ -69,8 +69,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "artifacts_schema.errors": (
         "BadImageError CheckpointError DatalttError DiskError DuplicateKeyError IncompletePartsError LoaderError "
-        "LockedError MissingTicketError ModelError OptionError OutputExistsError RanksError RemoteError SampleError SchemaError "
-        "ShardError StoreNotFoundError TicketMismatchError UnknownKeyError UnsupportedVersionError"
+        "LockedError MissingTicketError ModelError OptionError OutputExistsError RanksError RemoteError "
+        "SampleError SchemaError ShardError StoreNotFoundError TicketMismatchError UnknownKeyError "
+        "UnsupportedVersionError"
     ),
     "artifacts_schema.store": "open=open_store",
     "stages.models.prune": "prune",
