@@ -1,4 +1,4 @@
-"""How batches come from loader processes: through shared memory where there is room for them, else through a pipe.
+"""Sending of batches from loader processes: through shared memory where there is room for them, else through a pipe.
 
 Shared memory (/dev/shm) is small in containers: 64 MB with Docker's defaults. Torch's loader fails where it is full,
 and hangs. Here a batch is made ready to send before it is handed on, by the loader process itself: it looks how much is
