@@ -234,7 +234,7 @@ def _is_alive(found: Holder) -> bool:
 
 
 def _born(pid: int) -> int:
-    """Time at which a process began, in ticks since the machine did; 0 if it is none, has ended, or the system does not say."""
+    """Time at which a process began, in ticks since the machine did; 0 if it has ended, or that is not known."""
     try:
         # Field 22; the name in field 2 may hold spaces and parentheses. A zombie (Z) has ended.
         state, *fields = (
