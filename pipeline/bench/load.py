@@ -227,7 +227,7 @@ def load_rows(found: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> list[Benc
         ratio = found[large][step]["peak_bytes"] / found[small][step]["peak_bytes"]
         goal = GROWTH_GOAL if step in _BOUNDED else None
         what = f"peak memory of {step}, {large} rows over {small}"
-        rows.append(row(what, ratio, goal, **at_all(step, "peak_bytes", 2**20, 1)))
+        rows.append(row(what, ratio, goal, unit="MiB", **at_all(step, "peak_bytes", 2**20, 1)))
     return rows
 
 
