@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from .escaping import shown
+
 if TYPE_CHECKING:
     from rich.table import Column
 
@@ -36,9 +38,14 @@ def numbers(*headers: str) -> list[Column]:
     return [Column(header, justify="right") for header in headers]
 
 
+def say(text: str) -> None:
+    """A line on standard output. Names in it may be somebody else's."""
+    typer.echo(shown(text))
+
+
 def warn(text: str) -> None:
     """A sentence on standard error that is to be seen."""
-    typer.secho(text, fg=typer.colors.YELLOW, err=True)
+    typer.secho(shown(text), fg=typer.colors.YELLOW, err=True)
 
 
 def end_run(result: Any, as_json: bool, next_command: str = "") -> None:
@@ -48,7 +55,7 @@ def end_run(result: Any, as_json: bool, next_command: str = "") -> None:
     best = f", best top-1 {result.best_top1:.2f}" if result.best_top1 is not None else ""
     on = f" on {result.protocol}" if best and result.protocol is not None else ""
     then = f"; next: {next_command}" if next_command else ""
-    typer.echo(f"{result.run}: step {result.step}, epoch {result.epoch}{best}{on}{then}")
+    say(f"{result.run}: step {result.step}, epoch {result.epoch}{best}{on}{then}")
     if result.num_missing:
         warn(f"{result.num_missing} sample(s) without a ticket were left out, as asked")
     if result.num_skipped:

@@ -24,6 +24,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from .escaping import shown
 from .messages import as_flags
 
 _LINE_EVERY_S = 10.0
@@ -50,17 +51,17 @@ class TerminalReporter:
         """Shows a bar for a piece of work, after ending the one before."""
         self.finish()
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             _RateColumn(),
             TimeElapsedColumn(),
             TextColumn("[dim]left"),
             TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
         )
         self._progress = Progress(*columns, console=self._console, transient=True)
-        self._task = self._progress.add_task(name, total=total, unit=unit, note="")
+        self._task = self._progress.add_task(shown(name), total=total, unit=unit, note="")
         self._name, self._unit, self._started, self._done, self._note = name, unit, time.monotonic(), 0, ""
         self._progress.start()
 
@@ -69,7 +70,7 @@ class TerminalReporter:
         if self._progress is None:
             return
         self._done += amount
-        self._note = note or self._note
+        self._note = shown(note) or self._note
         self._progress.update(self._task, advance=amount, note=self._note)
 
     def expect(self, total: int) -> None:
@@ -84,14 +85,15 @@ class TerminalReporter:
         self._progress.stop()
         self._progress = None
         self._console.print(
-            _summary(self._name, self._done, self._unit, time.monotonic() - self._started, self._note),
+            shown(_summary(self._name, self._done, self._unit, time.monotonic() - self._started, self._note)),
             style="dim",
             highlight=False,
+            markup=False,
         )
 
     def message(self, text: str) -> None:
         """Prints a sentence of the library above the bar, its options as flags."""
-        self._console.print(as_flags(text), highlight=False, markup=False)
+        self._console.print(shown(as_flags(text)), highlight=False, markup=False)
 
     def close(self) -> None:
         """Takes the bar away and leaves nothing."""
@@ -149,7 +151,7 @@ class LineReporter:
         """Does nothing: nothing is held open."""
 
     def _print(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        print(shown(text), file=self._stream, flush=True)
 
 
 def _summary(name: str, done: int, unit: str, seconds: float, note: str) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import typer
 
+from .escaping import shown
 from .messages import as_flags
 
 DEBUG_VARIABLE = "DATALTT_DEBUG"
@@ -36,15 +37,15 @@ def end_by(error: Exception) -> int:
         traceback.print_exception(error)
     sentence = _sentence(error)
     if sentence is not None:
-        typer.secho(f"dataltt: {as_flags(sentence)}", fg=typer.colors.RED, err=True)
+        typer.secho(f"dataltt: {shown(as_flags(sentence))}", fg=typer.colors.RED, err=True)
         return MENDABLE
     report = "please report it"
     if not debugging:
         log = _write_log(error)
-        shown = f"what happened stands in {log}" if log else f"see what happened with {DEBUG_VARIABLE}=1"
-        report = f"{shown}; please report it with that"
+        where = f"what happened stands in {log}" if log else f"see what happened with {DEBUG_VARIABLE}=1"
+        report = f"{where}; please report it with that"
     text = f"dataltt: a fault of dataltt's own ended this ({_named(error)}); {report} (docs/reliability.md says how)"
-    typer.secho(text, fg=typer.colors.RED, err=True)
+    typer.secho(shown(text), fg=typer.colors.RED, err=True)
     return FAULT
 
 
@@ -85,7 +86,6 @@ def _reason(error: BaseException) -> str:
     if not lines:
         return "without a reason"
     line = lines[-1 if "Traceback (most recent call last):" in str(error) else 0]
-    line = "".join(c if c.isprintable() else "?" for c in line)
     return line if len(line) <= _MAX_CHARACTERS else f"{line[:_MAX_CHARACTERS]}…"
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
-import typer
-
 from ...stages.options import CacheOptions, Group, Option
-from ..ends import print_json
+from ..ends import print_json, say
 from ..options import takes
 
 
@@ -37,7 +35,7 @@ def cache(config: CacheConfig, as_json: bool) -> None:
         return
     size = f"{usage.num_objects} objects, {usage.num_bytes / 1e9:.3f} GB"
     if config.clear:
-        typer.echo(f"{folder}: {size} removed")
+        say(f"{folder}: {size} removed")
     else:
         limit = config.downloads.cache_gb
-        typer.echo(f"{folder}: {size} of at most {limit:g} GB; clear it with: dataltt cache --clear")
+        say(f"{folder}: {size} of at most {limit:g} GB; clear it with: dataltt cache --clear")

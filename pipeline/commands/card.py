@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from ...stages.options import Group, Option, PublicationOptions
-from ..ends import print_json, warn
+from ..ends import print_json, say, warn
 from ..options import takes
 
 if TYPE_CHECKING:
@@ -58,7 +56,7 @@ def card(config: CardConfig, as_json: bool) -> None:
         said = manifest.to_json()["publication"] if publication is not None else None
         print_json({"store": str(config.store), "files": sorted(files), "publication": said})
         return
-    typer.echo(f"{config.store}: wrote {', '.join(sorted(files))}; next: dataltt push {config.store} URL")
+    say(f"{config.store}: wrote {', '.join(sorted(files))}; next: dataltt push {config.store} URL")
     _note_gaps(publication)
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-import typer
-
 from ...stages.training.config import EvalConfig
-from ..ends import is_said
+from ..ends import is_said, say
 from ..options import takes
 from ..progress import reporting
 
@@ -26,7 +24,7 @@ def eval_(config: EvalConfig, as_json: bool) -> None:
     if is_said(as_json, lambda: {"checkpoint": str(c.checkpoint), "test": c.test, **asdict(metrics)}):
         return
     skipped = f", {metrics.num_skipped} left out" if metrics.num_skipped else ""
-    typer.echo(
+    say(
         f"{c.test}: top-1 {metrics.top1:.2f} %, top-5 {metrics.top5:.2f} %, loss {metrics.loss:.4f} "
         f"on {metrics.num_samples} images{skipped}"
     )

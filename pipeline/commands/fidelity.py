@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from ...stages.analysis.config import FidelityConfig
 from ...stages.options import Group, Option
-from ..ends import is_said, numbers
+from ..ends import is_said, numbers, say
+from ..escaping import cell
 from ..options import takes
 from ..progress import reporting
 
@@ -52,10 +51,10 @@ def fidelity(config: FidelityCommandConfig, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("what train would use", *numbers("mean", "5th percentile", "images"), title=title)
+    table = Table("what train would use", *numbers("mean", "5th percentile", "images"), title=cell(title))
     for row in result.rows:
         table.add_row(row.name, f"{row.mean:.3f}", f"{row.percentile_5:.3f}", str(row.num_images))
     table.caption = f"random subsets of this size: {chance:.3f}"
     Console().print(table)
     if png is not None:
-        typer.echo(f"picture: {png}")
+        say(f"picture: {png}")

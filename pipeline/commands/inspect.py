@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from ...stages.options import Group, Option, RemoteOptions
-from ..ends import numbers, print_json
+from ..ends import numbers, print_json, say
+from ..escaping import cell
 from ..options import takes
 from ..progress import reporting
 
@@ -65,7 +64,7 @@ def inspect(config: InspectConfig, as_json: bool) -> None:
         return
     _print(store, opened.manifest, stored, share)
     if png is not None:
-        typer.echo(f"picture: {png}")
+        say(f"picture: {png}")
 
 
 def _draw(store: Location, shards: str | None, png: Path, count: int, share: npt.NDArray[np.float64]) -> None:
@@ -80,7 +79,6 @@ def _draw(store: Location, shards: str | None, png: Path, count: int, share: npt
 
 def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[np.float64]) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from ...artifacts_schema.local_notes import noted_shards
@@ -111,7 +109,7 @@ def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[n
     table.add_column()
     table.add_column(overflow="fold")  # a digest whole
     for name, text in facts.items():
-        table.add_row(f"[bold]{name}", escape(text))
+        table.add_row(f"[bold]{name}", cell(text))
     console.print(table)
     sizes = Table("array", *numbers("bytes/image", "bytes"), box=None, padding=(0, 2, 0, 0), title_justify="left")
     for path, size in stored.items():

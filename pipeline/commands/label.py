@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import typer
-
 from ...stages.selection.config import LabelConfig
-from ..ends import is_said
+from ..ends import is_said, say
 from ..options import takes
 from ..progress import reporting
 
@@ -33,7 +31,7 @@ def label(config: LabelConfig, as_json: bool) -> None:
     if is_said(as_json, lambda: document):
         return
     views = f"{manifest.num_views} view{'s' if manifest.num_views > 1 else ''}"
-    typer.echo(
+    say(
         f"{tickets}: token labels of {manifest.num_images} images in {views}, {bytes_per_image:.0f} bytes per image; "
         f"next: dataltt train --model lvvit_t --tickets {tickets}"
     )

@@ -6,11 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-
 from ...artifacts_schema.errors import OptionError
 from ...stages.options import Group, Option, Seed
-from ..ends import is_said, warn
+from ..ends import is_said, say, warn
 from ..options import takes
 from ..progress import reporting
 
@@ -80,7 +78,7 @@ def pack(config: PackConfig, as_json: bool) -> None:
     if is_said(as_json, lambda: asdict(summary)):
         return
     of_classes = f" of {summary.num_classes} classes" if summary.num_classes else ""
-    typer.echo(f"{summary.num_samples} images{of_classes} in {len(summary.shards)} shard(s): {summary.shards[0]} …")
+    say(f"{summary.num_samples} images{of_classes} in {len(summary.shards)} shard(s): {summary.shards[0]} …")
     if summary.left_out:
         warn(f"left out: {described(summary.left_out)}")
 

@@ -6,11 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from ...artifacts_schema.locking import LOCK_TIMEOUT_S
 from ...stages.options import Group, LockTimeout, Option, RemoteOptions
-from ..ends import print_json
+from ..ends import print_json, say
 from ..options import takes
 from ..progress import reporting, steps_of
 
@@ -57,4 +55,4 @@ def pull(config: PullConfig, as_json: bool) -> None:
         print_json(asdict(result))
         return
     what = f"{result.num_fetched} object(s) fetched ({result.bytes_fetched:,} bytes), {result.num_skipped} here already"
-    typer.echo(f"{result.store}: {what}; tickets {result.ticket_digest}")
+    say(f"{result.store}: {what}; tickets {result.ticket_digest}")

@@ -6,11 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from ...artifacts_schema.locking import LOCK_TIMEOUT_S
 from ...stages.options import Group, LockTimeout, Option, RemoteOptions
-from ..ends import print_json, warn
+from ..ends import print_json, say, warn
 from ..options import takes
 from ..progress import reporting, steps_of
 
@@ -68,4 +66,4 @@ def push(config: PushConfig, as_json: bool) -> None:
         print_json(asdict(result))
         return
     what = f"{result.num_sent} file(s) sent ({result.bytes_sent:,} bytes), {result.num_skipped} there already"
-    typer.echo(f"{result.url}: {what}; all compared there; tickets {result.ticket_digest}")
+    say(f"{result.url}: {what}; all compared there; tickets {result.ticket_digest}")

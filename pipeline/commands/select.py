@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import typer
-
 from ...stages.selection.config import SelectConfig
-from ..ends import is_said, warn
+from ..ends import is_said, say, warn
 from ..options import takes
 from ..progress import reporting
 
@@ -33,7 +31,7 @@ def select(config: SelectConfig, as_json: bool) -> None:
     kept = f"{manifest.num_keep} of {manifest.num_patches} patches ({manifest.num_keep / manifest.num_patches:.1%})"
     num_unlabelled, key = first_unlabelled(TicketStore.open(str(out)))
     then = "" if num_unlabelled else f"; next: dataltt train --tickets {out}"
-    typer.echo(f"{out}: {kept} of {manifest.num_images} images{then}")
+    say(f"{out}: {kept} of {manifest.num_images} images{then}")
     if num_unlabelled:
         warn(
             f"{num_unlabelled} of {manifest.num_images} images have no label (.cls), the first of them {key!r}; "

@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from ...stages.options import Group, Option, Overwrite, RemoteOptions, whole_numbers
-from ..ends import print_json, warn
+from ..ends import print_json, say, warn
+from ..escaping import cell
 from ..messages import as_flags
 from ..options import takes
 from ..progress import reporting
@@ -168,7 +167,7 @@ def diff(config: DiffConfig, as_json: bool) -> None:
         return
     _print_diff(config.first, config.second, found)
     if png is not None:
-        typer.echo(f"picture: {png}")
+        say(f"picture: {png}")
 
 
 class _Steps:
@@ -217,7 +216,7 @@ def _end(out: Path, combined: Combined, as_json: bool) -> None:
         return
     kept = f"{m.num_keep} of {m.num_patches} patches ({m.num_keep / m.num_patches:.1%})"
     ranks = ", with ranks" if m.has_ranks else ""
-    typer.echo(f"{out}: {kept}{ranks} of {m.num_images} images in {len(m.dataset.shards)} shard(s)")
+    say(f"{out}: {kept}{ranks} of {m.num_images} images in {len(m.dataset.shards)} shard(s)")
     for note in combined.notes:
         warn(as_flags(note))
 
@@ -253,12 +252,12 @@ def _print_diff(first: str, second: str, d: StoreDiff) -> None:
     }
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, text in facts.items():
-        table.add_row(f"[bold]{name}", text)
+        table.add_row(f"[bold]{name}", cell(text))
     console.print(table, highlight=False)
     if d.selector or d.view:
         fields = Table("differs", "A", "B", box=None, padding=(0, 2, 0, 0))
         for each in (*d.selector, *d.view):
-            fields.add_row(each.field, str(each.first), str(each.second))
+            fields.add_row(cell(each.field), cell(each.first), cell(each.second))
         console.print()
         console.print(fields, highlight=False)
     console.print()
@@ -278,5 +277,5 @@ def _overlaps(name: str, rows: list[tuple[str, str, float]]) -> Any:
     table = Table(name, "images" if name == "class" else "class", "overlap", box=None, padding=(0, 2, 0, 0))
     table.columns[1].justify = table.columns[2].justify = "right"
     for first, second, overlap in rows:
-        table.add_row(first, second, f"{overlap:.1%}")
+        table.add_row(cell(first), cell(second), f"{overlap:.1%}")
     return table

@@ -9,6 +9,7 @@ import typer
 
 from ...stages.options import Group, Option
 from ..ends import is_said, numbers
+from ..escaping import cell, shown
 from ..options import takes
 from ..progress import reporting
 from ..studies.inputs import StudyInputs
@@ -67,7 +68,7 @@ def study(config: StudyConfig, as_json: bool) -> None:
     console.print(_results(document))
     if document["differences"]:
         console.print(_differences(document))
-    console.print(f"report: {report}", highlight=False)
+    console.print(shown(f"report: {report}"), highlight=False, markup=False)
 
 
 def _results(document: dict[str, Any]) -> Table:
@@ -89,7 +90,7 @@ def _results(document: dict[str, Any]) -> Table:
             "" if row["sd"] is None else f"{row['sd']:.2f}",
             *each,
         ]
-        table.add_row(*cells, *([f"{row['bytes_per_image']:.0f}"] if has_bytes else []))
+        table.add_row(*map(cell, cells), *([f"{row['bytes_per_image']:.0f}"] if has_bytes else []))
         last = row["arm"]
     return table
 
@@ -102,5 +103,5 @@ def _differences(document: dict[str, Any]) -> Table:
     table = Table("difference in top-1, paired by seed", *numbers("mean [95 % interval]", "seeds"))
     for row in document["differences"]:
         difference = Paired(**row["paired"])
-        table.add_row(row["name"], str(difference), str(difference.num_seeds))
+        table.add_row(cell(row["name"]), str(difference), str(difference.num_seeds))
     return table

@@ -10,6 +10,7 @@ import typer
 
 from ...stages.options import Group, Option, RemoteOptions
 from ..ends import print_json
+from ..escaping import shown
 from ..messages import as_flags
 from ..options import takes
 from ..progress import reporting
@@ -60,7 +61,7 @@ def verify(config: VerifyConfig, as_json: bool) -> None:
     else:
         for check in checks:
             mark = typer.style("ok    ", fg="green") if check.ok else typer.style("FAILED", fg="red")
-            typer.echo(f"{mark} {check.name}: {as_flags(check.detail)}")
+            typer.echo(f"{mark} {check.name}: {shown(as_flags(check.detail))}")
         if shards is not None and len(checks) and not any(c.name == "shards" for c in checks):
             typer.echo("       shards: not compared, since the store itself is not sound")
     if not all(c.ok for c in checks):

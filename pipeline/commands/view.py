@@ -6,10 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from ...stages.options import Group, OnChangedImage, Option, Overwrite, RemoteOptions, Seed
-from ..ends import print_json
+from ..ends import print_json, say
 from ..options import takes
 from ..progress import reporting
 
@@ -65,6 +63,4 @@ def view(config: ViewConfig, as_json: bool) -> None:
         print_json(asdict(gallery))
         return
     views = f" in {gallery.num_views} views" if gallery.num_views > 1 else ""
-    typer.echo(
-        f"{gallery.index}: {gallery.num_images} images{views}, {gallery.num_bytes / 1e6:.1f} MB; open it in a browser"
-    )
+    say(f"{gallery.index}: {gallery.num_images} images{views}, {gallery.num_bytes / 1e6:.1f} MB; open it in a browser")

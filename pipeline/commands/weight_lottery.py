@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from ...stages.options import Group, Option, RuntimeOptions
 from ...stages.weight_lottery.config import PruningOptions, Seeds
 from ..ends import is_said, numbers
+from ..escaping import shown
 from ..options import takes
 from ..progress import reporting
 
@@ -106,7 +107,7 @@ def _print(document: Mapping[str, Any], out: Path) -> None:
     console = Console()
     console.print(table)
     console.print(lottery_conclusion(document), highlight=False, markup=False)
-    console.print(f"plot: {out / FIGURE_FILE}", highlight=False, markup=False)
+    console.print(shown(f"plot: {out / FIGURE_FILE}"), highlight=False, markup=False)
 
 
 def _figure(arm: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from ...artifacts_schema.layout import CARD_FILE, is_card_file
 from ...artifacts_schema.manifest import Publication
 from ...artifacts_schema.publishing.licenses import EXAMPLES_OF_OPEN, hub_license, lets_pictures_be_shown
 from ...artifacts_schema.summary import kept_share
+from ..escaping import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -118,20 +119,21 @@ def card_page(m: Manifest, stored: Mapping[str, int], url: str | None = None, *,
 
 def escaped(text: object) -> str:
     """A text as Markdown shows it as it is: on one line, no markup, no HTML."""
-    line = " ".join(str(text).split())
+    line = shown(" ".join(str(text).split()))
     return _MARKUP.sub(r"\\\1", re.sub("[&<>]", lambda found: _ENTITIES[found[0]], line))
 
 
 def _link(url: str) -> str:
     """A link that is shown as it is, of what is a URL; else the text."""
-    return f"<{url}>" if re.fullmatch(r"https?://[^\s<>]+", url) else escaped(url)
+    return f"<{url}>" if re.fullmatch(r"https?://[^\s<>]+", url) and shown(url) == url else escaped(url)
 
 
 def _fenced(text: str) -> str:
     """A block of code, under a fence that the text does not have."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}\n{text}\n{fence}"
+    lines = shown(text.replace("\r\n", "\n").replace("\r", "\n"), keep="\n\t")
+    return f"{fence}\n{lines}\n{fence}"
 
 
 def _front_matter(m: Manifest, publication: Publication) -> str:
@@ -139,18 +141,18 @@ def _front_matter(m: Manifest, publication: Publication) -> str:
     fields: dict[str, Any] = {}
     if publication.license is not None:
         known = hub_license(publication.license)
-        fields = {"license": known} if known else {"license": "other", "license_name": publication.license}
+        fields = {"license": known} if known else {"license": "other", "license_name": shown(publication.license)}
     fields |= {
-        "pretty_name": _title(m),
+        "pretty_name": shown(_title(m)),
         "task_categories": ["image-classification"],
         "tags": list(_TAGS),
-        "source_datasets": [m.dataset.name],
+        "source_datasets": [shown(m.dataset.name)],
         "size_categories": [next((name for limit, name in _SIZES if m.num_images < limit), _LARGEST)],
         "viewer": False,  # it shows tables, and a store is none
         "dataltt": {
-            "dataset": m.dataset.name,
-            "split": m.dataset.split,
-            "model": m.selector.model,
+            "dataset": shown(m.dataset.name),
+            "split": shown(m.dataset.split),
+            "model": shown(m.selector.model),
             "weights_sha256": m.selector.weights_sha256,
             "num_keep": m.num_keep,
             "num_patches": m.num_patches,

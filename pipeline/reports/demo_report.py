@@ -17,6 +17,7 @@ from ...artifacts_schema.summary import kept_share
 from ...stages.analysis.sample_tickets import sample_tickets
 from ...stages.runtime.version import tool_version
 from ...stages.training.run_log import METRICS_FILE
+from ..escaping import in_page
 from .figures import curve_figure, draw_heat_map, ticket_figure, to_svg
 
 _NUM_SAMPLES = 16
@@ -56,7 +57,7 @@ def write_report(result: DemoResult, *, test_store: str, test_shards: str, num_t
     heat = Figure(figsize=(4.2, 3.6), layout="constrained")
     draw_heat_map(heat.subplots(), kept_share(TicketStore.open(test_store)))
     share = top1["(a)"] / 100
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+    template = jinja2.Environment(autoescape=True, finalize=in_page, undefined=jinja2.StrictUndefined).from_string(
         (files(__package__) / "demo.html.jinja").read_text(encoding="utf-8")
     )
     page = template.render(

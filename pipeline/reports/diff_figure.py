@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...stages.analysis.store_diff import StoreDiff
+from ..escaping import shown
 
 _NAME_CHARS = 34
 
@@ -44,6 +45,7 @@ def iou(
 
 def _short(name: str) -> str:
     """A name, shortened in the middle."""
+    name = shown(name)
     if len(name) <= _NAME_CHARS:
         return name
     half = (_NAME_CHARS - 1) // 2
@@ -51,10 +53,10 @@ def _short(name: str) -> str:
 
 
 def _draw(axes: Axes, share: npt.NDArray[np.float64], title: str, top: float) -> None:
-    shown = axes.imshow(share, cmap="viridis", vmin=0, vmax=top)
+    image = axes.imshow(share, cmap="viridis", vmin=0, vmax=top)
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title, fontsize=9, parse_math=False)
     figure = axes.get_figure()
     assert figure is not None
-    figure.colorbar(shown, ax=axes, fraction=0.046)
+    figure.colorbar(image, ax=axes, fraction=0.046)

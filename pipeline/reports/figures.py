@@ -18,6 +18,7 @@ from ...artifacts_schema import TicketStore
 from ...artifacts_schema.files import write_atomically
 from ...artifacts_schema.summary import kept_share
 from ...stages.analysis.sample_tickets import SampleTicket
+from ..escaping import shown
 
 _PER_ROW = 8
 _KEY_CHARS = 24
@@ -83,7 +84,7 @@ def _draw_samples(figure: Figure | SubFigure, samples: Sequence[SampleTicket], c
     for i, sample in enumerate(samples):
         row, column = 2 * (i // columns), i % columns
         if keys:
-            grid[row, column].set_title(shortened(sample.key, _KEY_CHARS), fontsize=6.5, parse_math=False)
+            grid[row, column].set_title(shortened(shown(sample.key), _KEY_CHARS), fontsize=6.5, parse_math=False)
         for offset, pixels in enumerate((np.asarray(sample.image), overlay(sample))):
             grid[row + offset, column].imshow(pixels, cmap="gray" if pixels.ndim == 2 else None, vmin=0, vmax=255)
 
@@ -212,7 +213,7 @@ def fidelity_figure(rows: Sequence[tuple[str, float, float]], title: str, chance
     axes.set_xlim(0, 1.15)
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.set_xlabel("mean IoU")
-    axes.set_title(title, fontsize=10)
+    axes.set_title(shown(title), fontsize=10, parse_math=False)
     figure.legend(loc="outside lower right", ncols=2, fontsize=8)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
@@ -240,7 +241,9 @@ def lottery_figure(document: Mapping[str, Any]) -> Figure:
     step, num_seeds = document["rewind_step"], len(document["seeds"])
     reset = f"rewound to step {step}" if step else "reset to initialisation"
     bars = f"{num_seeds} seeds, bars: sd" if num_seeds > 1 else "one seed"
-    axes.set_title(f"{document['model']}, pruned by {document['scope']} magnitude, {reset}; {bars}", fontsize=9)
+    axes.set_title(
+        f"{document['model']}, pruned by {document['scope']} magnitude, {reset}; {bars}", fontsize=9, parse_math=False
+    )
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return figure

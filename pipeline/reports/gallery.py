@@ -30,6 +30,7 @@ from ...artifacts_schema.summary import kept_share
 from ...stages.analysis.shown_images import Rows, ShownImage, ShownImages
 from ...stages.runtime.reporting import Reporter
 from ...stages.runtime.version import tool_version
+from ..escaping import in_document, in_page
 
 INDEX_FILE, DATA_FILE, IMAGE_FOLDER = "index.html", "data.js", "images"
 MARKER_FILE = "dataltt-view.json"  # says that the folder may be replaced
@@ -177,12 +178,14 @@ def _document(images: ShownImages, entries: list[dict[str, Any]], share: npt.NDA
 
 def _script(document: dict[str, Any]) -> str:
     """The document as a script that sets a global, in ASCII; < is escaped, wherever the script may be put."""
-    text = json.dumps(document, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c")
+    text = json.dumps(in_document(document), separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c")
     return f"window.{DATA_GLOBAL} = {text};\n"
 
 
 def _page(images: ShownImages, num_shown: int, share: npt.NDArray[np.float64]) -> str:
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, finalize=in_page, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
     m = images.manifest
     return environment.from_string(_own_file("view.html.jinja")).render(
         m=m,

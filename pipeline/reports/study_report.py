@@ -15,6 +15,7 @@ from ...artifacts_schema.files import write_atomically
 from ...stages.analysis.statistics import Paired, lottery_conclusion
 from ...stages.runtime.version import tool_version
 from ...stages.training.run_log import METRICS_FILE
+from ..escaping import in_page
 from .figures import Points, curve_figure, group_figure, lottery_figure, to_svg
 
 REPORT_FILE = "report.html"
@@ -29,7 +30,7 @@ def write_study_report(out: Path) -> Path:
     lottery = json.loads(lottery_path.read_text()) if lottery_path.exists() else None
     curves = _curves(out, document)
     by_share = _by_group(document)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(autoescape=True, finalize=in_page, undefined=jinja2.StrictUndefined)
     environment.filters["interval"] = lambda paired: str(Paired(**paired))
     template = environment.from_string((files(__package__) / "study.html.jinja").read_text(encoding="utf-8"))
     page = template.render(
