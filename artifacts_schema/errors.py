@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_MAX_REASON = 300  # characters
+
 
 class DatalttError(Exception):
     """Base of all errors that dataltt raises on purpose."""
@@ -24,6 +26,12 @@ def _rebuild(kind: type[DatalttError], message: str, fields: dict[str, object]) 
     Exception.__init__(error, message)
     error.__dict__.update(fields)
     return error
+
+
+def one_line(error: BaseException) -> str:
+    """What a library's error says, on one line of a length that is read."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}…"
 
 
 class OptionError(DatalttError):

@@ -10,7 +10,7 @@ import zarr
 from .bounded_codecs import bounded
 from .chunks import num_objects, object_names
 from .codecs import codec_problems
-from .errors import DatalttError, Problem
+from .errors import DatalttError, Problem, one_line
 from .layout import ArraySpec, array_specs
 from .manifest import Manifest
 from .manifest_file import Root
@@ -22,15 +22,11 @@ _MIN_BYTES_PER_1000_ROWS = 1000
 # So is one that unpacks to so many times its bytes: tickets are close to random.
 _MAX_INFLATION = 1000
 _SLACK_BYTES = 64 << 20
-_MAX_REASON = 300  # characters
 
 
 def reason_of(error: Exception) -> str:
     """A line about what Zarr raised, without the bytes that it found."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if "checksum" in text:
-        return "its checksum is wrong"
-    return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}…"
+    return "its checksum is wrong" if "checksum" in str(error) else one_line(error)
 
 
 def missing_objects(root: Root) -> Iterator[Problem]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import IncompletePartsError
+from ..errors import IncompletePartsError, one_line
 from ..files import writing
 from ..token_labels import TOP_K, LabelMaps
 from .parts import fixed_size_column, part_path
@@ -111,14 +111,16 @@ class LabelPart:
                     ids, scores = (_array(table, n, d, num_views, num_patches) for n, d in _DTYPES.items())
                     yield LabelMaps(ids, scores)
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise IncompletePartsError(f"{self.path} is damaged ({error}); delete it and label again") from error
+            raise IncompletePartsError(
+                f"{self.path} is damaged ({one_line(error)}); delete it and label again"
+            ) from error
 
 
 def _array(table: pa.Table, name: str, dtype: np.dtype[Any], num_views: int, num_patches: int) -> npt.NDArray[Any]:
     column = table.column(name).combine_chunks()
     shape = (len(column), num_views, num_patches, TOP_K)
     num_bytes = int(np.prod(shape)) * dtype.itemsize
-    if column.type != pa.binary(num_bytes // max(1, len(column))):
+    if column.type != pa.binary(num_bytes // max(1, len(column))) or column.null_count:
         raise ValueError(f"column {name} is {column.type}")
     return np.frombuffer(column.buffers()[1], dtype=np.uint8)[:num_bytes].view(dtype).reshape(shape)
 
@@ -134,4 +136,6 @@ def open_label_part(path: Path) -> LabelPart:
         shard = str(json.loads(file.metadata[_METADATA_KEY])["shard"])
         return LabelPart(path=path, shard=shard, num_rows=file.num_rows)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise IncompletePartsError(f"{path} is not a readable part ({error}); delete it and label again") from error
+        raise IncompletePartsError(
+            f"{path} is not a readable part ({one_line(error)}); delete it and label again"
+        ) from error

@@ -17,14 +17,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
-from ..errors import IncompletePartsError
+from ..errors import IncompletePartsError, one_line
 from ..files import replacing, write_atomically, writing
 from ..manifest import SkippedSample
 from ..tickets import Packed, Ranks, num_ticket_bytes
 
 _METADATA_KEY = b"dataltt"
 _REQUIRED = frozenset({"key", "label", "digest", "tickets"})
+_KINDS = {"key": pa.large_string(), "label": pa.int32(), "digest": pa.uint64()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,17 @@ class Part:
         named = {"labels": self.labels, "digests": self.digests, "tickets": self.tickets, "ranks": self.ranks}
         named |= {"views/boxes": self.boxes, "views/flips": self.flips}
         return {path: array for path, array in named.items() if array is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _About:
+    """Metadata of a part's file."""
+
+    shard: str
+    skipped: list[SkippedSample]
+
+
+_ADAPTER = TypeAdapter(_About)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,12 +168,11 @@ def read_header(path: Path) -> PartHeader:
     """
     try:
         file = pq.read_metadata(path)
-        document = json.loads(file.metadata[_METADATA_KEY])
-        skipped = tuple(SkippedSample(**s) for s in document["skipped"])
-        return PartHeader(path=path, shard=document["shard"], num_rows=file.num_rows, skipped=skipped)
+        about = _ADAPTER.validate_json(file.metadata[_METADATA_KEY], strict=True)
+        return PartHeader(path=path, shard=about.shard, num_rows=file.num_rows, skipped=tuple(about.skipped))
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise IncompletePartsError(
-            f"{path} is not a readable part ({error}); delete it and run the selection again"
+            f"{path} is not a readable part ({one_line(error)}); delete it and run the selection again"
         ) from error
 
 
@@ -168,8 +180,13 @@ def _read_table(header: PartHeader, columns: list[str] | None) -> pa.Table:
     try:
         # One thread: parts are small, and Arrow's pool would keep every thread's buffers.
         table = pq.read_table(header.path, columns=columns, use_threads=False, page_checksum_verification=True)
+        table.validate(full=True)  # text that is no UTF-8
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise _damaged(header, str(error)) from error
+        raise _damaged(header, one_line(error)) from error
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        is_doubled, kind = table.column_names.count(name) > 1, _KINDS.get(name, column.type)
+        if is_doubled or column.null_count or column.type != kind:
+            raise _damaged(header, f"column {name} is not what it should be")
     missing = _REQUIRED.intersection(columns or _REQUIRED) - set(table.column_names)
     if missing:
         raise _damaged(header, f"no column {sorted(missing)[0]}")

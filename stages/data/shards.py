@@ -29,6 +29,7 @@ from ...artifacts_schema import (
 )
 from ...artifacts_schema.access.stream import is_openable, open_stream
 from ...artifacts_schema.braces import TooManyNamesError, expand_braces
+from ...artifacts_schema.errors import one_line
 from ...artifacts_schema.files import open_regular
 from ...artifacts_schema.local_notes import noted_shards
 from .member_faults import IMAGE_EXTENSIONS, check_group, no_image
@@ -257,7 +258,7 @@ def _open(shard: Shard) -> IO[bytes]:
         stream: IO[bytes] = wds.gopen(url)
     except (ValueError, ImportError) as error:
         raise ShardError(
-            f"{url} cannot be opened ({error}); install what opens it, or pass it through a command (pipe:…)"
+            f"{url} cannot be opened ({one_line(error)}); install what opens it, or pass it through a command (pipe:…)"
         ) from error
     return stream
 
@@ -300,8 +301,7 @@ def _iter_files(tar: tarfile.TarFile, shard: Shard) -> Iterator[dict[str, Any]]:
 def _unreadable(shard: Shard, error: Exception) -> ShardError:
     if isinstance(error, FileNotFoundError) and is_url(shard.url):
         return ShardError(f"there is no shard {shard.url}; check the URL and the range")
-    reason = str(error) or type(error).__name__
-    return ShardError(f"{shard.url} cannot be read to its end ({reason}); copy or make it again")
+    return ShardError(f"{shard.url} cannot be read to its end ({one_line(error)}); copy or make it again")
 
 
 def is_member(member: tarfile.TarInfo) -> bool:
