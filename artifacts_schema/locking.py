@@ -182,7 +182,10 @@ def _release(path: Path, me: Holder, timeout_s: float, clock: Clock | None) -> N
                     path.unlink()
         except LockedError:
             time.sleep(_WAIT_S)
-        except OSError:  # a disk that is full or gone: nobody is kept out for longer than the time-out
+        except OSError:  # a full disk has no room for a claim, but a lock can be removed
+            with contextlib.suppress(OSError):  # a disk that is gone: nobody is kept out for longer than the time-out
+                if _token(path) == me.token:
+                    path.unlink(missing_ok=True)
             return
 
 

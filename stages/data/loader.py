@@ -29,7 +29,7 @@ _DYING_S = 2.0
 _END = object()
 _BY_PIPE = (
     "note: there is little room in shared memory, so batches come through a pipe, which takes longer (a container has "
-    "more with --shm-size)"
+    "more with: docker run --shm-size 8g)"
 )
 
 
@@ -126,7 +126,7 @@ def _start(
         return items, [each for each in multiprocessing.active_children() if each not in before]
     raise LoaderError(
         f"{SHARED_MEMORY} has {free} bytes free, and {num_workers} loader process(es) need {needed}; make room there "
-        "(a container has more with --shm-size), or use `workers=0`"
+        "(a container has more with: docker run --shm-size 8g), or use `workers=0`"
     )
 
 
