@@ -17,11 +17,14 @@ if TYPE_CHECKING:
         DiskError,
         DuplicateKeyError,
         IncompletePartsError,
+        LoaderError,
+        LockedError,
         MissingTicketError,
         ModelError,
         OptionError,
         OutputExistsError,
         Problem,
+        RanksError,
         RemoteError,
         SampleError,
         SchemaError,
@@ -51,9 +54,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "access.location": "Access Location",
     "errors": (
-        "BadImageError CheckpointError DatalttError DiskError DuplicateKeyError IncompletePartsError "
-        "MissingTicketError ModelError OptionError OutputExistsError Problem RemoteError SampleError SchemaError "
-        "ShardError StoreNotFoundError TicketMismatchError UnknownKeyError UnsupportedVersionError"
+        "BadImageError CheckpointError DatalttError DiskError DuplicateKeyError IncompletePartsError LoaderError "
+        "LockedError MissingTicketError ModelError OptionError OutputExistsError Problem RanksError RemoteError "
+        "SampleError SchemaError ShardError StoreNotFoundError TicketMismatchError UnknownKeyError "
+        "UnsupportedVersionError"
     ),
     "image_tickets": "ImageTickets",
     "manifest": (
@@ -78,7 +82,9 @@ __all__ = [
     "IncompletePartsError",
     "LabelMaps",
     "Labeller",
+    "LoaderError",
     "Location",
+    "LockedError",
     "Manifest",
     "MissingTicketError",
     "ModelError",
@@ -86,6 +92,7 @@ __all__ = [
     "OutputExistsError",
     "Problem",
     "Publication",
+    "RanksError",
     "RemoteError",
     "SampleError",
     "SchemaError",

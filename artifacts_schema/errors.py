@@ -46,6 +46,23 @@ class DiskError(DatalttError):
     """A place that cannot be written: its disk is full, read-only or broken, or the user may not."""
 
 
+class LockedError(DatalttError):
+    """Another process writes there; nothing was touched."""
+
+
+class LoaderError(DatalttError):
+    """Loader processes that died, or gave nothing for too long."""
+
+
+class RanksError(DatalttError):
+    """Another process of a job that ended, or gave no answer for too long.
+
+    `is_said`: that process says why, so that this one need not.
+    """
+
+    is_said = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """Fault of a document or array: where it is, what kind it is, and a sentence about it."""

@@ -131,7 +131,10 @@ def _not_found(location: Location) -> str:
     if FolderObjects(Path(place)).folder.exists():
         return f"{place} is not a ticket store; give the folder that dataltt select wrote"
     if Path(f"{place}.parts").exists():
-        return f"{place} is not finished (only {place}.parts is there); run the same select again to finish it"
+        return (
+            f"{place} is not finished (only {place}.parts is there); run the same select again to finish it, or to "
+            "read what stops it"
+        )
     return f"there is no ticket store at {place}; make one with: dataltt select --out {place}"
 
 

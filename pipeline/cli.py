@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import typer
 
+from ..stages.runtime.interrupts import Terminated, terminable
 from .commands import (
     bench,
     cache,
@@ -34,6 +36,7 @@ from .options import ConfiguredCommand
 from .unexpected import end_by
 
 _INTERRUPTED = 130  # what a shell calls a program that SIGINT ended
+TERMINATED = 75  # EX_TEMPFAIL: SIGTERM asked for it, what was done is saved, and the same command goes on
 
 # By what a user wants. A command that is not there yet takes its place here. Of a name of two words, the first is a
 # group of commands.
@@ -113,13 +116,29 @@ def main() -> None:
     # anything else that wants the cores, spinning costs far more than waking up does.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app()
+        # Many processes may wait for each other, deaf to what Python makes of a signal.
+        with terminable() if int(os.environ.get("WORLD_SIZE", 1)) == 1 else nullcontext():
+            app()
     except SystemExit as stop:
-        if stop.code == _INTERRUPTED:
-            text = (
-                "dataltt: interrupted; the same command goes on where it stopped (train, fit-selector: with --resume)"
-            )
-            typer.secho(text, fg=typer.colors.YELLOW, err=True)
-        raise
+        if stop.code != _INTERRUPTED:
+            raise
+        _say_interrupted()
+        sys.exit(TERMINATED if _is_termination(stop) else _INTERRUPTED)
     except Exception as error:
-        sys.exit(end_by(error))
+        if not getattr(error, "is_said", False):  # else rank 0 says it
+            sys.exit(end_by(error))
+        sys.exit(1)
+
+
+def _say_interrupted() -> None:
+    if int(os.environ.get("RANK", 0)) == 0:
+        text = "dataltt: interrupted; the same command goes on where it stopped (train, fit-selector: with --resume)"
+        typer.secho(text, fg=typer.colors.YELLOW, err=True)
+
+
+def _is_termination(stop: SystemExit) -> bool:
+    """Tells whether SIGTERM asked for the end that typer made an exit of."""
+    cause: BaseException | None = stop
+    while cause is not None and not isinstance(cause, Terminated):
+        cause = cause.__context__
+    return cause is not None

@@ -16,6 +16,7 @@ from ..access.stream import open_stream
 from ..errors import DatalttError, DiskError, OptionError, OutputExistsError, Problem, RemoteError, SchemaError
 from ..files import check_writable, writing
 from ..layout import CARD_FILE, ROOT_FILE, is_beside_objects
+from ..locking import LOCK_TIMEOUT_S, held, lock_of
 from ..manifest_file import Root, is_store, read_root
 from ..space import check_space
 from .outgoing import Progress, no_progress
@@ -61,6 +62,7 @@ def pull(
     store: Path | None = None,
     *,
     overwrite: bool = False,
+    lock_timeout_s: float = LOCK_TIMEOUT_S,
     on_progress: Progress = no_progress,
 ) -> PullResult:
     """Fetches a store from a URL, a zip file or another folder, whole or not at all.
@@ -70,12 +72,14 @@ def pull(
     Args:
         store: the folder to write. Default: named after the URL, in the working directory.
         overwrite: whether another store in that folder may be replaced.
+        lock_timeout_s: how long another machine that writes there may give no sign of life.
         on_progress: called with (what is done, bytes done, bytes in all).
 
     Raises:
         OptionError: `store` is a zip file.
         StoreNotFoundError, SchemaError: there is no store, or it is damaged.
         OutputExistsError: something else is in that folder.
+        LockedError: another process writes there.
         RemoteError: the place cannot be reached, or refuses.
         DiskError: there is no room for it, or it cannot be written.
     """
@@ -86,6 +90,11 @@ def pull(
         )
     root = read_root(location)
     _refuse_odd_names(root, str(location))
+    with held(lock_of(out), "dataltt pull", place=out, timeout_s=lock_timeout_s):
+        return _pull(root, location, out, overwrite=overwrite, on_progress=on_progress)
+
+
+def _pull(root: Root, location: Location, out: Path, *, overwrite: bool, on_progress: Progress) -> PullResult:
     folder = _folder_to_fill(root, out, overwrite=overwrite)
     check_writable(folder)
     check_space(out, sum(n for name, n in root.manifest.sizes.items() if not (folder / name).is_file()))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..access.location import Location
 from ..errors import OptionError, OutputExistsError, RemoteError, SchemaError
 from ..layout import ROOT_FILE
+from ..locking import LOCK_TIMEOUT_S, held, lock_of
 from ..manifest import MANIFEST_ATTRIBUTE, Manifest, parse_manifest
 from .outgoing import Outgoing, Progress, Shipment, no_progress, shipment_of
 from .targets import Target, differing, open_target
@@ -42,6 +44,7 @@ def push(
     *,
     overwrite: bool = False,
     private: bool = False,
+    lock_timeout_s: float = LOCK_TIMEOUT_S,
     on_progress: Progress = no_progress,
 ) -> PushResult:
     """Sends a store in a folder to a place, whole: until all of it is there, there is no store there.
@@ -52,18 +55,31 @@ def push(
         card: files of the card, by name.
         overwrite: whether a store of other tickets at that place may be replaced.
         private: whether a repository of the hub that must be made is a private one.
+        lock_timeout_s: how long another machine that writes to that folder or file may give no sign of life.
         on_progress: called with (what is done, bytes done, bytes in all).
 
     Raises:
         OptionError: nothing can be sent there.
         SchemaError, StoreNotFoundError: there is no store, or it is damaged.
         OutputExistsError: something else is there.
+        LockedError: another process writes to that folder or file.
         RemoteError: the place cannot be reached, refuses, or did not keep what was sent.
     """
     if not location.is_remote and Path(location.place).resolve().is_relative_to(store.resolve()):
         raise OptionError(f"{location} is the store itself, or in it; give another place to send it to")
     target = open_target(location, private=private)
     shipment = shipment_of(store, card, on_progress)
+    path = Path(location.place)
+    lock = held(lock_of(path), "dataltt push", place=path, timeout_s=lock_timeout_s)
+    with nullcontext() if location.is_remote else lock:
+        missing = _send(target, location, shipment, overwrite=overwrite, on_progress=on_progress)
+    return _result(store, location, shipment, missing)
+
+
+def _send(
+    target: Target, location: Location, shipment: Shipment, *, overwrite: bool, on_progress: Progress
+) -> list[Outgoing]:
+    """Sends what is missing at a place; returns it."""
     stale = _stale(target, location, shipment, overwrite=overwrite)
     missing = differing(target, shipment.files, on_progress, "looking what is there")
     if any(file in shipment.objects for file in missing) and shipment.root not in missing:
@@ -76,7 +92,7 @@ def push(
                 f"{left[0].name} at {location} is not what was sent ({len(left)} of {len(shipment.files)} files); push "
                 "again, which sends only these"
             )
-    return _result(store, location, shipment, missing)
+    return missing
 
 
 def _result(store: Path, location: Location, shipment: Shipment, sent: list[Outgoing]) -> PushResult:

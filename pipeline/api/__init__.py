@@ -36,10 +36,13 @@ if TYPE_CHECKING:
         DiskError,
         DuplicateKeyError,
         IncompletePartsError,
+        LoaderError,
+        LockedError,
         MissingTicketError,
         ModelError,
         OptionError,
         OutputExistsError,
+        RanksError,
         RemoteError,
         SampleError,
         SchemaError,
@@ -65,9 +68,10 @@ if TYPE_CHECKING:
 # Where each name comes from; the imports above say the same to type checkers.
 _HOMES = {
     "artifacts_schema.errors": (
-        "BadImageError CheckpointError DatalttError DiskError DuplicateKeyError IncompletePartsError "
-        "MissingTicketError ModelError OptionError OutputExistsError RemoteError SampleError SchemaError ShardError "
-        "StoreNotFoundError TicketMismatchError UnknownKeyError UnsupportedVersionError"
+        "BadImageError CheckpointError DatalttError DiskError DuplicateKeyError IncompletePartsError LoaderError "
+        "LockedError MissingTicketError ModelError OptionError OutputExistsError RanksError RemoteError "
+        "SampleError SchemaError ShardError StoreNotFoundError TicketMismatchError UnknownKeyError "
+        "UnsupportedVersionError"
     ),
     "artifacts_schema.store": "open=open_store",
     "stages.models.prune": "prune",
@@ -92,10 +96,13 @@ __all__ = [
     "DuplicateKeyError",
     "EvalConfig",
     "IncompletePartsError",
+    "LoaderError",
+    "LockedError",
     "MissingTicketError",
     "ModelError",
     "OptionError",
     "OutputExistsError",
+    "RanksError",
     "RemoteError",
     "SampleError",
     "SchemaError",

@@ -203,7 +203,7 @@ def load_rows(found: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> list[Benc
         return BenchRow(name=f"store: {name}", value=value, goal=shown, ok=goal is None or value <= goal, detail=detail)
 
     def at_all(step: str, figure: str, scale: float = 1, digits: int = 3) -> dict[str, float]:
-        return {str(size): round(found[size][step][figure] / scale, digits) for size in found}
+        return {f"{size} rows": round(found[size][step][figure] / scale, digits) for size in found}
 
     seconds = found[large]["join_time"]
     rows = [
@@ -211,15 +211,15 @@ def load_rows(found: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> list[Benc
             f"seconds to open, {large} rows",
             found[large]["open"]["seconds"],
             GOALS_S["open"],
-            s=at_all("open", "seconds"),
+            **at_all("open", "seconds"),
         )
     ]
     for figure, how in (("by_name_s", "by name"), ("by_key_s", "by key"), ("scattered_s", "by keys from anywhere")):
         what = f"seconds to join a shard of {SHARD_ROWS} {how}, {large} rows"
-        rows.append(row(what, seconds[figure], GOALS_S.get(figure), s=at_all("join_time", figure, digits=4)))
+        rows.append(row(what, seconds[figure], GOALS_S.get(figure), **at_all("join_time", figure, digits=4)))
     rows += [
         row(
-            f"seconds of {step}, {large} rows", found[large][step]["seconds"], None, s=at_all(step, "seconds", digits=1)
+            f"seconds of {step}, {large} rows", found[large][step]["seconds"], None, **at_all(step, "seconds", digits=1)
         )
         for step in _TIMED
     ]
@@ -227,7 +227,7 @@ def load_rows(found: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> list[Benc
         ratio = found[large][step]["peak_bytes"] / found[small][step]["peak_bytes"]
         goal = GROWTH_GOAL if step in _BOUNDED else None
         what = f"peak memory of {step}, {large} rows over {small}"
-        rows.append(row(what, ratio, goal, peak_mib=at_all(step, "peak_bytes", 2**20, 1)))
+        rows.append(row(what, ratio, goal, unit="MiB", **at_all(step, "peak_bytes", 2**20, 1)))
     return rows
 
 

@@ -73,7 +73,8 @@ def bench(config: BenchConfig, as_json: bool) -> None:
     console.print(table)
     for row in found:
         details = ", ".join(f"{k} {v}" for k, v in row.detail.items() if v is not None and not isinstance(v, dict))
-        console.print(f"{row.name.split(':')[0]}: {details}", style="dim", highlight=False)
+        if details:
+            console.print(f"{row.name}: {details}", style="dim", highlight=False)
 
 
 def _run(config: BenchConfig, reporter: Reporter) -> list[BenchRow]:

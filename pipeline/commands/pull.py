@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ...stages.options import Group, Option, RemoteOptions
+from ...artifacts_schema.locking import LOCK_TIMEOUT_S
+from ...stages.options import Group, LockTimeout, Option, RemoteOptions
 from ..ends import print_json, say
 from ..options import takes
 from ..progress import reporting, steps_of
@@ -27,6 +28,7 @@ class PullConfig(Group):
         Path | None, Option(help="The folder to write. Default: named after the URL, here.", is_argument=True)
     ] = None
     overwrite: Annotated[bool, Option(help="Replace another ticket store in that folder.")] = False
+    lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S
     remote: RemoteOptions = RemoteOptions()
 
 
@@ -42,7 +44,13 @@ def pull(config: PullConfig, as_json: bool) -> None:
     from ...artifacts_schema.publishing.pull import pull as run
 
     with reporting() as reporter, steps_of(reporter) as advance:
-        result = run(config.remote.location(config.url), config.store, overwrite=config.overwrite, on_progress=advance)
+        result = run(
+            config.remote.location(config.url),
+            config.store,
+            overwrite=config.overwrite,
+            lock_timeout_s=config.lock_timeout_s,
+            on_progress=advance,
+        )
     if as_json:
         print_json(asdict(result))
         return

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ...stages.options import Group, Option, RemoteOptions
+from ...artifacts_schema.locking import LOCK_TIMEOUT_S
+from ...stages.options import Group, LockTimeout, Option, RemoteOptions
 from ..ends import print_json, say, warn
 from ..options import takes
 from ..progress import reporting, steps_of
@@ -29,6 +30,7 @@ class PushConfig(Group):
     ]
     private: Annotated[bool, Option(help="If a repository of the hub must be made, make a private one.")] = False
     overwrite: Annotated[bool, Option(help="Replace a store of other tickets that is there.")] = False
+    lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S
     remote: RemoteOptions = RemoteOptions()
 
 
@@ -52,7 +54,13 @@ def push(config: PushConfig, as_json: bool) -> None:
         warn(said)
     with reporting() as reporter, steps_of(reporter) as advance:
         result = run(
-            config.store, location, card, overwrite=config.overwrite, private=config.private, on_progress=advance
+            config.store,
+            location,
+            card,
+            overwrite=config.overwrite,
+            private=config.private,
+            lock_timeout_s=config.lock_timeout_s,
+            on_progress=advance,
         )
     if as_json:
         print_json(asdict(result))

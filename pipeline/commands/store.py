@@ -157,9 +157,11 @@ def diff(config: DiffConfig, as_json: bool) -> None:
         )
         reporter.finish()
     if png is not None:
+        from ...artifacts_schema.files import writing
         from ..reports.diff_figure import diff_figure
 
-        diff_figure(found, config.first, config.second).savefig(png, format="png", dpi=150)
+        with writing(png):
+            diff_figure(found, config.first, config.second).savefig(png, format="png", dpi=150)
     if as_json:
         print_json({"first": config.first, "second": config.second, **_as_document(found)})
         return

@@ -25,6 +25,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from ...artifacts_schema import Manifest, OutputExistsError
+from ...artifacts_schema.files import writing
 from ...artifacts_schema.summary import kept_share
 from ...stages.analysis.shown_images import Rows, ShownImage, ShownImages
 from ...stages.runtime.reporting import Reporter
@@ -55,11 +56,11 @@ def write_gallery(images: ShownImages, rows: Rows, out: Path, *, overwrite: bool
 
     Raises:
         OutputExistsError: `out` is taken by something else, or by an earlier page without `overwrite`.
-        DatalttError: the shards cannot be read, or do not fit the store.
+        DatalttError: the shards cannot be read, or do not fit the store, or the page cannot be written.
     """
     check_free(out, overwrite)
     images.fetch(rows, reporter)
-    with _whole_folder(out, overwrite) as folder:
+    with writing(out), _whole_folder(out, overwrite) as folder:
         (folder / IMAGE_FOLDER).mkdir()
         entries = []
         reporter.start("drawing images", len(rows), "images")

@@ -217,7 +217,12 @@ class _Meter:
         ious: list[npt.NDArray[np.float64]] = []
         num_batches = self.config.images // BATCH_SIZE
         self.reporter.start(name, num_batches * BATCH_SIZE, "images")
-        batches = iterate(SampleStream(stream, StreamPosition()), self.num_workers)
+        batches = iterate(
+            SampleStream(stream, StreamPosition()),
+            self.num_workers,
+            stall_timeout_s=self.config.runtime.stall_timeout_s,
+            reporter=self.reporter,
+        )
         for step, batch in enumerate(itertools.islice(batches, num_batches)):
             images = normalize(batch.images.to(self.process.device), stream.view)
             keep = batch.keep_indices

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ...artifacts_schema import OptionError
-from ...artifacts_schema.files import write_atomically
+from ...artifacts_schema.files import read_regular, write_atomically
 from .shards import Shard, is_url
 
 CLASSES_FILE = "classes.json"
 # A head has a row of weights for each class.
 MAX_CLASSES = 1 << 20
+_MAX_BYTES = 256 << 20  # of a list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +145,7 @@ def _beside(shards: Sequence[Shard]) -> Path | None:
 def _read(path: Path, way_out: str) -> Any:
     """A JSON document that lists something."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_regular(path, _MAX_BYTES))
         len(document)
     except (ValueError, TypeError, RecursionError, OSError) as error:
         raise OptionError(f"{path} does not list classes ({error}); {way_out}") from None

@@ -81,9 +81,11 @@ def dots(shard: Place, key: str, extension: str) -> SampleError:
     return SampleError(
         f"{shard.name}: a key ends at the first dot of a file's name, so {f'{key}.{extension}'!r} is read as "
         f".{extension} of sample {key!r}; rename the files, or make the tar anew by: "
-        f"{_regroup(shard, ' --key-from last-dot')}"
+        f"{_regroup(shard, by_last_dot=True)}"
     )
 
 
-def _regroup(shard: Place, options: str = "") -> str:
-    return f"dataltt pack --from-shards{options} {shlex.quote(shard.url)} OUT"
+def _regroup(shard: Place, *, by_last_dot: bool = False) -> str:
+    if by_last_dot:
+        return f"dataltt pack --from-shards --key-from last-dot {shlex.quote(shard.url)} OUT"
+    return f"dataltt pack --from-shards {shlex.quote(shard.url)} OUT"

@@ -14,10 +14,13 @@ from typing import Literal
 from webdataset.tariterators import base_plus_ext
 
 from ...artifacts_schema import DuplicateKeyError, OptionError, OutputExistsError
+from ...artifacts_schema.files import check_writable, writing
+from ...artifacts_schema.space import check_space
 from ..runtime.reporting import Reporter
 from .class_list import CLASSES_FILE, listed_classes
 from .member_faults import no_image
 from .packing import PackSummary, new_shards
+from .shard_limits import valid_key
 from .shards import IMAGE_EXTENSIONS, Shard, is_member, is_url, opened_tar, resolve_shards
 
 KeyRule = Literal["first-dot", "last-dot"]
@@ -41,6 +44,7 @@ def regroup_shards(
         OptionError: one that is behind a URL.
         OutputExistsError: a shard of this name is in `out`, or another classes.json.
         DuplicateKeyError, SampleError: a sample that has a member twice, or no image.
+        DiskError: there is no room for them, or they cannot be written there.
     """
     shards = resolve_shards(spec)
     if far := next((s.url for s in shards if is_url(s.url)), None):
@@ -52,16 +56,18 @@ def regroup_shards(
     classes = Path(shards[0].url).parent / CLASSES_FILE
     if (out / CLASSES_FILE).exists() and classes.exists() and classes.read_bytes() != (out / CLASSES_FILE).read_bytes():
         raise OutputExistsError(f"{out / CLASSES_FILE} is another list of classes; choose another folder")
+    check_writable(out)
+    check_space(out, sum(Path(s.url).stat().st_size for s in shards))
     left_out: Counter[str] = Counter()
     num_samples = 0
     reporter.start("packing", len(shards), "shards")
-    with new_shards(out) as folder:
+    with writing(out), new_shards(out) as folder:
         for shard, name in zip(shards, names, strict=True):
             prefix = f"{name.removesuffix('.tar')}/" if prefix_keys else ""
             num_samples += _regroup(shard, folder / name, key_from, prefix, left_out)
             reporter.advance(1)
-        if classes.exists() and not (out / CLASSES_FILE).exists():
-            shutil.copyfile(classes, out / CLASSES_FILE)
+        if classes.exists():
+            shutil.copyfile(classes, folder / CLASSES_FILE)
     reporter.finish()
     return PackSummary(
         shards=[str(out / name) for name in names],
@@ -74,8 +80,8 @@ def regroup_shards(
 def _regroup(shard: Shard, path: Path, key_from: KeyRule, prefix: str, left_out: Counter[str]) -> int:
     keys = set()
     with tarfile.open(path, "w") as new:
-        for key, extension, content in _regrouped(shard, key_from, left_out):
-            header = tarfile.TarInfo(f"{prefix}{key}.{extension}")
+        for key, extension, content in _regrouped(shard, key_from, prefix, left_out):
+            header = tarfile.TarInfo(f"{key}.{extension}")
             header.size = len(content)
             header.uname = header.gname = "dataltt"
             new.addfile(header, io.BytesIO(content))
@@ -83,7 +89,9 @@ def _regroup(shard: Shard, path: Path, key_from: KeyRule, prefix: str, left_out:
     return len(keys)
 
 
-def _regrouped(shard: Shard, key_from: KeyRule, left_out: Counter[str]) -> Iterator[tuple[str, str, bytes]]:
+def _regrouped(
+    shard: Shard, key_from: KeyRule, prefix: str, left_out: Counter[str]
+) -> Iterator[tuple[str, str, bytes]]:
     """Yields key, extension and content of all members of samples, in the order in which keys come first."""
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     with opened_tar(shard) as tar:
@@ -92,8 +100,8 @@ def _regrouped(shard: Shard, key_from: KeyRule, left_out: Counter[str]) -> Itera
             if key is None or not is_member(member):
                 left_out["member of no sample"] += not member.isdir()
                 continue
-            if samples.setdefault(key, {}).setdefault(extension, member) is not member:
-                raise DuplicateKeyError(key, shard.name, shard.name)
+            if samples.setdefault(valid_key(prefix + key, shard), {}).setdefault(extension, member) is not member:
+                raise DuplicateKeyError(prefix + key, shard.name, shard.name)
         for key, members in samples.items():
             if not any(extension in IMAGE_EXTENSIONS for extension in members):
                 raise no_image(shard, key, members)

@@ -7,6 +7,7 @@ from typing import Any
 
 from webdataset.tariterators import base_plus_ext
 
+from .shard_limits import limited
 from .shards import Shard, checked_key, class_number, grouped, is_member, is_url, iter_samples, opened_tar
 
 
@@ -37,7 +38,7 @@ def labelled_keys(shard: Shard) -> Iterator[tuple[str, int]]:
         return
     seen: dict[str, tuple[str, ...]] = {}
     with opened_tar(shard) as tar:
-        for group in grouped(_headers(shard, tar), shard):
+        for group in grouped(limited(_headers(shard, tar), shard), shard):
             key = checked_key(group, shard, seen)
             yield key, class_number(group.get("cls"), shard, key)
 

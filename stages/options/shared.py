@@ -66,6 +66,15 @@ Checkpoint = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, Option(help="Replace what an earlier call made.")]
+LockTimeout = Annotated[
+    float,
+    Option(
+        help="A process on another machine that writes to the same place is taken for dead after so many seconds "
+        "without a sign of life.",
+        min=30,
+        on_resume="unrecorded",
+    ),
+]
 MinCrop = Annotated[
     float | None,
     Option(help="Smallest crop, as a share of the image's area. Default: the policy's.", above=0, max=1),
@@ -85,6 +94,22 @@ class RuntimeOptions(Group):
     ] = None
     device: Annotated[str, Option(help="auto, cpu, cuda, cuda:N or mps.", on_resume="free")] = "auto"
     precision: Annotated[Precision, Option(help="Arithmetic of the forward pass; bf16 is faster, and rounds.")] = "fp32"
+    stall_timeout_s: Annotated[
+        float,
+        Option(
+            help="End if reading gives no next batch for so many seconds, and say what it waited for.",
+            above=0,
+            on_resume="unrecorded",
+        ),
+    ] = 1800.0
+    rank_timeout_s: Annotated[
+        float,
+        Option(
+            help="Under torchrun: end if another process gives no answer for so many seconds.",
+            above=0,
+            on_resume="unrecorded",
+        ),
+    ] = 2400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

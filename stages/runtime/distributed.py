@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from ...artifacts_schema import OptionError
+from ...artifacts_schema import DatalttError, OptionError, RanksError
+from .orphans import end_with_launcher
 
-# Ranks of a selection get shards of different sizes, and wait for the slowest.
-_TIMEOUT = datetime.timedelta(days=2)
+RANK_TIMEOUT_S = 2400.0
+# Work on a GPU is waited for by torch's own watchdog, which ends the process with a dump; ours speaks before it.
+_LATER_S = 300.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """Process among `world_size`, of which `local_world_size` run on this machine; its model is on `device`."""
+    """Process among `world_size`, of which `local_world_size` run on this machine; its model is on `device`.
+
+    `group` is what processes agree through without their devices, None if there is one process.
+    """
 
     rank: int
     world_size: int
     local_world_size: int
     device: torch.device
+    group: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -42,6 +51,33 @@ class Process:
             values = values.to(self.device)
             dist.all_reduce(values)
         return values
+
+    def on_main(self, action: Callable[[], T]) -> T | None:
+        """Lets rank 0 act while the others wait; an error of its ends all of them. None on the others.
+
+        Raises:
+            DatalttError: on rank 0, what the action raised.
+            RanksError: on the others, if it raised that.
+        """
+        result, error = None, None
+        if self.is_main:
+            try:
+                result = action()
+            except DatalttError as raised:
+                error = raised
+        failed = self.sum(torch.tensor([float(error is not None)]))
+        if error is not None:
+            raise error
+        if failed.item():
+            raise ended_by_main()
+        return result
+
+
+def ended_by_main() -> RanksError:
+    """The error of a rank that ends since rank 0 does, which says why."""
+    error = RanksError("rank 0 ended this job, and says why")
+    error.is_said = True
+    return error
 
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:
@@ -81,21 +117,53 @@ def rank_and_world_size() -> tuple[int, int]:
 
 
 @contextmanager
-def process_group(device: str = "auto") -> Iterator[Process]:
+def process_group(device: str = "auto", *, rank_timeout_s: float = RANK_TIMEOUT_S) -> Iterator[Process]:
     """Joins the group that torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK) describes, if there is one.
 
     Inside another such block it is that block's group, so that work of several steps can wait for all between them.
+
+    Args:
+        rank_timeout_s: how long to wait for another process that gives no answer.
+
+    Raises:
+        RanksError: another process ended, or gave no answer for so long.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     resolved = resolve_device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if resolved.type == "cuda":
         torch.cuda.set_device(resolved)
     joins = world_size > 1 and not dist.is_initialized()
-    if joins:
-        dist.init_process_group("nccl" if resolved.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
     try:
-        local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-        yield Process(rank=rank, world_size=world_size, local_world_size=local_world_size, device=resolved)
-    finally:
         if joins:
+            end_with_launcher()
+            wait = datetime.timedelta(seconds=rank_timeout_s + (_LATER_S if resolved.type == "cuda" else 0))
+            dist.init_process_group("nccl" if resolved.type == "cuda" else "gloo", timeout=wait)
+        group: Any = None  # torch's type of it is wider than what it takes
+        if world_size > 1:
+            group = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=rank_timeout_s))
+        yield Process(rank=rank, world_size=world_size, local_world_size=local_world_size, device=resolved, group=group)
+    except RuntimeError as error:
+        if world_size == 1 or not _is_of_another_rank(error):
+            raise
+        raise _lost(error, rank, rank_timeout_s) from None
+    finally:
+        if joins and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _is_of_another_rank(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection closed by peer" in str(error)
+
+
+def _lost(error: RuntimeError, rank: int, rank_timeout_s: float) -> RanksError:
+    if "imed out" in str(error) or "imeout" in str(error):
+        return RanksError(
+            f"rank {rank} waited {rank_timeout_s:g} s for another process of this job, which gave no answer: it is "
+            "stopped, or waits for a disk or the network; give the same command again (of train with `resume`), with a "
+            "longer `rank_timeout_s` if it was only slow"
+        )
+    return RanksError(
+        f"rank {rank} lost another process of this job: it was killed, perhaps for memory, or ended by an error, which "
+        "it says; give the same command again (of train with `resume`)"
+    )

@@ -4,37 +4,95 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# torchrun passes on to its processes what the terminal has sent them already.
+_SAME_REQUEST_S = 5.0
+
+
+class Terminated(KeyboardInterrupt):
+    """An end that SIGTERM asked for: the scheduler's, not a person's."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Lets SIGTERM end the block as Ctrl-C does, so that what is held is given back (in the main thread only).
+
+    Raises:
+        Terminated: it came.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(_number: int, _frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class StopRequest:
-    """Request to stop, if somebody made one. The first is remembered; a second one acts as it always did."""
+    """Request to stop, if somebody made one. The first is remembered; a second one acts as it always did.
 
-    def __init__(self) -> None:
-        self.is_made = False
+    Args:
+        is_shared: the process is one of many, which torchrun may send the same signal once more.
+    """
+
+    def __init__(self, *, is_shared: bool = False) -> None:
+        self.signal = 0
+        self._is_shared = is_shared
+
+    @property
+    def is_made(self) -> bool:
+        """Tells whether there is a request."""
+        return self.signal != 0
+
+    def make(self, number: int) -> None:
+        """Makes the request that a signal stands for; SIGTERM's counts for more than Ctrl-C's."""
+        self.signal = max(self.signal, number)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Takes requests while the block runs (in the main thread only, where Python handles signals).
 
         Raises:
-            KeyboardInterrupt: after the block, if a request was made.
+            KeyboardInterrupt: after the block, if a request was made; `Terminated` if SIGTERM made it.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
-            return
+        else:
+            with self._handling():
+                yield
+        if self.is_made:
+            raise Terminated if self.signal == signal.SIGTERM else KeyboardInterrupt
+
+    @contextmanager
+    def _handling(self) -> Iterator[None]:
         before = {number: signal.getsignal(number) for number in _SIGNALS}
+        first = 0.0
 
         def restore() -> None:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-        def stop(_number: int, _frame: object) -> None:
-            self.is_made = True
-            restore()
+        def stop(number: int, _frame: object) -> None:
+            nonlocal first
+            now = time.monotonic()
+            if self.is_made and now - first > _SAME_REQUEST_S:
+                restore()
+                signal.raise_signal(number)
+                return
+            first = first or now
+            self.make(number)
+            if not self._is_shared:
+                restore()
 
         for number in _SIGNALS:
             signal.signal(number, stop)
@@ -42,5 +100,3 @@ class StopRequest:
             yield
         finally:
             restore()
-        if self.is_made:
-            raise KeyboardInterrupt

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+from ...artifacts_schema.locking import LOCK_TIMEOUT_S
 from ..options import (
     CascadeOptions,
     Checkpoint,
     Group,
+    LockTimeout,
     MinCrop,
     OnBadImage,
     OnChangedImage,
@@ -88,6 +90,7 @@ class SelectConfig(Group):
     name: Annotated[str | None, Option(help="Data set name for the manifest.")] = None
     split: Annotated[str | None, Option(help="Split name for the manifest.")] = None
     publication: PublicationOptions = PublicationOptions()
+    lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S
     runtime: RuntimeOptions = RuntimeOptions()
     remote: RemoteOptions = RemoteOptions()
 
@@ -112,5 +115,6 @@ class LabelConfig(Group):
     overwrite: Overwrite = False
     on_changed_image: OnChangedImage = "error"
     on_other_pixels: OnOtherPixels = "error"
+    lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S
     runtime: RuntimeOptions = RuntimeOptions()
     remote: RemoteOptions = RemoteOptions()

@@ -29,6 +29,7 @@ from ...artifacts_schema import (
     read_manifest,
 )
 from ...artifacts_schema.files import check_writable
+from ...artifacts_schema.locking import lock_of
 from ...artifacts_schema.writing.label_commit import check_unlabelled, commit_labels, local_store
 from ...artifacts_schema.writing.label_parts import LabelPartWriter, label_parts_dir, open_label_part
 from ...artifacts_schema.writing.parts import begin_plan, part_path
@@ -48,12 +49,14 @@ from ..models.registry import (
     read_weights,
     weights_sha256,
 )
+from ..runtime.board import Board
 from ..runtime.distributed import Process, process_group
+from ..runtime.locks import written_by_one
 from ..runtime.precision import autocast
 from ..runtime.reporting import Reporter, SilentReporter
 from ..runtime.version import tool_version
 from .config import LabelConfig
-from .parts import batches_of, check_room, keep_undone, make_all_parts
+from .parts import JobProgress, batches_of, check_room, keep_undone, make_all_parts
 
 
 def label(config: LabelConfig, reporter: Reporter | None = None) -> Manifest | None:
@@ -73,7 +76,13 @@ def label(config: LabelConfig, reporter: Reporter | None = None) -> Manifest | N
         check_writable(place)
     policy = _policy(config, manifest)
     shards = _shards_in_order(config, manifest)
-    with process_group(config.runtime.device) as process:
+    with (
+        process_group(config.runtime.device, rank_timeout_s=config.runtime.rank_timeout_s) as process,
+        written_by_one(
+            process, lock_of(path), "dataltt label", place=path, timeout_s=config.lock_timeout_s
+        ) as check_lock,
+    ):
+        check_unlabelled(path, read_manifest(config.tickets), overwrite=config.overwrite)  # nobody else can now
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
         model = load_labeller(config, quiet).to(process.device)
         _check_channels(model, manifest, config)
@@ -97,10 +106,12 @@ def label(config: LabelConfig, reporter: Reporter | None = None) -> Manifest | N
             check_room(path, label_parts_dir(path), needed, quiet)
         return make_all_parts(
             process,
+            config.runtime,
             quiet,
             begin=lambda: _begin(path, manifest, labeller, config),
-            make=lambda: _make_parts(config, model, views, process, quiet),
+            make=lambda board: _make_parts(config, model, views, process, board, quiet),
             commit=lambda progress: commit_labels(path, labeller, overwrite=config.overwrite, on_progress=progress),
+            check_lock=check_lock,
             writing="the token labels",
             num_shards=len(shards),
         )
@@ -204,18 +215,25 @@ def _plan(manifest: Manifest, labeller: Labeller, config: LabelConfig) -> dict[s
 
 
 def _make_parts(
-    config: LabelConfig, model: DenseLabeller, views: StoredViews, process: Process, reporter: Reporter
+    config: LabelConfig,
+    model: DenseLabeller,
+    views: StoredViews,
+    process: Process,
+    board: Board,
+    reporter: Reporter,
 ) -> None:
     """Writes this rank's parts that are not there yet."""
     directory = label_parts_dir(Path(config.tickets))
     m, store = views.manifest, TicketStore.open(config.tickets)
-    todo = keep_undone(views, process, reporter, lambda index, shard: _is_done(directory, index, shard, store))
+    todo, num_todo = keep_undone(
+        views, process, reporter, lambda index, shard: _is_done(directory, index, shard, store)
+    )
     writers: dict[int, LabelPartWriter] = {}
     names = dict(todo)
-    num_images = sum(len(store.rows_of_shard(s.name) or ()) for _, s in todo)
-    reporter.start("labelling tokens", num_images, "images")
-    num_done = 0
-    for batch in batches_of(views, config.runtime, process, len(todo)):
+    num_images = process.sum(torch.tensor([sum(len(store.rows_of_shard(s.name) or ()) for _, s in todo)]))
+    reporter.start("labelling tokens", int(num_images.item()), "images")
+    progress = JobProgress(board, reporter, num_todo)
+    for batch in batches_of(views, config.runtime, process, len(todo), reporter):
         if batch.index not in writers:
             writers[batch.index] = LabelPartWriter(
                 directory, batch.index, names[batch.index].name, num_views=m.num_views, num_patches=m.num_patches
@@ -224,9 +242,9 @@ def _make_parts(
             writers[batch.index].append(_label_maps(model, batch.images, m, config, process.device))
         if batch.last:
             writers.pop(batch.index).close()
-            num_done += 1
-        reporter.advance(len(batch.images), f"{num_done}/{len(todo)} shards")
-    reporter.finish()
+            progress.end_shard()
+        progress.advance(len(batch.images))
+    progress.finish()
 
 
 def _is_done(directory: Path, index: int, shard: Shard, store: TicketStore) -> bool:

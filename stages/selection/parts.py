@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch.utils.data import IterableDataset
 
 from ...artifacts_schema import Manifest
@@ -16,7 +17,9 @@ from ...artifacts_schema.space import check_space
 from ..data.loader import iterate, num_workers_for
 from ..data.shards import Shard
 from ..options import RuntimeOptions
+from ..runtime.board import Board
 from ..runtime.distributed import Process
+from ..runtime.interrupts import terminable
 from ..runtime.reporting import Reporter
 
 
@@ -28,30 +31,35 @@ class ShardedBatches(Protocol):
 
 def make_all_parts(
     process: Process,
+    runtime: RuntimeOptions,
     reporter: Reporter,
     *,
     begin: Callable[[], None],
-    make: Callable[[], None],
+    make: Callable[[Board], None],
     commit: Callable[[Callable[..., None]], Manifest],
+    check_lock: Callable[[], None],
     writing: str,
     num_shards: int,
 ) -> Manifest | None:
     """Runs the steps in step with the other ranks: `begin` on rank 0, `make` on all, `commit` on rank 0.
 
     Args:
+        make: is given the board that all ranks count on.
         commit: is given what it calls after each shard.
+        check_lock: makes sure that nobody else has begun to write there.
         writing: what it writes, for the reporter.
 
     Returns:
         The manifest on rank 0, None on the others.
     """
-    if process.is_main:
-        begin()
-    process.barrier()
-    make()
+    process.on_main(begin)
+    board = Board(process, runtime.rank_timeout_s)
+    with terminable(), board.alive():
+        make(board)
     process.barrier()
     if not process.is_main:
         return None
+    check_lock()
     reporter.start(f"writing {writing}", num_shards, "shards")
     manifest = commit(lambda *_: reporter.advance(1))
     reporter.finish()
@@ -78,19 +86,66 @@ def check_room(out: Path, directory: Path, needed: int | None, reporter: Reporte
 
 def keep_undone(
     dataset: ShardedBatches, process: Process, reporter: Reporter, is_done: Callable[[int, Shard], bool]
-) -> list[tuple[int, Shard]]:
-    """Leaves a data set those of this rank's shards whose parts are not there yet, and says how many were."""
+) -> tuple[list[tuple[int, Shard]], int]:
+    """Leaves a data set those of this rank's shards whose parts are not there yet, and says how many were.
+
+    Returns:
+        These shards, and how many there are on all ranks.
+    """
+    num_shards = len(dataset.shards)
     mine = dataset.shards[process.rank :: process.world_size]
     todo = [(index, shard) for index, shard in mine if not is_done(index, shard)]
-    if len(todo) < len(mine):
-        reporter.message(f"{len(mine) - len(todo)} of {len(mine)} shards were done before; going on from there")
+    num_todo = int(process.sum(torch.tensor([len(todo)])).item())
+    if num_todo < num_shards:
+        reporter.message(f"{num_shards - num_todo} of {num_shards} shards were done before; going on from there")
     dataset.shards = todo
-    return todo
+    return todo, num_todo
+
+
+class JobProgress:
+    """Progress of all ranks together, for the reporter of rank 0.
+
+    Args:
+        num_shards: how many there are to do on all ranks.
+    """
+
+    def __init__(self, board: Board, reporter: Reporter, num_shards: int) -> None:
+        self._board, self._reporter, self._num_shards = board, reporter, num_shards
+        self._num_shown = 0
+
+    def advance(self, num_images: int) -> None:
+        """Counts images that this rank did, and shows what all have done."""
+        self._show(self._board.add("images", num_images))
+
+    def end_shard(self, num_rows: int | None = None) -> None:
+        """Counts a shard; if its images are given, guesses how many there are in all, as if all were like these."""
+        ended = self._board.add("shards", 1)
+        if num_rows is not None:
+            self._reporter.expect(self._board.add("rows", num_rows) * self._num_shards // ended)
+
+    def finish(self) -> None:
+        """Waits for the other ranks, and ends the work."""
+        self._board.wait_for_all(lambda: self._show(self._board.add("images")))
+        self._reporter.finish()
+
+    def _show(self, num_images: int) -> None:
+        new, self._num_shown = num_images - self._num_shown, num_images
+        self._reporter.advance(new, f"{self._board.add('shards')}/{self._num_shards} shards")
 
 
 def batches_of(
-    dataset: IterableDataset[Any], runtime: RuntimeOptions, process: Process, num_shards: int
+    dataset: IterableDataset[Any],
+    runtime: RuntimeOptions,
+    process: Process,
+    num_shards: int,
+    reporter: Reporter,
 ) -> Iterator[Any]:
     """Batches of a data set, from no more loader workers than it has shards."""
     num_workers = min(num_workers_for(runtime.workers, process.local_world_size), num_shards)
-    return iterate(dataset, num_workers, pin_memory=process.device.type == "cuda")
+    return iterate(
+        dataset,
+        num_workers,
+        pin_memory=process.device.type == "cuda",
+        stall_timeout_s=runtime.stall_timeout_s,
+        reporter=reporter,
+    )

@@ -27,6 +27,7 @@ from ...artifacts_schema import (
     TicketStore,
 )
 from ...artifacts_schema.combining.extend import commit_extension
+from ...artifacts_schema.locking import lock_of
 from ...artifacts_schema.tickets import order_to_ranks, pack_ranks
 from ...artifacts_schema.writing.commit import StoreSpec, commit
 from ...artifacts_schema.writing.new_store import check_destination
@@ -43,14 +44,16 @@ from ..models.checkpoints import SELECTOR_FILE, find_weights, read_info
 from ..models.registry import canonical_name, center_view_of, entry_of, geometry_of, load_vit, weights_sha256
 from ..models.selector import TicketSelector
 from ..models.weight_entries import entry_taken
+from ..runtime.board import Board
 from ..runtime.distributed import Process, process_group
+from ..runtime.locks import written_by_one
 from ..runtime.precision import autocast
 from ..runtime.reporting import Reporter, SilentReporter
 from ..runtime.version import tool_version
 from .config import SelectConfig
 from .extend import extending, lacking
 from .part_checks import PartChecks
-from .parts import batches_of, check_room, keep_undone, make_all_parts
+from .parts import JobProgress, batches_of, check_room, keep_undone, make_all_parts
 
 # Views that are not drawn at random: one, and that one mirrored.
 MAX_FIXED_VIEWS = 2
@@ -80,7 +83,13 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
     base = None if config.extend is None else TicketStore.open(config.remote.location(config.extend))
     if base is not None:
         shards = lacking(base, shards)
-    with process_group(config.runtime.device) as process:
+    with (
+        process_group(config.runtime.device, rank_timeout_s=config.runtime.rank_timeout_s) as process,
+        written_by_one(
+            process, lock_of(config.out), "dataltt select", place=config.out, timeout_s=config.lock_timeout_s
+        ) as check_lock,
+    ):
+        check_destination(config.out, overwrite=config.overwrite)  # once more: nobody else can make it now
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
         model = _model(config, quiet)
         spec = _store_spec(config, model, shards, policy, num_views)
@@ -92,10 +101,12 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
         plan, batches = _plan(spec, shards, config, base), _shard_batches(config, shards, spec, policy)
         return make_all_parts(
             process,
+            config.runtime,
             quiet,
             begin=lambda: begin_plan(parts_dir(config.out), plan, discard_others=config.overwrite),
-            make=lambda: _make_parts(config, selector, spec, batches, process, quiet, base),
+            make=lambda board: _make_parts(config, selector, spec, batches, process, board, quiet, base),
             commit=lambda progress: _commit(config, spec, base, progress),
+            check_lock=check_lock,
             writing="the store",
             num_shards=len(shards),
         )
@@ -245,27 +256,27 @@ def _make_parts(
     spec: StoreSpec,
     dataset: ShardBatches,
     process: Process,
+    board: Board,
     reporter: Reporter,
     base: TicketStore | None,
 ) -> None:
     """Writes this rank's parts that are not there yet."""
     directory = parts_dir(config.out)
     checks = PartChecks(directory, base, given_shards(config.shards), reporter)
-    todo = keep_undone(dataset, process, reporter, lambda index, _: _is_done(directory, index))
+    todo, num_todo = keep_undone(dataset, process, reporter, lambda index, _: _is_done(directory, index))
     pending: dict[int, list[tuple[ViewBatch, npt.NDArray[np.int64]]]] = {}
     reporter.start("selecting tickets", None, "images")
-    num_done = num_written = 0
-    for batch in batches_of(dataset, config.runtime, process, len(todo)):
+    progress = JobProgress(board, reporter, num_todo)
+    for batch in batches_of(dataset, config.runtime, process, len(todo), reporter):
         order = _orders(selector, batch.images, spec, config, process)
         pending.setdefault(batch.index, []).append((batch, order))
         if batch.last:
             part = _part(spec.shards[batch.index], pending.pop(batch.index), spec)
             checks.check(part)
             write_part(directory, batch.index, part)
-            num_done, num_written = num_done + 1, num_written + part.num_rows
-            reporter.expect(num_written * len(todo) // num_done)  # as if all shards were like those so far
-        reporter.advance(len(batch.keys), f"{num_done}/{len(todo)} shards")
-    reporter.finish()
+            progress.end_shard(part.num_rows)
+        progress.advance(len(batch.keys))
+    progress.finish()
 
 
 def _is_done(directory: Path, index: int) -> bool:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from ...artifacts_schema.errors import OptionError
+from ...artifacts_schema.locking import LOCK_TIMEOUT_S
 from ..options import (
     CascadeOptions,
     Checkpoint,
     EvalProtocol,
     Group,
     JoinOptions,
+    LockTimeout,
     MinCrop,
     OnBadImage,
     OnOtherPixels,
@@ -189,6 +191,7 @@ class RunOptions(Group):
     ] = False
     max_steps: Annotated[int | None, Option(help="Stop after so many.", min=1, on_resume="free")] = None
     seed: Seed = 0
+    lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

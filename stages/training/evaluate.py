@@ -17,6 +17,7 @@ from ..data.join import JoinConfig
 from ..data.loader import iterate, num_workers_for
 from ..data.shards import Shard, given_shards, resolve_shards
 from ..data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition
+from ..data.watching import STALL_TIMEOUT_S
 from ..models.checkpoints import find_weights, load_student
 from ..models.registry import center_view_of
 from ..models.student import Geometry, Student
@@ -94,12 +95,14 @@ def evaluate_stream(
     num_workers: int,
     precision: str,
     reporter: Reporter,
+    stall_timeout_s: float = STALL_TIMEOUT_S,
     own_patches: bool = False,
     checks_labels: bool = False,
 ) -> Metrics:
     """Tests a student on all samples of a stream, each once, over all ranks.
 
     Args:
+        stall_timeout_s: how long the next batch may take.
         own_patches: let its own attention choose `stream.num_keep` patches of each image.
         checks_labels: say so if no label is as high as the head's last class.
     """
@@ -108,7 +111,15 @@ def evaluate_stream(
     position = StreamPosition(rank=process.rank, world_size=process.world_size)
     sums = torch.zeros(5, dtype=torch.float64)
     reporter.start("testing", stream.num_samples, "images")
-    for batch in iterate(SampleStream(stream, position), num_workers, pin_memory=process.device.type == "cuda"):
+    batches = iterate(
+        SampleStream(stream, position),
+        num_workers,
+        pin_memory=process.device.type == "cuda",
+        stall_timeout_s=stall_timeout_s,
+        reporter=reporter,
+    )
+    num_shown = 0
+    for batch in batches:
         sums[4] += batch.num_skipped
         if not len(batch.labels):
             continue
@@ -121,10 +132,13 @@ def evaluate_stream(
         top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         loss = F.cross_entropy(logits, labels, reduction="sum")
         sums[:4] += torch.tensor([int(top[:, 0].sum()), int(top.sum()), float(loss), len(labels)], dtype=torch.float64)
-        reporter.advance(len(labels) * process.world_size, f"top-1 {100 * float(sums[0] / sums[3]):.2f}")
-    reporter.finish()
+        shown = min(stream.num_samples, num_shown + len(labels) * process.world_size)  # as if all ranks were as fast
+        reporter.advance(shown - num_shown, f"top-1 {100 * float(sums[0] / sums[3]):.2f}")
+        num_shown = shown
     total = process.sum(sums).cpu()
     top1, top5, loss, count, skipped = total.tolist()
+    reporter.advance(int(count) - num_shown, f"top-1 {100 * top1 / max(1, count):.2f}")
+    reporter.finish()
     if checks_labels:
         _say_labels(process.sum(seen), reporter)
     if not count:
@@ -194,7 +208,7 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
     """
     if config.test == "ticket" and config.tickets is None:
         raise OptionError("`test='ticket'` needs the tickets of these shards; give `tickets`")
-    with process_group(config.runtime.device) as process:
+    with process_group(config.runtime.device, rank_timeout_s=config.runtime.rank_timeout_s) as process:
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
         find_weights(config.checkpoint, ema=config.ema)
         shards = resolve_shards(given_shards(config.shards), config.remote.access)
@@ -253,6 +267,7 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
             process,
             num_workers=num_workers_for(config.runtime.workers, process.local_world_size),
             precision=config.runtime.precision,
+            stall_timeout_s=config.runtime.stall_timeout_s,
             reporter=quiet,
             own_patches=config.test == "own",
             checks_labels=True,

@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from ..runtime.version import tool_version
 from .config import TrainConfig
 
 RECORD_FILE = "config.json"
+LOCK_FILE = "lock.json"  # who is at work there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +78,20 @@ def begin_run(run: Path, record: RunRecord) -> None:
         OutputExistsError: something is there.
         DiskError: it cannot be written.
     """
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+    if run.exists() and (not run.is_dir() or any(path.name != LOCK_FILE for path in run.iterdir())):
         raise OutputExistsError(f"{run} exists; give `resume` to go on with it, or choose another `out`")
     with writing(run):
         run.mkdir(parents=True, exist_ok=True)
     _write(run, record)
+
+
+def undo_run(run: Path) -> None:
+    """Removes what a run wrote; its lock goes last, by the one who holds it."""
+    for path in run.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK_FILE:
+            path.unlink()
 
 
 def resume_run(run: Path, record: RunRecord, config: type[TrainConfig], *, step: int, any_skipped: bool) -> list[str]:

@@ -7,10 +7,9 @@ follow: replayed or warped views, mixing on the patch grid, erasing of whole pat
 from __future__ import annotations
 
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,8 @@ from ..models.student import Student
 from ..options import EvalProtocol, Group
 from ..runtime.distributed import Process, process_group
 from ..runtime.interrupts import StopRequest
+from ..runtime.joint_stop import JointStop
+from ..runtime.locks import written_by_one
 from ..runtime.randomness import seed_of
 from ..runtime.reporting import Reporter, SilentReporter
 from .config import TrainConfig
@@ -45,7 +46,7 @@ from .evaluate import Metrics, center_of, evaluate_stream
 from .losses import StudentLoss
 from .optimization import clip_gradients, create_optimizer, create_schedule, scaled_lr
 from .plan import RunPlan, out_of, plan_run, settled
-from .record import begin_run, new_record, resume_run
+from .record import LOCK_FILE, begin_run, new_record, resume_run, undo_run
 from .room import check_room, check_run_folder
 from .run_log import RunLog
 
@@ -87,11 +88,18 @@ def train(
     Raises:
         DatalttError: anything that the user can mend.
     """
-    with process_group(config.runtime.device) as process:
+    out = out_of(config)
+    with (
+        process_group(config.runtime.device, rank_timeout_s=config.runtime.rank_timeout_s) as process,
+        ExitStack() as held,
+    ):
+        process.on_main(lambda: check_run_folder(out))
+        writer = written_by_one(
+            process, out / LOCK_FILE, f"dataltt {command}", place=out, timeout_s=config.run.lock_timeout_s
+        )
+        check_lock = held.enter_context(writer)
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
         config = settled(config)
-        if process.is_main:
-            check_run_folder(out_of(config))
         process.barrier()  # all have looked whether there is a run, before one begins it
         plan = plan_run(config, process, quiet)
         for stream in (plan.stream, plan.val_stream):
@@ -99,14 +107,22 @@ def train(
                 fetch_tickets(stream, quiet)
         if prepare is not None:
             plan = replace(plan, student=prepare(plan.student))
-        return _Trainer(plan, process, quiet, asked or plan.asked, command).run()
+        return _Trainer(plan, process, quiet, asked or plan.asked, command, check_lock).run()
 
 
 class _Trainer:
     """Run under way."""
 
-    def __init__(self, plan: RunPlan, process: Process, reporter: Reporter, asked: Group, command: str) -> None:
-        self.process, self.reporter, self.out = process, reporter, plan.out
+    def __init__(
+        self,
+        plan: RunPlan,
+        process: Process,
+        reporter: Reporter,
+        asked: Group,
+        command: str,
+        check_lock: Callable[[], None],
+    ) -> None:
+        self.process, self.reporter, self.out, self.check_lock = process, reporter, plan.out, check_lock
         self.record = new_record(
             asked,
             plan.config,
@@ -134,7 +150,8 @@ class _Trainer:
         self.validation: Metrics | None = None
         self.num_skipped = 0
         self._loss_is_finite = torch.ones((), dtype=torch.bool, device=device)
-        self.stop = StopRequest()
+        self.stop = StopRequest(is_shared=self.process.world_size > 1)
+        self.joint_stop = JointStop(self.process, self.stop)
         self._last_logged: tuple[int, float] | None = None
 
     def run(self) -> TrainResult:
@@ -144,9 +161,8 @@ class _Trainer:
             check_room(self.out, self.student.net, c, self.reporter)
         if c.run.resume:
             self._go_on()
-        elif self.process.is_main:
-            begin_run(self.out, self.record)
-            keep_class_list(self.out, self.classes)
+        else:
+            self.process.on_main(self._begin)
         self.process.barrier()
         self.log = self._opened_log() if self.process.is_main else None
         self._announce()
@@ -157,14 +173,13 @@ class _Trainer:
             ids = [self.process.device.index] if self.process.device.type == "cuda" else None
             self.model = DistributedDataParallel(self.student, device_ids=ids)
         try:
-            # Many processes would have to agree on the step to stop at.
-            with self.stop.watched() if self.process.world_size == 1 else nullcontext():
+            with self.stop.watched():
                 self._run_epochs()
         finally:
             if self.log is not None:
                 self.log.close()
             if self.step == 0 and not c.run.resume and self.process.is_main:
-                shutil.rmtree(self.out)  # ended by an error before it began: the corrected command starts afresh
+                undo_run(self.out)  # ended by an error before it began: the corrected command starts afresh
         return TrainResult(
             run=str(self.out),
             step=self.step,
@@ -176,12 +191,16 @@ class _Trainer:
             num_missing=self.stream.num_missing,
         )
 
+    def _begin(self) -> None:
+        begin_run(self.out, self.record)
+        keep_class_list(self.out, self.classes)
+
     def _opened_log(self) -> RunLog:
         try:
             return RunLog(self.out, first_step=self.step)
         except DiskError:
             if not self.config.run.resume:
-                shutil.rmtree(self.out)  # the corrected command starts afresh
+                undo_run(self.out)  # the corrected command starts afresh
             raise
 
     def _run_epochs(self) -> None:
@@ -191,8 +210,9 @@ class _Trainer:
             self.reporter.message(f"nothing left to do at step {self.step}: {why}")
         for epoch in range(self.step // self.steps_per_epoch, self.epochs):
             if self._is_to_stop():
-                return
+                break
             self._epoch(epoch)
+        self.joint_stop.settle()
 
     def _announce(self) -> None:
         c, s = self.config, self.stream
@@ -212,7 +232,7 @@ class _Trainer:
     def _is_to_stop(self) -> bool:
         at_end = self.step >= self.epochs * self.steps_per_epoch
         at_max_steps = self.config.run.max_steps is not None and self.step >= self.config.run.max_steps
-        return at_end or at_max_steps or self.stop.is_made
+        return at_end or at_max_steps or self.joint_stop.is_agreed
 
     def _epoch(self, epoch: int) -> None:
         """Trains one epoch, or what is left of it, or up to `max_steps`; tests if it came to its end; saves."""
@@ -221,8 +241,9 @@ class _Trainer:
         position = StreamPosition(
             epoch=epoch, first_step=first, rank=self.process.rank, world_size=self.process.world_size
         )
-        self.reporter.start(f"epoch {epoch + 1}/{self.epochs}", self.steps_per_epoch * c.recipe.batch_size, "images")
-        self.reporter.advance(first * c.recipe.batch_size)
+        per_step = c.recipe.batch_size * self.process.world_size
+        self.reporter.start(f"epoch {epoch + 1}/{self.epochs}", self.steps_per_epoch * per_step, "images")
+        self.reporter.advance(first * per_step)
         for batch in self._batches(position):
             self._train_step(batch)
             if self._is_to_stop():
@@ -234,7 +255,7 @@ class _Trainer:
         if self.step == end:
             self._validate(epoch)
         elif self._is_to_stop():
-            what = "interrupted" if self.stop.is_made else "stopped by `max_steps`"
+            what = "interrupted" if self.joint_stop.is_agreed else "stopped by `max_steps`"
             self.reporter.message(f"{what} at step {self.step}, inside epoch {epoch + 1}: saved, not validated")
         else:
             raise DatalttError(f"epoch {epoch + 1} ended at step {self.step}, not {end}: its shards changed meanwhile")
@@ -243,7 +264,13 @@ class _Trainer:
     def _batches(self, position: StreamPosition) -> Iterator[Batch]:
         assert self.config.runtime.workers is not None
         pin = self.process.device.type == "cuda"
-        return iterate(SampleStream(self.stream, position), self.config.runtime.workers, pin_memory=pin)
+        return iterate(
+            SampleStream(self.stream, position),
+            self.config.runtime.workers,
+            pin_memory=pin,
+            stall_timeout_s=self.config.runtime.stall_timeout_s,
+            reporter=self.reporter,
+        )
 
     def _train_step(self, batch: Batch) -> None:
         c, device = self.config, self.process.device
@@ -267,7 +294,8 @@ class _Trainer:
         self.num_skipped += batch.num_skipped
         self._loss_is_finite &= loss.detach().isfinite()
         note = self._log_step(loss.detach(), len(labels)) if self.step % c.logging.log_steps == 0 else ""
-        self.reporter.advance(len(labels), note)
+        self.reporter.advance(len(labels) * self.process.world_size, note)
+        self.joint_stop.after_step()
 
     def _log_step(self, loss: Tensor, batch_size: int) -> str:
         """Writes a line of metrics; returns the figure to show. All ranks come here at the same steps."""
@@ -302,6 +330,7 @@ class _Trainer:
             self.process,
             num_workers=c.runtime.workers,
             precision=c.runtime.precision,
+            stall_timeout_s=c.runtime.stall_timeout_s,
             reporter=self.reporter,
             own_patches=self.protocol == "own",
         )
@@ -340,6 +369,7 @@ class _Trainer:
     def _save(self) -> None:
         """Writes a checkpoint, on rank 0; the others wait."""
         self._check_loss()
+        self.check_lock()
         num_skipped = self.process.sum(torch.tensor([float(self.num_skipped)]))
         if self.process.is_main:
             training = {

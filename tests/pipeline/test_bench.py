@@ -80,7 +80,7 @@ def test_all_that_is_done_with_a_store_is_measured(tmp_path: Path) -> None:
     rows = {row.name: row for row in load_rows({2500: found, 5000: twice})}
     opening = rows["store: seconds to open, 5000 rows"]
     assert (opening.value, opening.goal, opening.ok) == (found["open"]["seconds"], "≤ 2", True)
-    assert opening.detail["s"].keys() == {"2500", "5000"}
+    assert opening.detail.keys() == {"2500 rows", "5000 rows"}
     growth = rows["store: peak memory of commit, 5000 rows over 2500"]
     assert (growth.value, growth.goal, growth.ok) == (2, "≤ 1.3", False)
     assert rows["store: seconds of commit, 5000 rows"].goal == ""

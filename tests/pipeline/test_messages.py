@@ -95,7 +95,7 @@ def test_reporters_show_flags_in_the_librarys_messages() -> None:
 
 
 _FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
-_COMMAND = re.compile(r"\bdataltt [a-z-]+[^;,`\n]*")
+_COMMAND = re.compile(r"\b(?:dataltt [a-z-]+|docker run|tar)[^;,`\n]*")
 
 
 def _texts(path: Path) -> list[str]:

@@ -23,7 +23,9 @@ pytestmark = pytest.mark.usefixtures("own_folder", "no_credentials")
 @pytest.fixture
 def store(small: SmallStore, tmp_path: Path) -> Path:
     """A copy to write to."""
-    return Path(shutil.copytree(small.path, tmp_path / "train.zarr"))
+    return Path(
+        shutil.copytree(small.path, tmp_path / "train.zarr", ignore=shutil.ignore_patterns("README.md", "card*"))
+    )
 
 
 def _said(result: CliResult) -> str:

@@ -85,7 +85,7 @@ def test_secrets_are_not_logged(monkeypatch: pytest.MonkeyPatch) -> None:
         (FileNotFoundError(2, "No such file", "gone"), 70, "(FileNotFoundError: [Errno 2] No such file: 'gone')"),
         (ExceptionGroup("x", [ExceptionGroup("y", [ValueError("deep")])]), 70, "ended this (ValueError: deep)"),
         (AssertionError(), 70, "ended this (AssertionError: without a reason)"),
-        (RuntimeError("\x1b[31mred\u202e"), 70, "(RuntimeError: ?[31mred?)"),
+        (RuntimeError("\x1b[31mred\u202e"), 70, "(RuntimeError: \\x1b[31mred\\u202e)"),
         (
             RuntimeError(
                 "Caught it in worker 0.\nTraceback (most recent call last):\n  File x\nValueError: the reason\n"

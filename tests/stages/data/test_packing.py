@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dataltt.artifacts_schema import DatalttError, DuplicateKeyError, OptionError, OutputExistsError
+from dataltt.artifacts_schema import DatalttError, DiskError, DuplicateKeyError, OptionError, OutputExistsError
 from dataltt.stages.data.class_list import class_list_of
 from dataltt.stages.data.image_folder import key_of
 from dataltt.stages.data.packing import EncodedSample, PackSummary, pack_image_folder, write_shards
@@ -456,6 +456,22 @@ def test_shards_that_cannot_be_made_anew(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="is a URL; copy the shards"):
         regroup_shards("https://lab.org/t.tar", tmp_path / "new", reporter=SilentReporter())
     assert not (tmp_path / "new").exists()
+
+
+def test_shards_made_anew_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "t.tar").write_bytes(tar_bytes([("1.jpg", b"1")]))
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(DiskError, match=r"file/new"):
+        _regroup(tmp_path / "t.tar", tmp_path / "file/new")
+
+
+def test_a_prefix_may_make_a_key_too_long(tmp_path: Path) -> None:
+    for name in ("u.tar", "long name.tar"):
+        (tmp_path / name).write_bytes(tar_bytes([("x" * 4090 + ".jpg", b"1")]))
+    assert _regroup(tmp_path / "u.tar", tmp_path / "new", prefix_keys=True).num_samples == 1
+    with pytest.raises(DatalttError, match="has 4100 bytes, and at most 4096 are stored"):
+        _regroup(tmp_path / "long name.tar", tmp_path / "other", prefix_keys=True)
+    assert not (tmp_path / "other").exists()
 
 
 # Nothing half done
