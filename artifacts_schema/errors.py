@@ -29,7 +29,7 @@ def _rebuild(kind: type[DatalttError], message: str, fields: dict[str, object]) 
 
 
 def one_line(error: BaseException) -> str:
-    """What a library's error says, on one line of a length that is read."""
+    """Text of a library's error, on one line of a length that is read."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}…"
 

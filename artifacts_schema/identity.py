@@ -32,7 +32,8 @@ def ticket_digest_of(document: Mapping[str, Any]) -> str:
     deciding = {name: document[name] for name in ("grid", "num_keep", "num_views")}
     deciding |= {part: {k: v for k, v in document[part].items() if v is not None} for part in ("selector", "view")}
     deciding["keys_sha256"] = document["dataset"]["keys_sha256"]
-    deciding["objects"] = {path: sha for path, sha in document["objects"].items() if path.split("/")[0] in _DECIDING}
+    objects = document.get("objects", {})
+    deciding["objects"] = {path: sha for path, sha in objects.items() if path.split("/")[0] in _DECIDING}
     return hashlib.sha256(canonical_json(deciding)).hexdigest()
 
 

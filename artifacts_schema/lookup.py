@@ -14,6 +14,8 @@ from .strings import hash_strings
 from .tickets import Packed, Ranks
 
 BLOCK_ROWS = 65_536
+_VIEW_BLOCK_ROWS = 16_384
+_VIEW_BLOCK_PATCHES = 64 << 20  # a byte each, once tickets are unpacked
 # What a lookup gives instead of a row.
 MISSING = -1
 AMBIGUOUS = -2  # the image is there more than once, and its tickets differ
@@ -22,6 +24,12 @@ AMBIGUOUS = -2  # the image is there more than once, and its tickets differ
 def iter_row_blocks(num_images: int, block_rows: int = BLOCK_ROWS) -> list[range]:
     """Runs of rows that together are all rows."""
     return [range(i, min(i + block_rows, num_images)) for i in range(0, num_images, block_rows)]
+
+
+def iter_view_blocks(m: Manifest) -> list[range]:
+    """Runs of rows that together are all rows, fewer at a time where a row has many views."""
+    rows = max(1, _VIEW_BLOCK_PATCHES // (m.num_views * m.num_patches))
+    return iter_row_blocks(m.num_images, min(_VIEW_BLOCK_ROWS, 1 << (rows.bit_length() - 1)))
 
 
 class _Rows(Protocol):

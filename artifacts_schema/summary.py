@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .lookup import iter_row_blocks
+from .lookup import iter_view_blocks
 from .store import TicketStore
 from .tickets import unpack_mask
 
@@ -16,7 +16,7 @@ def kept_share(store: TicketStore) -> npt.NDArray[np.float64]:
     """The share of views that keep the patch at each grid position, float64 [grid_h, grid_w]; its mean is K / P."""
     m = store.manifest
     kept = np.zeros(m.num_patches, dtype=np.int64)
-    for block in iter_row_blocks(m.num_images, 16_384):
+    for block in iter_view_blocks(m):
         kept += unpack_mask(store.read_tickets(block), m.num_patches).sum(axis=(0, 1), dtype=np.int64)
     return (kept / (m.num_images * m.num_views)).reshape(m.grid)
 

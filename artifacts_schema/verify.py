@@ -14,7 +14,7 @@ from .access.location import Access, Location
 from .errors import DatalttError, RemoteError, SchemaError
 from .key_hashes import KeyHashes
 from .layout import MAX_OBJECT_BYTES, is_beside_objects
-from .lookup import iter_row_blocks
+from .lookup import iter_view_blocks
 from .store import TicketStore
 from .strings import hash_strings
 from .tickets import pack_ranks
@@ -101,7 +101,7 @@ def _check_rows(store: TicketStore, on_progress: Callable[[int, int], None] | No
         problems["token_labels"] = []
     hashes = KeyHashes(Path(tempfile.gettempdir()))
     keys_readable = True
-    for block in iter_row_blocks(m.num_images, 16_384):
+    for block in iter_view_blocks(m):
         try:
             hashes.add(hash_strings(store.read_keys(block)))
         except SchemaError as error:

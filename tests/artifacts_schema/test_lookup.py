@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from dataltt.artifacts_schema import SchemaError, TicketStore
-from dataltt.artifacts_schema.lookup import KeyLookup, iter_row_blocks
+from dataltt.artifacts_schema.lookup import KeyLookup, iter_row_blocks, iter_view_blocks
 from dataltt.artifacts_schema.writing.commit import commit
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -94,3 +95,13 @@ def test_damaged_keys_are_an_error_not_a_lookup_that_misses(made: Made, tmp_path
     put(store, "keys/data", 2, 0xFF)
     with pytest.raises(SchemaError, match="keys"):
         KeyLookup(TicketStore.open(str(store)))
+
+
+@pytest.mark.parametrize(
+    ("views", "grid", "rows"), [(1, 14, 16_384), (16, 14, 16_384), (300, 14, 1024), (4096, 32, 16)]
+)
+def test_rows_of_many_views_are_read_fewer_at_a_time(made: Made, views: int, grid: int, rows: int) -> None:
+    m = dataclasses.replace(made.manifest, num_views=views, num_patches=grid * grid, num_images=40_000)
+    blocks = iter_view_blocks(m)
+    assert (blocks[0], blocks[-1].stop) == (range(rows), 40_000)
+    assert sum(map(len, blocks)) == 40_000
