@@ -138,11 +138,12 @@ BOMBS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
 }
 READER = """
-import json, resource, sys
+import json, re, sys
 from pathlib import Path
 from dataltt.artifacts_schema import SchemaError, TicketStore
 from dataltt.artifacts_schema.verify import verify_store
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak():  # VmHWM, since what getrusage says begins with the peak of the program that started this one
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 TicketStore.open(sys.argv[1]).read_tickets(range(11))
 before, said = peak(), {}
 for name in sys.argv[2:]:
@@ -175,7 +176,7 @@ def test_bombs_are_refused_in_one_sentence_and_a_little_memory(sound: Made, tmp_
         assert re.search(f"^{stores[name]} is not a valid ticket store: tickets: cannot be read .*{says}", said), said
         assert "\n" not in said
         assert len(said) < 500
-    assert document["grown"] < 100 << 20
+    assert document["grown"] < 50 << 20
 
 
 def change_codecs(store: Path, change: Callable[[Any], None]) -> None:
