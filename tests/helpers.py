@@ -267,6 +267,7 @@ def run_on_two_ranks(
     """Runs the command line (or a script that ends with it) in two processes under torchrun."""
     if script is None:
         script = folder / "run_dataltt.py"
-        script.write_text(f"{_MAIN}\n")
+        # Loader processes import it, and are not to begin the command once more.
+        script.write_text('from dataltt.pipeline.cli import main\n\nif __name__ == "__main__":\n    main()\n')
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     return run_process([sys.executable, *torchrun, script, *args], {"OMP_NUM_THREADS": "1", **(env or {})})

@@ -24,14 +24,15 @@ class Board:
 
     Args:
         rank_timeout_s: a process without a sign of life for so long is waited for no longer.
+        store: what the counts are kept in. Default: a part of the process group's own.
     """
 
-    def __init__(self, process: Process, rank_timeout_s: float) -> None:
+    def __init__(self, process: Process, rank_timeout_s: float, store: dist.Store | None = None) -> None:
         self._process, self._timeout_s = process, rank_timeout_s
         self._own: Counter[str] = Counter()
-        self._store: dist.Store | None = None
+        self._store = store
         self._over = threading.Event()
-        if process.world_size > 1:
+        if process.world_size > 1 and store is None:
             name = process.sum(torch.tensor([random.SystemRandom().getrandbits(40) if process.is_main else 0]))
             self._store = dist.PrefixStore(f"board-{name.item()}", dist.distributed_c10d._get_default_store())
 

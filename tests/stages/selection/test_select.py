@@ -173,7 +173,9 @@ def test_two_ranks_give_the_same_bytes(expected: Path, shards: str, weights: Pat
     )
     assert result.code == 0, result.err
     assert file_digests(out) == file_digests(expected)
-    assert result.out.count('"schema_version"') == 1  # rank 0 alone speaks
+    assert result.out.count('"schema_version"') == 1  # rank 0 alone speaks, of what all have done
+    (said,) = [line for line in result.err.splitlines() if line.startswith("selecting tickets: 24 images in ")]
+    assert said.endswith(", 4/4 shards")
     assert not out.with_name("ranks.zarr.parts").exists()
 
 

@@ -334,6 +334,7 @@ def test_two_ranks_train_as_one(tmp_path: Path) -> None:
     )
     assert result.code == 0, result.err
     assert json.loads(result.out)["step"] == 4
+    assert result.err.count(": 12 images in ") == 4  # of both ranks, in each epoch
     ours, theirs = _weights(out), _weights(tmp_path / "one")
     start = _initial_weights()
     assert ours.keys() == theirs.keys()
