@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .manifest import Manifest
 from .tickets import num_ticket_bytes, ranks_dtype
 from .token_labels import TOP_K
 
@@ -109,3 +110,17 @@ def array_specs(
         shapes["token_labels/ids"] = (np.uint16, (rows, views, num_patches, TOP_K))
         shapes["token_labels/scores"] = (np.float16, (rows, views, num_patches, TOP_K))
     return {p: ArraySpec(path=p, dtype=np.dtype(d), shape=s) for p, (d, s) in shapes.items()}
+
+
+def specs_of(manifest: Manifest) -> dict[str, ArraySpec]:
+    """Returns all arrays of the store that a manifest describes, by path."""
+    return array_specs(
+        num_images=manifest.num_images,
+        num_views=manifest.num_views,
+        num_patches=manifest.num_patches,
+        num_shards=len(manifest.dataset.shards),
+        num_shard_name_bytes=sum(len(s.encode()) for s in manifest.dataset.shards),
+        has_ranks=manifest.has_ranks,
+        has_views=manifest.num_views > 1 or manifest.view.kind == "replay",
+        has_token_labels=manifest.token_labels is not None,
+    )

@@ -11,7 +11,7 @@ from .bounded_codecs import bounded
 from .chunks import num_objects, object_names
 from .codecs import codec_problems
 from .errors import DatalttError, Problem, one_line
-from .layout import ArraySpec, array_specs
+from .layout import ArraySpec, specs_of
 from .manifest import Manifest
 from .manifest_file import Root
 
@@ -43,17 +43,7 @@ def missing_objects(root: Root) -> Iterator[Problem]:
 
 def open_arrays(group: zarr.Group, m: Manifest, arrays: dict[str, zarr.Array[Any]]) -> Iterator[Problem]:
     """Opens every array into `arrays`, by path; yields what is wrong with them."""
-    specs = array_specs(
-        num_images=m.num_images,
-        num_views=m.num_views,
-        num_patches=m.num_patches,
-        num_shards=len(m.dataset.shards),
-        num_shard_name_bytes=sum(len(s.encode()) for s in m.dataset.shards),
-        has_ranks=m.has_ranks,
-        has_views=m.num_views > 1 or m.view.kind == "replay",
-        has_token_labels=m.token_labels is not None,
-    )
-    for path, spec in specs.items():
+    for path, spec in specs_of(m).items():
         try:
             array = group[path]
         except DatalttError:

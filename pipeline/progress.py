@@ -95,6 +95,11 @@ class TerminalReporter:
         """Prints a sentence of the library above the bar, its options as flags."""
         self._console.print(shown(as_flags(text)), highlight=False, markup=False)
 
+    def heading(self, text: str) -> None:
+        """Prints what begins now, below an empty line."""
+        self._console.print()
+        self.message(text)
+
     def close(self) -> None:
         """Takes the bar away and leaves nothing."""
         if self._progress is not None:
@@ -146,6 +151,11 @@ class LineReporter:
     def message(self, text: str) -> None:
         """Prints a sentence of the library, its options as flags."""
         self._print(as_flags(text))
+
+    def heading(self, text: str) -> None:
+        """Prints what begins now, below an empty line."""
+        self._print("")
+        self.message(text)
 
     def close(self) -> None:
         """Does nothing: nothing is held open."""

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
-from ..errors import DatalttError, OptionError, RemoteError
+from ..errors import OptionError, RemoteError
 from ..layout import ROOT_FILE
 from .cache import ObjectCache
-from .failures import failure_of, is_passing
 from .filesystem import file_system, iter_content, scheme_of
 from .location import Location
+from .trying import TRIES, tried
+
+T = TypeVar("T")
 
 _log = logging.getLogger("dataltt")
-_TRIES = 4
 _AT_ONCE = 8
 # Of stores of before 1.2, whose manifests give no sizes: far more than any object that dataltt wrote.
 _MAX_UNSIZED_BYTES = 256 << 20
-_FIRST_WAIT_S = 0.5
 
 
 class RemoteObjects:
@@ -52,7 +51,7 @@ class RemoteObjects:
             return self._cached(pinned)
         kept = self.cache.root_of(self._place)
         try:
-            content = self._download_root(max_bytes, tries=1 if kept else _TRIES)
+            content = self._download_root(max_bytes, tries=1 if kept else TRIES)
         except RemoteError as error:
             if kept is None or not error.is_unreachable or pinned is not None:
                 raise
@@ -203,25 +202,8 @@ class RemoteObjects:
         way_out = "push it again, or ask who published it"
         return RemoteError(f"{self._shown(name)} {what}: {why}; {way_out}")
 
-    def _tried(self, name: str, attempt: Callable[[], Any], tries: int = _TRIES) -> Any:
-        """The result of an attempt; what may pass is tried again, after longer and longer waits."""
-        if scheme_of(self._location.place) in ("gs", "gcs"):
-            tries = 1  # gcsfs itself tries again, for half a minute
-        for number in range(1, tries + 1):
-            try:
-                return attempt()
-            except (FileNotFoundError, DatalttError):
-                raise
-            except Exception as error:  # the file systems' own, of many libraries; bugs of ours are raised as they are
-                failure = failure_of(error, self._shown(name), self._location)
-                if failure is None:
-                    raise
-                if failure is FileNotFoundError:
-                    raise FileNotFoundError(self._shown(name)) from error
-                if number == tries or not is_passing(error, scheme_of(self._root[1])):
-                    raise failure from error
-            time.sleep(_FIRST_WAIT_S * 2 ** (number - 1))
-        raise AssertionError("unreachable")
+    def _tried(self, name: str, attempt: Callable[[], T], tries: int = TRIES) -> T:
+        return tried(attempt, self._shown(name), self._location, tries=tries)
 
 
 def _refuse_password(place: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..access.location import Location
+from ..layout import specs_of
 from ..local_notes import noted_shards
 from ..manifest import SCHEMA_VERSION, THINNED_VERSION, Manifest, parse_manifest
 from ..space import check_space
@@ -18,7 +19,7 @@ from ..store import TicketStore
 from ..token_labels import FOLDER
 from ..writing.new_store import check_destination, creation_time, write_new_store
 from ..writing.store_arrays import StoreArrays, refuse_duplicates
-from .rows import RowPlan, keys_of_shards, read_block, rows_per_block, scan_keys, specs_of
+from .rows import RowPlan, keys_of_shards, read_block, rows_per_block, scan_keys
 
 _SURE = 0.9  # the share of such a guess without which there is surely no room
 Columns = dict[str, npt.NDArray[Any]]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..layout import specs_of
 from ..manifest import Manifest, parse_manifest
 from ..store import TicketStore
 from ..writing.commit import StoreSpec, checked_part, manifest_of, num_key_bytes_of, read_headers
@@ -15,7 +16,7 @@ from ..writing.parts import PartHeader, parts_dir, read_keys
 from ..writing.store_arrays import StoreArrays, refuse_duplicates
 from .assembly import fetch, parent_entry
 from .differences import refuse_other_kind
-from .rows import all_rows, keys_of_shards, read_block, rows_per_block, scan_keys, specs_of
+from .rows import all_rows, keys_of_shards, read_block, rows_per_block, scan_keys
 
 
 def check_extends(base: TicketStore, spec: StoreSpec) -> None:

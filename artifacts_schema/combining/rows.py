@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ..key_hashes import KeyHashes, KeySummary
-from ..layout import array_specs
+from ..layout import specs_of
 from ..lookup import BLOCK_ROWS
 from ..manifest import Manifest
 from ..store import Rows, TicketStore
@@ -60,20 +60,6 @@ def rows_per_block(manifest: Manifest) -> int:
     """Rows of a store that are read at a time, so that all their columns take 32 MiB or less: a power of two."""
     num_bytes = sum(spec.row_bytes for spec in specs_of(manifest).values() if spec.shape[0] is not None)
     return min(_MAX_BLOCK_ROWS, 1 << (max(1, _BLOCK_BYTES // num_bytes).bit_length() - 1))
-
-
-def specs_of(manifest: Manifest) -> dict[str, Any]:
-    """Arrays of the store that a manifest describes, by path."""
-    return array_specs(
-        num_images=manifest.num_images,
-        num_views=manifest.num_views,
-        num_patches=manifest.num_patches,
-        num_shards=len(manifest.dataset.shards),
-        num_shard_name_bytes=sum(len(s.encode()) for s in manifest.dataset.shards),
-        has_ranks=manifest.has_ranks,
-        has_views=manifest.num_views > 1 or manifest.view.kind == "replay",
-        has_token_labels=manifest.token_labels is not None,
-    )
 
 
 def read_columns(store: TicketStore, rows: Rows, *, token_labels: bool = False) -> dict[str, npt.NDArray[Any]]:

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 from ..access.filesystem import file_system, iter_content
 from ..access.location import Location
+from ..access.trying import tried
 from ..errors import RemoteError
 from ..layout import ROOT_FILE
 from .outgoing import Outgoing, Progress, Shipment
-from .sending import tried
+from .sending import sent
 from .targets import FarFile, differing
 
 T = TypeVar("T")
@@ -122,7 +123,7 @@ class BucketTarget:
         return f"{self._root.rstrip('/')}/{name}"
 
     def _do(self, name: str, attempt: Callable[[], T], *, writes: bool = False) -> T:
-        return tried(attempt, self._path(name), self._location, writes=writes)
+        return (sent if writes else tried)(attempt, self._path(name), self._location)
 
 
 def _is_refusal(error: OSError) -> bool:

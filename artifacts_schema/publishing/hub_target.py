@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import re
 import warnings
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..access.filesystem import file_system, iter_content
 from ..access.location import Location
+from ..access.trying import tried
 from ..errors import OptionError, RemoteError
 from .outgoing import Outgoing, Progress, Shipment
-from .sending import tried
+from .sending import sent
 from .targets import FarFile
 
 if TYPE_CHECKING:
@@ -58,13 +60,12 @@ class HubTarget:
 
     def read(self, name: str) -> bytes:
         """A small file that is there."""
-
         fs, root = file_system(self._location)
         return self._do(lambda: b"".join(iter_content(fs, f"{root.rstrip('/')}/{name}", None, MAX_READ_BYTES)))
 
     def sha256(self, name: str) -> str:
-        """Nothing that is ever asked: the hub says what every file's content is."""
-        raise NotImplementedError
+        """SHA-256 (hex) of a file that is there, read back; the hub itself says what every file's content is."""
+        return hashlib.sha256(self.read(name)).hexdigest()
 
     def refuse(self, names: Sequence[str], *, has_store: bool) -> None:
         """Refuses a public repository where a private one is asked for. What else is in it stays in its history."""
@@ -144,7 +145,7 @@ class HubTarget:
 
     def _do(self, attempt: Callable[[], T], *, writes: bool = False) -> T:
         try:
-            return tried(attempt, self._location.place, Location.of(self._api.endpoint), writes=writes)
+            return (sent if writes else tried)(attempt, self._location.place, Location.of(self._api.endpoint))
         except (RuntimeError, ValueError) as error:  # the client's own words for what the hub says
             reason = str(error.__cause__ or error).strip().split("\n")[0]
             raise RemoteError(f"{self._location} could not be {'written' if writes else 'read'}: {reason}") from error

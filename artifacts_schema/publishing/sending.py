@@ -1,21 +1,17 @@
-"""Requests to remote places: tried again where that may help, and failing in one sentence."""
+"""Requests that send something, which fail in other words than those that read."""
 
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..access.failures import failure_of, is_passing
-from ..access.filesystem import scheme_of
 from ..access.location import Location
-from ..errors import DatalttError, RemoteError
+from ..access.trying import tried
+from ..errors import RemoteError
 
 T = TypeVar("T")
 
-_TRIES = 4
-_FIRST_WAIT_S = 0.5
 # Failures are worded for reading, which is what all but this room does.
 _WORDS = {
     "may not be read": "may not be written",
@@ -25,32 +21,17 @@ _WORDS = {
 }
 
 
-def tried(attempt: Callable[[], T], path: str, location: Location, *, writes: bool = False) -> T:
-    """Result of an attempt; what may pass is tried again, after longer and longer waits.
-
-    Args:
-        path: the URL that it is about, for the error's sentence.
-        writes: whether it sends something.
+def sent(attempt: Callable[[], T], path: str, location: Location) -> T:
+    """The result of an attempt to send something to a URL, tried again as `tried` has it.
 
     Raises:
         FileNotFoundError: it is not there.
         RemoteError: anything else that a place or the network does.
     """
-    for number in range(1, _TRIES + 1):
-        try:
-            return attempt()
-        except (FileNotFoundError, DatalttError):
-            raise
-        except Exception as error:  # the clients' own, of many libraries; bugs of ours are raised as they are
-            failure = failure_of(error, path, location)
-            if failure is None:
-                raise
-            if not isinstance(failure, RemoteError):
-                raise FileNotFoundError(path) from error
-            if number == _TRIES or not is_passing(error, scheme_of(path)):
-                raise (_of_writing(failure) if writes else failure) from error
-        time.sleep(_FIRST_WAIT_S * 2 ** (number - 1))
-    raise AssertionError("unreachable")
+    try:
+        return tried(attempt, path, location)
+    except RemoteError as failure:
+        raise _of_writing(failure) from failure
 
 
 def _of_writing(failure: RemoteError) -> RemoteError:

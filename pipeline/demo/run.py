@@ -65,17 +65,17 @@ def run_demo(
     shards, test_shards = str(out / "shards" / "train-*.tar"), str(out / "shards" / "test-*.tar")
     store, test_store = out / "train.zarr", out / "test.zarr"
     base = _dense_config(out, shards, test_shards, epochs, seed)
-    reporter.message("\n(c) dense: all patches")
+    reporter.heading("(c) dense: all patches")
     train(base, reporter)
-    reporter.message(f"\nselecting: the dense model keeps {ratio:.0%} of the patches of every image")
+    reporter.heading(f"selecting: the dense model keeps {ratio:.0%} of the patches of every image")
     for each, each_shards in ((store, shards), (test_store, test_shards)):
         weights = last_weights(out / "runs" / "dense")
         config = SelectConfig.of(model=MODEL, checkpoint=weights, shards=each_shards, out=each, ratio=ratio, ranks=True)
         select(config, reporter)
     pruned = base.but(tickets=str(store), val_tickets=str(test_store))
-    reporter.message("\n(a) ticket: the kept patches alone")
+    reporter.heading("(a) ticket: the kept patches alone")
     train(pruned.but(out=out / "runs" / "ticket", control="ticket"), reporter)
-    reporter.message("\n(b) random: as many patches, drawn anew for every image and step")
+    reporter.heading("(b) random: as many patches, drawn anew for every image and step")
     train(pruned.but(out=out / "runs" / "random", control="random"), reporter)
     runs = {"(a)": "ticket", "(b)": "random", "(c)": "dense"}
     manifest = read_manifest(str(store))
@@ -158,7 +158,7 @@ def pack_fashion(folder: Path, split: str, count: int | None, reporter: Reporter
 
 def _test_all(out: Path, shards: str, store: str, seed: int, reporter: Reporter) -> Iterator[DemoRow]:
     """The paper's comparison first, then the same students under the other protocols."""
-    reporter.message("\ntesting")
+    reporter.heading("testing")
     plan: list[tuple[str, str, EvalProtocol]] = [
         ("(c)", "dense", "dense"),
         ("(a)", "ticket", "ticket"),

@@ -180,7 +180,7 @@ def run_study(study: Study, inputs: StudyInputs, reporter: Reporter) -> dict[str
         for arm in study.arms:
             if arm.seeds is not None and seed not in arm.seeds:
                 continue
-            reporter.message(f"\n{arm.name}, seed {seed}")
+            reporter.heading(f"{arm.name}, seed {seed}")
             done = _run(study, arm, seed, inputs, reporter)
             measured[arm.name][seed], steps[arm.name] = done
     rows = [

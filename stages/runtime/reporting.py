@@ -23,6 +23,9 @@ class Reporter(Protocol):
     def message(self, text: str) -> None:
         """Says something that should stay on the screen."""
 
+    def heading(self, text: str) -> None:
+        """Says what begins now, apart from what was before."""
+
 
 class SilentReporter:
     """Drops everything: for ranks other than 0, and for callers that do not care."""
@@ -36,3 +39,5 @@ class SilentReporter:
     def finish(self) -> None: ...
 
     def message(self, text: str) -> None: ...
+
+    def heading(self, text: str) -> None: ...

@@ -18,7 +18,7 @@ from ..data.loader import iterate, num_workers_for
 from ..data.shards import Shard, given_shards, resolve_shards
 from ..data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition
 from ..data.watching import STALL_TIMEOUT_S
-from ..models.checkpoints import find_weights, load_student
+from ..models.checkpoints import CheckpointInfo, find_weights, load_student
 from ..models.registry import center_view_of
 from ..models.student import Geometry, Student
 from ..options import ErrorOrSkip, EvalProtocol, JoinOptions, Subset
@@ -200,6 +200,25 @@ def check_protocol(student: Student, protocol: EvalProtocol, num_keep: int, mode
     )
 
 
+def _say_patches(
+    config: EvalConfig, stream: StreamConfig, student: Student, info: CheckpointInfo | None, reporter: Reporter
+) -> None:
+    """Says what there is to know of the patches that a student is tested on."""
+    if config.test in ("own", "random"):
+        whose = "chosen by the student's own attention" if config.test == "own" else "drawn at random"
+        reporter.message(f"{stream.num_keep} of {student.geometry.num_patches} patches, {whose}")
+    if config.test != "ticket" or stream.join is None:
+        return
+    said = approximation(read_manifest(stream.join.store))
+    if said is not None:
+        reporter.message(f"tickets are {said}")
+    if info is not None and info.num_keep is not None and info.num_keep < stream.num_keep:
+        reporter.message(
+            f"note: {config.tickets} keeps {stream.num_keep} patches, and this student was trained on "
+            f"{info.num_keep}; cut tickets down with: dataltt store thin"
+        )
+
+
 def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
     """Runs `dataltt eval`.
 
@@ -248,19 +267,8 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
             on_bad_image=config.on_bad_image,
         )
         check_protocol(student, config.test, stream.num_keep, name, config.tickets)
-        if config.test == "ticket" and stream.join is not None:
-            said = approximation(read_manifest(stream.join.store))
-            if said is not None:
-                quiet.message(f"tickets are {said}")
-            if info is not None and info.num_keep is not None and info.num_keep < stream.num_keep:
-                quiet.message(
-                    f"note: {config.tickets} keeps {stream.num_keep} patches, and this student was trained on "
-                    f"{info.num_keep}; cut tickets down with: dataltt store thin"
-                )
         fetch_tickets(stream, quiet)
-        if config.test in ("own", "random"):
-            whose = "chosen by the student's own attention" if config.test == "own" else "drawn at random"
-            quiet.message(f"{stream.num_keep} of {student.geometry.num_patches} patches, {whose}")
+        _say_patches(config, stream, student, info, quiet)
         return evaluate_stream(
             student.to(process.device),
             stream,

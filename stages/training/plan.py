@@ -51,10 +51,15 @@ class RunPlan:
     val_stream: StreamConfig | None
     protocol: EvalProtocol | None
     steps_per_epoch: int
-    epochs: int
     samples: dict[str, Any]
     ticket_store: dict[str, Any]
     classes: ClassList | None
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the run."""
+        assert self.config.recipe.epochs is not None  # a default that is filled in
+        return self.config.recipe.epochs
 
 
 def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_labels: bool = False) -> RunPlan:
@@ -72,25 +77,17 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
     stored = None if store is None else store.manifest
     manifest = stored if stored is None else cut_down(stored, str(config.tickets), config.ratio)
     shards = training_shards(config, manifest)
-    name = config.student.model or (manifest.selector.model if manifest else None)
-    if name is None:
-        raise OptionError("which model? give `model`, e.g. deit_s")
+    name = _model_name(config, manifest)
     if manifest is not None and (said := approximation(manifest)) and config.control in ("ticket", "inverse"):
         reporter.message(f"tickets are {said}")
     asked = config = settled(config)
     classes = class_list_beside(shards)
     if config.run.resume:
         check_resumed_classes(out_of(config), classes)
-    epochs = _epochs(config, name, manifest, reporter)
     heard = SilentReporter() if any_labels else reporter
-    config = config.but(
-        shards=config.shards or (noted_shards(config.tickets, manifest) if config.tickets and manifest else None),
-        model=canonical_name(name),
-        swin_input=resolve_input(name, config.student.swin_input),
+    config = _with_defaults(config, name, manifest, reporter).but(
         num_classes=classes_of_run(config.data.num_classes, store, shards, heard),
         workers=num_workers_for(_workers(config), process.local_world_size),
-        epochs=epochs,
-        warmup_epochs=min(5.0, epochs / 5) if config.recipe.warmup_epochs is None else config.recipe.warmup_epochs,
         test=protocol,
     )
     views = plan_views(config, manifest, manifest.view.mean if manifest else _SOME_MEAN)
@@ -113,12 +110,7 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
     else:
         plan_views(asked, None, view.mean)  # with the student's own mean
     stream = _train_stream(config, student.geometry, views, samples, view=view, manifest=manifest)
-    steps_per_epoch = num_train_steps(stream.num_samples, config.recipe.batch_size, process.world_size)
-    if steps_per_epoch == 0:
-        raise OptionError(
-            f"{stream.num_samples} samples are fewer than one batch of {config.recipe.batch_size} on "
-            f"{process.world_size} process(es); lower `batch_size`"
-        )
+    steps_per_epoch = _steps_per_epoch(stream, config, process)
     val_stream = _val_stream(config, protocol, samples, stream, student.geometry)
     if protocol is not None and val_stream is not None:
         check_protocol(student, protocol, val_stream.num_keep, name, config.val_tickets)
@@ -131,11 +123,44 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
         val_stream=val_stream,
         protocol=protocol,
         steps_per_epoch=steps_per_epoch,
-        epochs=epochs,
         samples=samples.to_json(),
         ticket_store=_recorded_tickets(config, stored, manifest),
         classes=classes,
     )
+
+
+def _model_name(config: TrainConfig, manifest: Manifest | None) -> str:
+    name = config.student.model or (manifest.selector.model if manifest else None)
+    if name is None:
+        raise OptionError("which model? give `model`, e.g. deit_s")
+    return name
+
+
+def _with_defaults(config: TrainConfig, name: str, manifest: Manifest | None, reporter: Reporter) -> TrainConfig:
+    """The configuration with what follows from the model and the store alone filled in."""
+    epochs = _epochs(config, name, manifest, reporter)
+    return config.but(
+        shards=config.shards or (noted_shards(config.tickets, manifest) if config.tickets and manifest else None),
+        model=canonical_name(name),
+        swin_input=resolve_input(name, config.student.swin_input),
+        epochs=epochs,
+        warmup_epochs=min(5.0, epochs / 5) if config.recipe.warmup_epochs is None else config.recipe.warmup_epochs,
+    )
+
+
+def _steps_per_epoch(stream: StreamConfig, config: TrainConfig, process: Process) -> int:
+    """Steps of an epoch.
+
+    Raises:
+        OptionError: there is none.
+    """
+    steps = num_train_steps(stream.num_samples, config.recipe.batch_size, process.world_size)
+    if steps == 0:
+        raise OptionError(
+            f"{stream.num_samples} samples are fewer than one batch of {config.recipe.batch_size} on "
+            f"{process.world_size} process(es); lower `batch_size`"
+        )
+    return steps
 
 
 def _recorded_tickets(config: TrainConfig, stored: Manifest | None, shown: Manifest | None) -> dict[str, Any]:

@@ -212,7 +212,7 @@ class _Lottery:
             return path
         if _step_of(run) > step:
             raise CheckpointError(f"{path} is not there, and {run} is past step {step}; delete {run} to train it again")
-        self.reporter.message(f"\ndense, seed {seed}, up to step {step}")
+        self.reporter.heading(f"dense, seed {seed}, up to step {step}")
         self._train(run, seed, lambda student: student, until=step)
         if self.process.is_main:
             _copy_last_weights(run, path)
@@ -224,7 +224,7 @@ class _Lottery:
     ) -> LotteryRun:
         """Trains and tests one run, or reads what an earlier call made of it."""
         result = out / _RESULT_FILE
-        self.reporter.message(f"\n{arm}, round {number}, seed {seed}" if number else f"\n{arm}, seed {seed}")
+        self.reporter.heading(f"{arm}, round {number}, seed {seed}" if number else f"{arm}, seed {seed}")
         if result.exists():
             metrics = Metrics(**json.loads(result.read_text())["metrics"])
             self.reporter.message(f"done before: top-1 {metrics.top1:.2f}")

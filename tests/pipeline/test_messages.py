@@ -94,6 +94,15 @@ def test_reporters_show_flags_in_the_librarys_messages() -> None:
     assert (lines.getvalue(), terminal.getvalue()) == ("raise --max-steps\n",) * 2
 
 
+def test_headings_stand_below_an_empty_line() -> None:
+    for make in (LineReporter, lambda stream: TerminalReporter(Console(file=stream, width=80))):
+        said = io.StringIO()
+        reporter = make(said)
+        reporter.message("before")
+        reporter.heading("testing")
+        assert said.getvalue() == "before\n\ntesting\n"
+
+
 _FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 _COMMAND = re.compile(r"\b(?:dataltt [a-z-]+|docker run|tar)[^;,`\n]*")
 
