@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -88,13 +89,20 @@ class Watch:
 
 
 def files_of(pid: int) -> list[str]:
-    """Data files, and pipes that have names, which a process has open; none where the system does not say."""
-    folder = Path(f"/proc/{pid}/fd")
+    """Data files, and pipes that have names, which a process reads; none where the system does not say."""
+    folder = Path(f"/proc/{pid}")
     links = []
     try:
-        for link in sorted(folder.iterdir(), key=lambda each: int(each.name)):
-            links.append(os.readlink(link))
+        for link in sorted((folder / "fd").iterdir(), key=lambda each: int(each.name)):
+            if _is_read((folder / "fdinfo" / link.name).read_text()):
+                links.append(os.readlink(link))
     except OSError:  # it ended, or closed one meanwhile
         pass
     not_data = (sys.prefix, sys.base_prefix, "/dev/", "/proc/", "/sys/", "/memfd:")
     return [f for f in links if f.startswith("/") and not f.startswith(not_data) and not f.endswith(" (deleted)")]
+
+
+def _is_read(facts: str) -> bool:
+    """Whether a file was opened to be read, by the system's facts about it (`flags`, octal)."""
+    flags = re.search(r"^flags:\s*([0-7]+)$", facts, flags=re.MULTILINE)
+    return flags is not None and int(flags[1], 8) & os.O_ACCMODE != os.O_WRONLY

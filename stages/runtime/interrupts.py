@@ -48,6 +48,7 @@ class StopRequest:
     def __init__(self, *, is_shared: bool = False) -> None:
         self.signal = 0
         self._is_shared = is_shared
+        self._made_at = 0.0
 
     @property
     def is_made(self) -> bool:
@@ -56,6 +57,8 @@ class StopRequest:
 
     def make(self, number: int) -> None:
         """Makes the request that a signal stands for; SIGTERM's counts for more than Ctrl-C's."""
+        if not self.is_made:
+            self._made_at = time.monotonic()
         self.signal = max(self.signal, number)
 
     @contextmanager
@@ -76,20 +79,16 @@ class StopRequest:
     @contextmanager
     def _handling(self) -> Iterator[None]:
         before = {number: signal.getsignal(number) for number in _SIGNALS}
-        first = 0.0
 
         def restore() -> None:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
         def stop(number: int, _frame: object) -> None:
-            nonlocal first
-            now = time.monotonic()
-            if self.is_made and now - first > _SAME_REQUEST_S:
+            if self.is_made and time.monotonic() - self._made_at > _SAME_REQUEST_S:
                 restore()
                 signal.raise_signal(number)
                 return
-            first = first or now
             self.make(number)
             if not self._is_shared:
                 restore()
@@ -99,4 +98,5 @@ class StopRequest:
         try:
             yield
         finally:
-            restore()
+            if not (self._is_shared and self.is_made):  # the first process to end makes torchrun ask the rest again
+                restore()

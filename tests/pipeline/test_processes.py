@@ -125,7 +125,7 @@ def test_all_ranks_save_when_one_is_asked_to_end(small: SmallStore, tmp_path: Pa
         said, _ = process.communicate(timeout=60)
         assert _until(lambda: not any(_fields(pid)[0] for pid in below), _LEFT_S)
     assert len(re.findall("interrupted at step [0-9]+", said)) == 1, said
-    assert re.findall(r"exitcode +: (\d+)", said) == ["75", "75"]
+    assert re.findall(r"exitcode +: (\d+)", said) == ["75", "75"], said
     assert not (run / "lock.json").exists()
     found = latest_checkpoint(run)
     assert found is not None

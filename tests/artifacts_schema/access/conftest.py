@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dataltt.artifacts_schema.access import remote
+from dataltt.artifacts_schema.access import trying
 from dataltt.artifacts_schema.access.location import Access
 
 from ...far.http_server import FileServer
@@ -16,7 +16,7 @@ from ...schema_helpers import Made
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits milliseconds, where a second would be waited, before something is tried again."""
-    monkeypatch.setattr(remote, "_FIRST_WAIT_S", 0.002)
+    monkeypatch.setattr(trying, "_FIRST_WAIT_S", 0.002)
 
 
 @pytest.fixture

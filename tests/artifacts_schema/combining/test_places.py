@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dataltt.artifacts_schema import RemoteError, read_manifest
-from dataltt.artifacts_schema.access import remote
+from dataltt.artifacts_schema.access import trying
 from dataltt.artifacts_schema.access.location import Access, Location
 from dataltt.artifacts_schema.combining.assembly import Target
 from dataltt.artifacts_schema.combining.merge import merge_stores
@@ -25,7 +25,7 @@ from .conftest import Cut
 @pytest.fixture
 def access(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Access:
     """Access with an empty cache, and short waits."""
-    monkeypatch.setattr(remote, "_FIRST_WAIT_S", 0.002)
+    monkeypatch.setattr(trying, "_FIRST_WAIT_S", 0.002)
     return Access(cache_dir=tmp_path_factory.mktemp("cache"))
 
 

@@ -273,7 +273,7 @@ def test_the_hub_without_rights(made: Made, hub: WritableHub) -> None:
 
 
 def test_the_hub_is_not_there(made: Made, hub: WritableHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataltt.artifacts_schema.publishing.sending._FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr("dataltt.artifacts_schema.access.trying._FIRST_WAIT_S", 0.0)
     hub.stop()
     with pytest.raises(RemoteError, match=f"{hub.url} refuses connections"):
         push(made.path, on_hub(hub), CARD)

@@ -258,6 +258,7 @@ def test_the_views_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch, 
     assert "replay-2" in again.out
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_the_fashion_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The paper's comparison as a user runs it, but for its size, and the page that it ends with."""

@@ -157,7 +157,9 @@ def test_no_loader_process_hangs(pipe: Path) -> None:
 
 
 def test_open_files_are_those_of_data(tmp_path: Path) -> None:
-    with (tmp_path / "a.tar").open("wb"):
+    (tmp_path / "a.tar").touch()
+    with (tmp_path / "a.tar").open("rb"), (tmp_path / "run.log").open("wb"):
         assert str(tmp_path / "a.tar") in files_of(os.getpid())
+        assert str(tmp_path / "run.log") not in files_of(os.getpid())
     assert str(tmp_path / "a.tar") not in files_of(os.getpid())
     assert files_of(2**22 + 1) == []

@@ -51,6 +51,21 @@ def test_one_of_many_takes_the_launchers_copy_for_the_same_request(monkeypatch: 
     assert done == 1
 
 
+def test_what_another_process_asked_for_is_not_cut_short_by_the_launcher() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stop, saved = StopRequest(is_shared=True), False
+    try:
+        with pytest.raises(Terminated), stop.watched():
+            stop.make(signal.SIGTERM)
+            _send(signal.SIGTERM)
+            saved = True
+        _send(signal.SIGTERM)  # another one has ended meanwhile
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert saved
+
+
 def test_sigterm_ends_what_is_terminable() -> None:
     before, cleaned = signal.getsignal(signal.SIGTERM), False
     with pytest.raises(Terminated), terminable():

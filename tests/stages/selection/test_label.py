@@ -322,6 +322,7 @@ def test_an_rgb_store_and_a_grey_network_do_not_go_together(tmp_path: Path) -> N
         label(_config(small))
 
 
+@pytest.mark.slow
 @pytest.mark.two_ranks
 def test_batch_size_workers_and_ranks_change_nothing(tmp_path: Path) -> None:
     small = make_store(tmp_path, counts=(4, 3, 2), num_views=2)

@@ -426,6 +426,7 @@ def test_the_schedule_and_the_share_matter(given: Given, whole: Path, tmp_path: 
         assert _losses(out) != _losses(whole)[:5]
 
 
+@pytest.mark.slow
 @pytest.mark.two_ranks
 def test_two_ranks_fit_as_one(tmp_path: Path) -> None:
     """As many samples as a global batch, so that one step sees what the two half steps see."""

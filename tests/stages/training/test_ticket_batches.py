@@ -283,6 +283,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.two_ranks
 def test_two_processes_have_shares_of_their_own(small: SmallStore, tmp_path: Path) -> None:
     script, out = tmp_path / "two.py", tmp_path / "keys.json"
