@@ -103,6 +103,6 @@ def files_of(pid: int) -> list[str]:
 
 
 def _is_read(facts: str) -> bool:
-    """Whether a file was opened to be read, by the system's facts about it (`flags`, octal)."""
+    """Tells whether a file was opened to be read, by the system's facts about it (`flags`, octal)."""
     flags = re.search(r"^flags:\s*([0-7]+)$", facts, flags=re.MULTILINE)
     return flags is not None and int(flags[1], 8) & os.O_ACCMODE != os.O_WRONLY
