@@ -28,9 +28,9 @@ class SampleRows:
     rows: npt.NDArray[np.int64]
     by_digest: npt.NDArray[np.bool_]
 
-    def of_given(self, first: int, stop: int) -> SampleRows:
-        """Those of the given samples `first` up to `stop`: samples that are passed over do not count."""
-        places = np.flatnonzero(self.rows >= 0)[first:stop]
+    def of_given(self, wanted: slice | npt.NDArray[np.int64]) -> SampleRows:
+        """Those of some of the given samples: samples that are passed over do not count."""
+        places = np.flatnonzero(self.rows >= 0)[wanted]
         return SampleRows(rows=self.rows[places], by_digest=self.by_digest[places])
 
 
@@ -49,13 +49,32 @@ class CountedShard:
     rows: SampleRows | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ShardSpan:
-    """Samples first up to stop (zero-based, in the shard's order) of those that a shard gives."""
+    """Samples first up to stop (zero-based, in the shard's order) of those that a shard gives.
+
+    Attributes:
+        chosen: int64, ascending: only these of them. None: all.
+    """
 
     counted: CountedShard
     first: int
     stop: int
+    chosen: npt.NDArray[np.int64] | None = None
+
+    @property
+    def wanted(self) -> slice | npt.NDArray[np.int64]:
+        """Where its samples stand among those that the shard gives."""
+        return slice(self.first, self.stop) if self.chosen is None else self.chosen
+
+    def has(self, position: int) -> bool:
+        """Tells whether a sample of the shard is one of the span's."""
+        if not self.first <= position < self.stop:
+            return False
+        if self.chosen is None:
+            return True
+        place = int(np.searchsorted(self.chosen, position))
+        return place < len(self.chosen) and int(self.chosen[place]) == position
 
 
 def spans_of(shards: Sequence[CountedShard], start: int, stop: int) -> list[ShardSpan]:
@@ -68,6 +87,19 @@ def spans_of(shards: Sequence[CountedShard], start: int, stop: int) -> list[Shar
         if first < last:
             spans.append(ShardSpan(counted=counted, first=first, stop=last))
         position += counted.num_samples
+    return spans
+
+
+def spans_at(shards: Sequence[CountedShard], positions: npt.NDArray[np.int64]) -> list[ShardSpan]:
+    """The pieces of shards that make up some positions of the sequence (int64, ascending)."""
+    spans = []
+    before = 0
+    for counted in shards:
+        first, stop = np.searchsorted(positions, [before, before + counted.num_samples])
+        if first < stop:
+            chosen = positions[first:stop] - before
+            spans.append(ShardSpan(counted=counted, first=int(chosen[0]), stop=int(chosen[-1]) + 1, chosen=chosen))
+        before += counted.num_samples
     return spans
 
 

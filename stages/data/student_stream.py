@@ -10,14 +10,13 @@ Letters: B batch, K kept patches, P patches of the grid.
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
-import webdataset as wds
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -25,15 +24,16 @@ from ...artifacts_schema import BadImageError, DatalttError, LabelMaps, OptionEr
 from ...artifacts_schema.geometry import Scores, center_box
 from ...artifacts_schema.summary import position_prior
 from ..options import ErrorOrSkip, Subset, ViewMode
-from ..runtime.randomness import generator_of, seed_of
+from ..runtime.randomness import generator_of
 from .augment import AugmentConfig, erase_patches
 from .images import decode_image, to_tensor
 from .join import JoinConfig, Ticket, TicketJoin
+from .layouts import Shuffle, Stretch, left_after
 from .loader import Failure
 from .patches import PatchChooser, kept_of
 from .policies import Policy
 from .shards import RawSample, iter_samples
-from .spans import CountedShard, ShardSpan, eval_run, num_train_steps, spans_of, train_run, worker_steps
+from .spans import CountedShard, ShardSpan, eval_run, num_train_steps, spans_at, spans_of, train_run, worker_steps
 from .token_labels import TokenLabels, check_view_mode, collate_labels, shown_labels
 from .view_modes import ViewShower
 
@@ -98,12 +98,22 @@ class StreamConfig:
         """Number of samples that are passed over, since they have no ticket."""
         return sum(s.num_missing for s in self.shards)
 
+    def shuffle(self, position: StreamPosition) -> Shuffle:
+        """The draw of an epoch's order."""
+        return Shuffle(seed=self.seed, epoch=position.epoch, buffer=self.shuffle_buffer)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamPosition:
-    """Position in a run, by epoch and part of it: set anew for every epoch, and for the step to resume at."""
+    """Position in a run, by epoch and part of it: set anew for every epoch, and for the step to resume at.
+
+    Attributes:
+        taken: what other layouts took of this epoch before.
+        first_step: of this layout; it counts from what they took.
+    """
 
     epoch: int = 0
+    taken: tuple[Stretch, ...] = ()
     first_step: int = 0
     rank: int = 0
     world_size: int = 1
@@ -121,12 +131,15 @@ class SampleStream(IterableDataset[Any]):
         if config.token_labels:
             check_view_mode(config.view_mode, config.view, has_join=config.join is not None)
         self.config, self.position = config, position
+        self._left = (
+            left_after(position.taken, config.num_samples, config.shuffle(position)) if position.taken else None
+        )
 
     def __iter__(self) -> Iterator[Batch | Failure]:
         info = get_worker_info()
         worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
         try:
-            yield from StreamWorker(self.config, self.position, worker, num_workers).batches()
+            yield from StreamWorker(self.config, self.position, worker, num_workers, self._left).batches()
         except DatalttError as error:
             yield Failure(error)
 
@@ -137,10 +150,20 @@ class StreamWorker:
     Attributes:
         worker: whose share it is: of `num_workers`, this one's steps are `worker`, `worker + num_workers`, …
         num_done: batches of this share that were given before `position.first_step`.
+
+    Args:
+        left: positions of the epoch's sequence that are dealt out, int64, ascending. None: all.
     """
 
-    def __init__(self, config: StreamConfig, position: StreamPosition, worker: int, num_workers: int) -> None:
-        self.config, self.position = config, position
+    def __init__(
+        self,
+        config: StreamConfig,
+        position: StreamPosition,
+        worker: int,
+        num_workers: int,
+        left: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        self.config, self.position, self._left = config, position, left
         # The loader starts with its worker 0; when resuming, that one takes over whose turn it is.
         self.worker = (worker + position.first_step) % num_workers
         self.num_workers = num_workers
@@ -178,9 +201,14 @@ class StreamWorker:
         return join
 
     @property
+    def _num_samples(self) -> int:
+        """Samples that are dealt out."""
+        return self.config.num_samples if self._left is None else len(self._left)
+
+    @property
     def _steps(self) -> range:
         """The training steps whose batches this share is."""
-        num_steps = num_train_steps(self.config.num_samples, self.config.batch_size, self.position.world_size)
+        num_steps = num_train_steps(self._num_samples, self.config.batch_size, self.position.world_size)
         return worker_steps(num_steps, self.worker, self.num_workers)
 
     @property
@@ -199,7 +227,7 @@ class StreamWorker:
             yield from itertools.islice(self._all_batches(self._processed(self._joined(run))), num_done, None)
             return
         run = train_run(
-            num_samples=c.num_samples,
+            num_samples=self._num_samples,
             batch_size=c.batch_size,
             rank=p.rank,
             world_size=p.world_size,
@@ -227,7 +255,7 @@ class StreamWorker:
 
         A shard of bad images so costs a second look at as many others, not many at the few good ones of its run.
         """
-        (start, stop), total = run, self.config.num_samples
+        (start, stop), total = run, self._num_samples
         length, num_bad_runs = stop - start, 0
         for first in itertools.count(start, length):
             num_bad_runs += 1
@@ -248,15 +276,20 @@ class StreamWorker:
 
     def _joined(self, run: tuple[int, int]) -> Iterator[tuple[RawSample, Ticket | None]]:
         """The samples of a run, which may go on at the sequence's beginning, with their tickets."""
-        sequence, total = self._sequence(), self.config.num_samples
-        for span in [*spans_of(sequence, *run), *spans_of(sequence, 0, run[1] - total)]:
+        for span in self._spans(*run):
             samples = self._of_span(iter_samples(span.counted.shard), span)
             if self.join is None:
                 yield from ((sample, None) for sample in samples)
             elif span.counted.rows is None:
                 yield from self.join.join(span.counted.shard, samples)
             else:
-                yield from self.join.join_rows(span.counted.rows.of_given(span.first, span.stop), samples)
+                yield from self.join.join_rows(span.counted.rows.of_given(span.wanted), samples)
+
+    def _spans(self, start: int, stop: int) -> list[ShardSpan]:
+        sequence, beyond = self._sequence(), stop - self._num_samples
+        if self._left is None:
+            return [*spans_of(sequence, start, stop), *spans_of(sequence, 0, beyond)]
+        return [*spans_at(sequence, self._left[start:stop]), *spans_at(sequence, self._left[: max(0, beyond)])]
 
     def _of_span(self, samples: Iterator[RawSample], span: ShardSpan) -> Iterator[RawSample]:
         counted = span.counted
@@ -266,7 +299,7 @@ class StreamWorker:
                 continue
             if position == counted.num_samples:
                 raise ShardError(_miscounted(counted, "more"))
-            if span.first <= position < span.stop:
+            if span.has(position):
                 yield sample
             position += 1
             if position >= span.stop and span.stop < counted.num_samples:
@@ -281,12 +314,8 @@ class StreamWorker:
         return place < len(counted.rows.rows) and bool(counted.rows.rows[place] < 0)
 
     def _shuffled(self, run: tuple[int, int], skip: int = 0) -> Iterator[tuple[RawSample, Ticket | None]]:
-        c = self.config
-        rng = random.Random(seed_of(c.seed, "shuffle", self.position.epoch, *run))
-        buffered = wds.shuffle(max(1, c.shuffle_buffer), initial=max(1, c.shuffle_buffer), rng=rng)
-        for i, item in enumerate(buffered(self._joined(run))):
-            if i >= skip:
-                yield item
+        shuffle, num_before = self.config.shuffle(self.position), len(self.position.taken)
+        return itertools.islice(shuffle.shuffled(self._joined(run), run, num_before), skip, None)
 
     def _processed(self, items: Iterator[tuple[RawSample, Ticket | None]]) -> Iterator[_Shown]:
         for sample, ticket in items:

@@ -90,7 +90,10 @@ class RuntimeOptions(Group):
     panel: ClassVar[str] = "Runtime"
 
     workers: Annotated[
-        int | None, Option(help="Loader processes. Default: this process's share of the cores, at most 8.", min=0)
+        int | None,
+        Option(
+            help="Loader processes. Default: this process's share of the cores, at most 8.", min=0, on_resume="free"
+        ),
     ] = None
     device: Annotated[str, Option(help="auto, cpu, cuda, cuda:N or mps.", on_resume="free")] = "auto"
     precision: Annotated[Precision, Option(help="Arithmetic of the forward pass; bf16 is faster, and rounds.")] = "fp32"

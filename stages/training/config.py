@@ -93,7 +93,20 @@ class Recipe(Group):
     panel: ClassVar[str] = "Recipe (defaults: DeiT's)"
 
     epochs: Annotated[int | None, Option(help="Default: the family's, 300 of ViTs, 90 of a ResNet.", min=1)] = None
-    batch_size: Annotated[int, Option(help="Images per process and step.", min=1)] = 128
+    batch_size: Annotated[
+        int,
+        Option(
+            help="Images per process and step. A run that goes on keeps its global batch on any number of processes.",
+            min=1,
+            on_resume="free",
+        ),
+    ] = 128
+    grad_accum: Annotated[
+        int,
+        Option(
+            help="Forward and backward passes that share a step's images, to need less memory.", min=1, on_resume="free"
+        ),
+    ] = 1
     lr: Annotated[float, Option(help="Learning rate for a global batch of 512; scaled linearly.", min=0)] = 5e-4
     min_lr: Annotated[float, Option(help="Where the cosine ends.", min=0)] = 1e-5
     warmup_lr: Annotated[float, Option(help="Where the warm-up begins.", min=0)] = 1e-6

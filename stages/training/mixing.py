@@ -20,6 +20,7 @@ import torch
 from timm.data.mixup import mixup_target, rand_bbox
 from torch import Tensor
 
+from ..data.student_stream import Batch
 from ..grid import Box, inside_box
 from ..runtime.randomness import isolated_rng
 from .config import MixingOptions
@@ -45,6 +46,30 @@ class Mixed:
         """Soft labels float [B, classes], each summing to 1."""
         soft: Tensor = mixup_target(labels, num_classes, lam=self.weights[:, None], smoothing=smoothing)
         return soft
+
+
+def pieces_of(batch: Batch, num_pieces: int) -> list[Batch]:
+    """A batch in pieces, in each of which images are mixed with the same ones as in the whole batch."""
+    if num_pieces == 1:
+        return [batch]
+    last = len(batch.labels) - 1
+    halves = torch.arange(last // 2 + 1).tensor_split(num_pieces)
+    return [_part_of(batch, torch.cat([half, (last - half)[half < last - half].flip(0)])) for half in halves]
+
+
+def _part_of(batch: Batch, index: Tensor) -> Batch:
+    def of(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor[index]
+
+    labels = batch.token_labels
+    return batch._replace(
+        images=batch.images[index],
+        labels=batch.labels[index],
+        keep_indices=of(batch.keep_indices),
+        scores=of(batch.scores),
+        token_labels=None if labels is None else type(labels)(*(tensor[index] for tensor in labels)),
+        keys=tuple(batch.keys[i] for i in index.tolist()),
+    )
 
 
 def draw_mix(config: MixingOptions, grid: tuple[int, int], *names: object) -> Mix:

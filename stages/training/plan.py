@@ -11,7 +11,6 @@ from ...artifacts_schema.local_notes import noted_shards
 from ...artifacts_schema.thinning import approximation
 from ...artifacts_schema.token_labels import no_token_labels
 from ..data.class_list import ClassList, class_list_beside, listed_classes
-from ..data.loader import num_workers_for
 from ..data.shards import Shard
 from ..data.spans import num_train_steps
 from ..data.student_stream import StreamConfig
@@ -25,8 +24,9 @@ from ..runtime.randomness import isolated_rng
 from ..runtime.reporting import Reporter, SilentReporter
 from .classes import check_resumed_classes, classes_of_run
 from .config import TrainConfig, check_options, matched_epochs, protocol_of
+from .elastic import dealt
 from .evaluate import center_of, check_protocol, check_tickets, eval_stream
-from .record import RECORD_FILE, read_record, recorded_option
+from .record import RECORD_FILE, read_record
 from .run_samples import RunSamples, samples_of_run, training_shards
 from .thinning import cut_down, kept_share, recorded_tickets
 from .view_plan import ViewPlan, plan_views
@@ -81,13 +81,14 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
     if manifest is not None and (said := approximation(manifest)) and config.control in ("ticket", "inverse"):
         reporter.message(f"tickets are {said}")
     asked = config = settled(config)
+    saved = read_record(out_of(config) / RECORD_FILE) if config.run.resume else None
+    config = dealt(config, saved, process)
     classes = class_list_beside(shards)
     if config.run.resume:
         check_resumed_classes(out_of(config), classes)
     heard = SilentReporter() if any_labels else reporter
     config = _with_defaults(config, name, manifest, reporter).but(
         num_classes=classes_of_run(config.data.num_classes, store, shards, heard),
-        workers=num_workers_for(_workers(config), process.local_world_size),
         test=protocol,
     )
     views = plan_views(config, manifest, manifest.view.mean if manifest else _SOME_MEAN)
@@ -179,15 +180,6 @@ def settled(config: TrainConfig) -> TrainConfig:
 def out_of(config: TrainConfig) -> Path:
     """The folder of a run, given or not."""
     return config.run.out or TrainConfig.default_out(config.flat())
-
-
-def _workers(config: TrainConfig) -> int | None:
-    """Loader workers as asked, else those of the run that goes on: the order of samples depends on them."""
-    if config.runtime.workers is not None or not config.run.resume:
-        return config.runtime.workers
-    record = read_record(out_of(config) / RECORD_FILE)
-    workers: int | None = None if record is None else recorded_option(record, "workers")
-    return workers
 
 
 def _epochs(config: TrainConfig, name: str, manifest: Manifest | None, reporter: Reporter) -> int:

@@ -6,7 +6,7 @@ OUT/config.json holds
   options     as they were given, in their groups: a configuration file that gives them again
   resolved    the options of training with every default filled in
   folder      the working directory, which relative paths count from
-  world_size  processes
+  world_size  processes; the global batch is that of each (`resolved`, recipe) times their number, and stays
   ticket_store  of the training store: its ticket digest, a phrase where its tickets are approximate, and the SHA-256
               of its token labels' objects where the run learns them
   samples     how many the training shards hold, and how many of them have tickets and so are trained on
@@ -112,10 +112,6 @@ def resume_run(run: Path, record: RunRecord, config: type[TrainConfig], *, step:
         raise OptionError(f"there is no run in {run}; leave `resume` out to start one there")
     if saved.command != record.command:
         raise OptionError(f"{run} is a run of dataltt {saved.command}; go on with it by that command")
-    if saved.world_size != record.world_size:
-        raise OptionError(
-            f"{run} ran on {saved.world_size} process(es), and these are {record.world_size}; start as many"
-        )
     was, now = (r.samples.get("with_tickets") for r in (saved, record))
     if None not in (was, now) and was != now:
         raise OptionError(
@@ -127,10 +123,13 @@ def resume_run(run: Path, record: RunRecord, config: type[TrainConfig], *, step:
         listed = ", ".join(f"{d.name} was {was!r} and is {now!r}" for d, was, now in refused)
         raise OptionError(f"{run} is another run ({listed}); give the same options, or another `out`")
     _refuse_other_tickets(run, saved, record)
-    if changed:
-        entry = {"step": step, **{d.name: {"was": was, "is": now} for d, was, now in changed}}
+    facts = [(d.name, was, now) for d, was, now in changed]
+    if saved.world_size != record.world_size:
+        facts.insert(0, ("world_size", saved.world_size, record.world_size))
+    if facts:
+        entry = {"step": step, **{name: {"was": was, "is": now} for name, was, now in facts}}
         _write(run, replace(record, dataltt=saved.dataltt, changes=[*saved.changes, entry]))
-    return [f"{d.name} was {was!r} and is {now!r}" for d, was, now in changed]
+    return [f"{name} was {was!r} and is {now!r}" for name, was, now in facts]
 
 
 def _refuse_other_tickets(run: Path, saved: RunRecord, record: RunRecord) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ...artifacts_schema import DatalttError, DiskError, OptionError
 from ..data.class_list import keep_class_list
 from ..data.fetching import fetch_tickets
 from ..data.images import normalize
+from ..data.layouts import Stretch
 from ..data.loader import iterate
 from ..data.student_stream import Batch, SampleStream, StreamPosition
 from ..models.checkpoints import (
@@ -42,8 +43,10 @@ from ..runtime.locks import written_by_one
 from ..runtime.randomness import seed_of
 from ..runtime.reporting import Reporter, SilentReporter
 from .config import TrainConfig
+from .elastic import layout_of, taken_before
 from .evaluate import Metrics, center_of, evaluate_stream
 from .losses import StudentLoss
+from .mixing import pieces_of
 from .optimization import clip_gradients, create_optimizer, create_schedule, scaled_lr
 from .plan import RunPlan, out_of, plan_run, settled
 from .record import LOCK_FILE, begin_run, new_record, resume_run, undo_run
@@ -145,6 +148,8 @@ class _Trainer:
         self.optimizer = create_optimizer(c, self.student.net, self.process.world_size)
         self.scheduler = create_schedule(c, self.optimizer, epochs=self.epochs, steps_per_epoch=self.steps_per_epoch)
         self.loss = StudentLoss(c, self.stream, self.process.rank, mixes_tokens=self.student.mixes_tokens)
+        self.layout = layout_of(c, self.process.world_size)
+        self.taken: tuple[Stretch, ...] = ()  # of the epoch under way, by other layouts
         self.step = 0
         self.best_top1: float | None = None
         self.validation: Metrics | None = None
@@ -239,7 +244,11 @@ class _Trainer:
         c = self.config
         first, end = self.step - epoch * self.steps_per_epoch, (epoch + 1) * self.steps_per_epoch
         position = StreamPosition(
-            epoch=epoch, first_step=first, rank=self.process.rank, world_size=self.process.world_size
+            epoch=epoch,
+            taken=self.taken,
+            first_step=first - sum(stretch.num_steps for stretch in self.taken),
+            rank=self.process.rank,
+            world_size=self.process.world_size,
         )
         per_step = c.recipe.batch_size * self.process.world_size
         self.reporter.start(f"epoch {epoch + 1}/{self.epochs}", self.steps_per_epoch * per_step, "images")
@@ -253,6 +262,7 @@ class _Trainer:
         self.reporter.finish()
         self._check_loss()
         if self.step == end:
+            self.taken = ()
             self._validate(epoch)
         elif self._is_to_stop():
             what = "interrupted" if self.joint_stop.is_agreed else "stopped by `max_steps`"
@@ -273,7 +283,7 @@ class _Trainer:
         )
 
     def _train_step(self, batch: Batch) -> None:
-        c, device = self.config, self.process.device
+        c = self.config
         # Stochastic depth and mixing are drawn anew by (seed, step, rank), so that a resumed run draws the same.
         step_seed = seed_of(c.run.seed, "step", self.step, self.process.rank)
         random.seed(step_seed)
@@ -281,21 +291,44 @@ class _Trainer:
         self.scheduler.step_update(self.step)
         self.student.begin_step(self.step / self.steps_per_epoch)
         self.model.train()
-        images = normalize(batch.images.to(device, non_blocking=True), self.stream.view)
-        labels = batch.labels.to(device, non_blocking=True)
-        loss = self.loss(self.model, batch, images, labels, self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = self._backward(batch)
         clip_gradients(c, self.student.net)
         self.optimizer.step()
         self.step += 1
         if self.ema is not None:
             self.ema.update(self.student.net, step=self.step)
         self.num_skipped += batch.num_skipped
-        self._loss_is_finite &= loss.detach().isfinite()
-        note = self._log_step(loss.detach(), len(labels)) if self.step % c.logging.log_steps == 0 else ""
-        self.reporter.advance(len(labels) * self.process.world_size, note)
+        self._loss_is_finite &= loss.isfinite()
+        note = self._log_step(loss, len(batch.labels)) if self.step % c.logging.log_steps == 0 else ""
+        self.reporter.advance(len(batch.labels) * self.process.world_size, note)
         self.joint_stop.after_step()
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """Adds up a batch's gradients, in as many passes as asked for; returns its loss, a scalar without gradient."""
+        device = self.process.device
+        pieces = pieces_of(batch, self.config.recipe.grad_accum)
+        loss = torch.zeros((), device=device)
+        for number, piece in enumerate(pieces):
+            is_last = number == len(pieces) - 1
+            with (
+                nullcontext()
+                if is_last or not isinstance(self.model, DistributedDataParallel)
+                else self.model.no_sync()
+            ):
+                images = normalize(piece.images.to(device, non_blocking=True), self.stream.view)
+                labels = piece.labels.to(device, non_blocking=True)
+                of_piece = self.loss(self.model, piece, images, labels, self.step) * (len(labels) / len(batch.labels))
+                of_piece.backward()
+            loss += of_piece.detach()
+        return loss
+
+    def _joint_gradients(self, is_last: bool) -> AbstractContextManager[None]:
+        """Averages gradients over processes with the last pass alone."""
+        if is_last or not isinstance(self.model, DistributedDataParallel):
+            return nullcontext()
+        no_sync: AbstractContextManager[None] = self.model.no_sync()
+        return no_sync
 
     def _log_step(self, loss: Tensor, batch_size: int) -> str:
         """Writes a line of metrics; returns the figure to show. All ranks come here at the same steps."""
@@ -379,6 +412,8 @@ class _Trainer:
                 "scheduler": self.scheduler.state_dict(),
                 "best_top1": self.best_top1,
                 "num_skipped": int(num_skipped),
+                "layout": asdict(self.layout),
+                "taken": [asdict(stretch) for stretch in self.taken],
             }
             ema = self.ema.module.state_dict() if self.ema is not None else None
             save_checkpoint(self.out, self._info(), self.student.net.state_dict(), ema, training)
@@ -398,6 +433,14 @@ class _Trainer:
             return
         self._load(checkpoint, state)
 
+    def _say_dealt_anew(self, num_skipped: int) -> None:
+        last = self.taken[-1]
+        said = f"the rest of epoch {self.step // self.steps_per_epoch + 1} is dealt to {self.layout}, in another order "
+        said += f"than to {last.layout}: each of its samples once"
+        if num_skipped:  # others took their places, and which ones cannot be told without reading all again
+            said += f", but up to {num_skipped} that stood in for bad images, which may be seen again"
+        self.reporter.message(said)
+
     def _load(self, checkpoint: Path, state: dict[str, Any]) -> None:
         assert self.config.student.model is not None
         source = checkpoint / "model.safetensors"
@@ -415,3 +458,6 @@ class _Trainer:
                 f"{self.steps_per_epoch}; give the same shards"
             )
         self.reporter.message(f"resumed at step {self.step}")
+        self.taken = taken_before(state, self.layout, self.steps_per_epoch)
+        if len(self.taken) > len(state.get("taken", ())):
+            self._say_dealt_anew(state["num_skipped"])
