@@ -1,4 +1,4 @@
-"""Which samples of an epoch were trained on, from how they were dealt and how many steps were taken.
+"""Samples of an epoch that were trained on, from how they were dealt and how many steps were taken.
 
 Processes, loader processes and batches decide the order of an epoch's samples. A run that goes on in the middle of an
 epoch with other numbers of them deals anew what is left of it: the epoch's sequence without what earlier layouts took.
@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """How samples are dealt: batches of `batch_size` to each of `world_size` processes, by its loader processes.
+    """Dealing of samples: batches of `batch_size` to each of `world_size` processes, by its loader processes.
 
     Attributes:
         num_workers: loader processes of each process, at least 1: where there is none, the process is its own.

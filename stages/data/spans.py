@@ -64,7 +64,7 @@ class ShardSpan:
 
     @property
     def wanted(self) -> slice | npt.NDArray[np.int64]:
-        """Where its samples stand among those that the shard gives."""
+        """Places of its samples among those that the shard gives."""
         return slice(self.first, self.stop) if self.chosen is None else self.chosen
 
     def has(self, position: int) -> bool:

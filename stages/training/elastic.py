@@ -45,7 +45,7 @@ def dealt(config: TrainConfig, saved: RunRecord | None, process: Process) -> Tra
 
 
 def layout_of(config: TrainConfig, world_size: int) -> Layout:
-    """How samples are dealt to these processes."""
+    """Dealing of samples to these processes."""
     assert config.runtime.workers is not None
     return Layout(
         batch_size=config.recipe.batch_size, world_size=world_size, num_workers=max(1, config.runtime.workers)
@@ -53,7 +53,7 @@ def layout_of(config: TrainConfig, world_size: int) -> Layout:
 
 
 def taken_before(state: dict[str, Any], layout: Layout, steps_per_epoch: int) -> tuple[Stretch, ...]:
-    """What other layouts took of the epoch that a checkpoint stands in.
+    """Stretches that other layouts took of the epoch that a checkpoint stands in.
 
     Args:
         state: of the checkpoint: its step, its layout and what others took before that one.
