@@ -43,7 +43,9 @@ TRAINING_STATE = frozenset({"step", "steps_per_epoch", "optimizer", "scheduler",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointInfo:
-    """Origin of a student's weights. `protocol` and `top1` say by which validation, and how well, they did."""
+    """Origin of a student's weights. `protocol` and `top1` say by which validation, and how well, they did; `is_ema`,
+    whether they are averaged ones.
+    """
 
     model: str
     num_classes: Annotated[int, Field(ge=1)]
@@ -56,6 +58,7 @@ class CheckpointInfo:
     protocol: str | None = None
     top1: float | None = None
     swin_input: PatchInput | None = None
+    is_ema: bool = False
 
 
 _ADAPTER = TypeAdapter(CheckpointInfo)
@@ -189,11 +192,13 @@ def save_checkpoint(
     weights: Mapping[str, torch.Tensor],
     ema_weights: Mapping[str, torch.Tensor] | None,
     training: Mapping[str, Any],
+    *,
+    keep: int = 1,
 ) -> None:
-    """Writes a checkpoint beside the one there, points to it, and only then removes the older one.
+    """Writes a checkpoint beside those there, points to it, and only then removes all but the newest `keep`.
 
     Raises:
-        DiskError: it cannot be written; the older one stays.
+        DiskError: it cannot be written; the older ones stay.
     """
     folder = _folder(run)
     name = f"step-{info.step:08d}"
@@ -214,9 +219,11 @@ def save_checkpoint(
         write_atomically(folder / "latest", f"{name}\n".encode())
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for old in folder.glob("*step-*"):
-        if old.name != name:
-            shutil.rmtree(old)
+    for half in folder.glob(".step-*"):
+        shutil.rmtree(half)
+    whole = sorted((path for path in folder.glob("step-*") if path.name != name), key=lambda path: int(path.name[5:]))
+    for old in whole[: len(whole) - (keep - 1)]:
+        shutil.rmtree(old)
 
 
 def load_training_state(checkpoint: Path, device: torch.device) -> dict[str, Any]:

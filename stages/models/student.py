@@ -50,12 +50,14 @@ class Student(nn.Module, ABC):
         saves_compute: whether fewer patches cost less.
         mixes_tokens: whether CutMix happens on tokens, inside (MixToken), rather than on pixels.
         chooses_patches: whether it has a CLS token, whose attention can choose patches (`order_patches`).
+        channels_last: whether its images and weights lie with their channels last, as convolutions are faster.
         summary: what a run's first line says of its patches, where that is not what the run is asked for.
     """
 
     saves_compute: ClassVar[bool] = True
     mixes_tokens: ClassVar[bool] = False
     chooses_patches: ClassVar[bool] = False
+    channels_last: ClassVar[bool] = False
     summary: str | None = None
 
     def __init__(self, net: nn.Module, geometry: Geometry) -> None:

@@ -31,6 +31,12 @@ class ZeroedStudent(Student):
         return logits
 
 
+class ConvolutionalStudent(ZeroedStudent):
+    """Wraps a network of convolutions."""
+
+    channels_last = True
+
+
 def zero_patches(images: Tensor, keep_indices: Tensor, grid: tuple[int, int]) -> Tensor:
     """Images float [B, channels, H, W] with all patches zero but `keep_indices`, int64 [B, K]."""
     height, width = grid
@@ -56,8 +62,8 @@ def pixel_geometry(net: nn.Module, name: str) -> Geometry:
     return Geometry(grid=grid, patch_px=PATCH_PX, image_px=height, mode="L" if channels == 1 else "RGB")
 
 
-def _wrap(net: nn.Module, name: str, patch_input: PatchInput | None) -> ZeroedStudent:
-    return ZeroedStudent(net, pixel_geometry(net, name))
+def _wrap(net: nn.Module, name: str, patch_input: PatchInput | None) -> ConvolutionalStudent:
+    return ConvolutionalStudent(net, pixel_geometry(net, name))
 
 
 FAMILY = Family(name="ResNet", modules=frozenset({"resnet"}), wrap=_wrap, inputs=("zero",), epochs=90)

@@ -84,8 +84,8 @@ MinCrop = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeOptions(Group):
-    """Options of where and how fast a command runs."""
+class PlaceOptions(Group):
+    """Options of where a command runs, and how long it waits."""
 
     panel: ClassVar[str] = "Runtime"
 
@@ -96,7 +96,6 @@ class RuntimeOptions(Group):
         ),
     ] = None
     device: Annotated[str, Option(help="auto, cpu, cuda, cuda:N or mps.", on_resume="free")] = "auto"
-    precision: Annotated[Precision, Option(help="Arithmetic of the forward pass; bf16 is faster, and rounds.")] = "fp32"
     stall_timeout_s: Annotated[
         float,
         Option(
@@ -113,6 +112,13 @@ class RuntimeOptions(Group):
             on_resume="unrecorded",
         ),
     ] = 2400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeOptions(PlaceOptions):
+    """Options of where and how exactly a command runs."""
+
+    precision: Annotated[Precision, Option(help="Arithmetic of the forward pass; bf16 is faster, and rounds.")] = "fp32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,8 +24,8 @@ from ..options import (
     OnOtherPixels,
     Option,
     PatchInput,
+    PlaceOptions,
     RemoteOptions,
-    RuntimeOptions,
     Seed,
     Shards,
     Subset,
@@ -178,9 +178,17 @@ class LogOptions(Group):
     panel: ClassVar[str] = "Logging and checkpoints"
 
     log_steps: Annotated[int, Option(help="Steps between metrics.", min=1, on_resume="free")] = 50
+    log: Annotated[
+        Literal["wandb"] | None,
+        Option(help="Also to Weights & Biases (extra: wandb), as its own variables say.", on_resume="free"),
+    ] = None
     checkpoint_steps: Annotated[
         int | None, Option(help="Checkpoint inside epochs too, every so many.", min=1, on_resume="free")
     ] = None
+    keep_checkpoints: Annotated[int, Option(help="The newest so many stay.", min=1, on_resume="free")] = 1
+    val_interval: Annotated[
+        int, Option(help="Epochs from one validation to the next; the last is validated.", min=1, on_resume="free")
+    ] = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +213,22 @@ class RunOptions(Group):
     max_steps: Annotated[int | None, Option(help="Stop after so many.", min=1, on_resume="free")] = None
     seed: Seed = 0
     lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRuntime(PlaceOptions):
+    """Options of where, how fast, and how exactly a network is trained or tested."""
+
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"],
+        Option(
+            help="Arithmetic of the forward pass; bf16 is faster, and rounds. fp16 is for GPUs without bf16; losses "
+            "are scaled."
+        ),
+    ] = "fp32"
+    tf32: Annotated[
+        bool, Option(help="TF32 in products of fp32, on GPUs that have it: faster, and rounds to 10 bits.")
+    ] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,7 +283,7 @@ class TrainConfig(Group):
     views: ViewOptions = ViewOptions()
     mixing: MixingOptions = MixingOptions()
     logging: LogOptions = LogOptions()
-    runtime: RuntimeOptions = RuntimeOptions()
+    runtime: TrainingRuntime = TrainingRuntime()
     remote: RemoteOptions = RemoteOptions()
 
     @staticmethod
@@ -293,7 +317,7 @@ class FitSelectorConfig(Group):
     views: ViewOptions = ViewOptions()
     mixing: MixingOptions = MixingOptions()
     logging: LogOptions = LogOptions()
-    runtime: RuntimeOptions = RuntimeOptions()
+    runtime: TrainingRuntime = TrainingRuntime()
     remote: RemoteOptions = RemoteOptions()
 
     @staticmethod
@@ -331,7 +355,7 @@ class EvalConfig(Group):
     seed: Seed = 0
     on_bad_image: OnBadImage = "error"
     joins: JoinOptions = JoinOptions()
-    runtime: RuntimeOptions = RuntimeOptions()
+    runtime: TrainingRuntime = TrainingRuntime()
     remote: RemoteOptions = RemoteOptions()
 
 

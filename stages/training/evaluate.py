@@ -23,7 +23,7 @@ from ..models.registry import center_view_of
 from ..models.student import Geometry, Student
 from ..options import ErrorOrSkip, EvalProtocol, JoinOptions, Subset
 from ..runtime.distributed import Process, process_group
-from ..runtime.precision import autocast
+from ..runtime.precision import autocast, tf32
 from ..runtime.reporting import Reporter, SilentReporter
 from .classes import check_head, check_labels
 from .config import EvalConfig
@@ -98,6 +98,8 @@ def evaluate_stream(
     stall_timeout_s: float = STALL_TIMEOUT_S,
     own_patches: bool = False,
     checks_labels: bool = False,
+    same_size: bool = False,
+    name: str = "testing",
 ) -> Metrics:
     """Tests a student on all samples of a stream, each once, over all ranks.
 
@@ -105,12 +107,14 @@ def evaluate_stream(
         stall_timeout_s: how long the next batch may take.
         own_patches: let its own attention choose `stream.num_keep` patches of each image.
         checks_labels: say so if no label is as high as the head's last class.
+        same_size: fill batches up that are not full, so that a compiled student is not compiled for their sizes too.
+        name: what is shown beside the progress.
     """
     student.eval()
     seen = torch.zeros(stream.num_classes if checks_labels else 0)
     position = StreamPosition(rank=process.rank, world_size=process.world_size)
     sums = torch.zeros(5, dtype=torch.float64)
-    reporter.start("testing", stream.num_samples, "images")
+    reporter.start(name, stream.num_samples, "images")
     batches = iterate(
         SampleStream(stream, position),
         num_workers,
@@ -125,16 +129,18 @@ def evaluate_stream(
             continue
         with autocast(process.device, precision):
             num_own = stream.num_keep if own_patches else None
-            logits = forward_batch(student, batch, stream.view, process.device, num_own=num_own).float()
+            shown = filled_up(batch, stream.batch_size) if same_size else batch
+            logits = forward_batch(student, shown, stream.view, process.device, num_own=num_own).float()
+            logits = logits[: len(batch.labels)]
         if checks_labels:
             seen[batch.labels] = 1
         labels = batch.labels.to(process.device)
         top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         loss = F.cross_entropy(logits, labels, reduction="sum")
         sums[:4] += torch.tensor([int(top[:, 0].sum()), int(top.sum()), float(loss), len(labels)], dtype=torch.float64)
-        shown = min(stream.num_samples, num_shown + len(labels) * process.world_size)  # as if all ranks were as fast
-        reporter.advance(shown - num_shown, f"top-1 {100 * float(sums[0] / sums[3]):.2f}")
-        num_shown = shown
+        now = min(stream.num_samples, num_shown + len(labels) * process.world_size)  # as if all ranks were as fast
+        reporter.advance(now - num_shown, f"top-1 {100 * float(sums[0] / sums[3]):.2f}")
+        num_shown = now
     total = process.sum(sums).cpu()
     top1, top5, loss, count, skipped = total.tolist()
     reporter.advance(int(count) - num_shown, f"top-1 {100 * top1 / max(1, count):.2f}")
@@ -160,6 +166,14 @@ def _say_labels(seen: torch.Tensor, reporter: Reporter) -> None:
             f"the images are of {len(labels)} classes, the highest label is {labels[-1]}, and the head has {len(seen)} "
             "classes; are they numbered as in training?"
         )
+
+
+def filled_up(batch: Batch, size: int) -> Batch:
+    """A batch of `size` images: its own, then its first one again and again."""
+    index = torch.arange(size)
+    index[len(batch.labels) :] = 0
+    keep = batch.keep_indices
+    return batch._replace(images=batch.images[index], keep_indices=None if keep is None else keep[index])
 
 
 def forward_batch(
@@ -269,17 +283,18 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
         check_protocol(student, config.test, stream.num_keep, name, config.tickets)
         fetch_tickets(stream, quiet)
         _say_patches(config, stream, student, info, quiet)
-        return evaluate_stream(
-            student.to(process.device),
-            stream,
-            process,
-            num_workers=num_workers_for(config.runtime.workers, process.local_world_size),
-            precision=config.runtime.precision,
-            stall_timeout_s=config.runtime.stall_timeout_s,
-            reporter=quiet,
-            own_patches=config.test == "own",
-            checks_labels=True,
-        )
+        with tf32(process.device, is_on=config.runtime.tf32):
+            return evaluate_stream(
+                student.to(process.device),
+                stream,
+                process,
+                num_workers=num_workers_for(config.runtime.workers, process.local_world_size),
+                precision=config.runtime.precision,
+                stall_timeout_s=config.runtime.stall_timeout_s,
+                reporter=quiet,
+                own_patches=config.test == "own",
+                checks_labels=True,
+            )
 
 
 def join_for_testing(tickets: Location | None, subset: Subset, joins: JoinOptions) -> JoinConfig | None:

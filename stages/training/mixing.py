@@ -53,7 +53,7 @@ def pieces_of(batch: Batch, num_pieces: int) -> list[Batch]:
     if num_pieces == 1:
         return [batch]
     last = len(batch.labels) - 1
-    halves = torch.arange(last // 2 + 1).tensor_split(num_pieces)
+    halves = torch.arange(last // 2 + 1, device=batch.labels.device).tensor_split(num_pieces)
     return [_part_of(batch, torch.cat([half, (last - half)[half < last - half].flip(0)])) for half in halves]
 
 

@@ -20,14 +20,17 @@ def scaled_lr(config: TrainConfig, world_size: int) -> float:
     return config.recipe.lr * config.recipe.batch_size * world_size / BASE_BATCH_SIZE
 
 
-def create_optimizer(config: TrainConfig, net: nn.Module, world_size: int) -> torch.optim.Optimizer:
-    """AdamW, or SGD with Nesterov momentum; biases and norms are not decayed."""
+def create_optimizer(
+    config: TrainConfig, net: nn.Module, world_size: int, device: torch.device | None = None
+) -> torch.optim.Optimizer:
+    """AdamW, or SGD with Nesterov momentum; biases and norms are not decayed. On a GPU it is one fused kernel."""
     return create_optimizer_v2(
         net,
         opt=config.recipe.opt,
         lr=scaled_lr(config, world_size),
         weight_decay=config.recipe.weight_decay,
         momentum=config.recipe.momentum,
+        fused=True if device is not None and device.type == "cuda" else None,
     )
 
 

@@ -35,7 +35,7 @@ def checkpoint_bytes(net: nn.Module, config: TrainConfig) -> int:
 
 
 def check_room(run: Path, net: nn.Module, config: TrainConfig, reporter: Reporter) -> None:
-    """Warns where the disk has no room for a checkpoint beside the one before, and the best weights.
+    """Warns where the disk has no room for a checkpoint beside those before, and the best weights.
 
     Raises:
         DiskError: there is no room for a single checkpoint.
@@ -44,6 +44,7 @@ def check_room(run: Path, net: nn.Module, config: TrainConfig, reporter: Reporte
     best = sum(tensor.nbytes for tensor in net.state_dict().values())
     there = sum(path.stat().st_size for path in run.rglob("*.safetensors")) if run.is_dir() else 0
     there += sum(path.stat().st_size for path in run.rglob("training.pt")) if run.is_dir() else 0
-    warning = check_space(run, max(one, 2 * one + best - there), least=one)
+    most = (config.logging.keep_checkpoints + 1) * one  # the new one stands beside the others
+    warning = check_space(run, max(one, most + best - there), least=one)
     if warning is not None:
         reporter.message(f"note: {warning}")

@@ -6,23 +6,18 @@ follow: replayed or warped views, mixing on the patch grid, erasing of whole pat
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
-from ...artifacts_schema import DatalttError, DiskError, OptionError
+from ...artifacts_schema import DatalttError, OptionError
 from ..data.class_list import keep_class_list
 from ..data.fetching import fetch_tickets
-from ..data.images import normalize
 from ..data.layouts import Stretch
 from ..data.loader import iterate
 from ..data.student_stream import Batch, SampleStream, StreamPosition
@@ -40,23 +35,24 @@ from ..runtime.distributed import Process, process_group
 from ..runtime.interrupts import StopRequest
 from ..runtime.joint_stop import JointStop
 from ..runtime.locks import written_by_one
-from ..runtime.randomness import seed_of
+from ..runtime.moving import on_device
+from ..runtime.precision import tf32
 from ..runtime.reporting import Reporter, SilentReporter
 from .config import TrainConfig
 from .elastic import layout_of, taken_before
 from .evaluate import Metrics, center_of, evaluate_stream
-from .losses import StudentLoss
-from .mixing import pieces_of
-from .optimization import clip_gradients, create_optimizer, create_schedule, scaled_lr
+from .figures import MUCH_WAITING, Figures, in_hours, in_words
 from .plan import RunPlan, out_of, plan_run, settled
 from .record import LOCK_FILE, begin_run, new_record, resume_run, undo_run
 from .room import check_room, check_run_folder
-from .run_log import RunLog
+from .run_log import Logger, RunLog, create_logger
+from .updates import Updates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
-    """Result of a run. `validation` is the last one, `best_top1` the best, both by `protocol`.
+    """Result of a run. `validation` is the last one, `ema_validation` that of the averaged weights, `best_top1` the
+    best of either, all by `protocol`.
 
     `num_skipped` counts bad images that were left out, as often as they were; `num_missing` the samples that have no
     ticket and so were no part of the run.
@@ -67,6 +63,7 @@ class TrainResult:
     epoch: int
     protocol: EvalProtocol | None
     validation: Metrics | None
+    ema_validation: Metrics | None
     best_top1: float | None
     num_skipped: int
     num_missing: int = 0
@@ -79,6 +76,7 @@ def train(
     prepare: Callable[[Student], Student] | None = None,
     asked: Group | None = None,
     command: str = "train",
+    logger: Logger | None = None,
 ) -> TrainResult:
     """Runs stage two; under torchrun, this process's share of it.
 
@@ -87,6 +85,7 @@ def train(
             It is called before a checkpoint is loaded, also on resuming.
         asked: what to write down as asked for, if not `config`.
         command: the command whose run this is; another one does not go on with it.
+        logger: is told the metrics too, on rank 0.
 
     Raises:
         DatalttError: anything that the user can mend.
@@ -110,7 +109,8 @@ def train(
                 fetch_tickets(stream, quiet)
         if prepare is not None:
             plan = replace(plan, student=prepare(plan.student))
-        return _Trainer(plan, process, quiet, asked or plan.asked, command, check_lock).run()
+        held.enter_context(tf32(process.device, is_on=plan.config.runtime.tf32))
+        return _Trainer(plan, process, quiet, asked or plan.asked, command, check_lock, logger).run()
 
 
 class _Trainer:
@@ -124,6 +124,7 @@ class _Trainer:
         asked: Group,
         command: str,
         check_lock: Callable[[], None],
+        logger: Logger | None,
     ) -> None:
         self.process, self.reporter, self.out, self.check_lock = process, reporter, plan.out, check_lock
         self.record = new_record(
@@ -136,28 +137,16 @@ class _Trainer:
         )
         self.config, self.student, self.steps_per_epoch = plan.config, plan.student, plan.steps_per_epoch
         self.stream, self.val_stream, self.protocol = plan.stream, plan.val_stream, plan.protocol
-        self.epochs, self.classes = plan.epochs, plan.classes
-        self._build()
-
-    def _build(self) -> None:
-        """Optimiser, schedule, loss, average: timm's parts, with the recipe's numbers."""
-        c, device = self.config, self.process.device
-        self.student.to(device)
-        self.ema = ModelEmaV3(self.student.net, decay=c.recipe.ema_decay) if c.recipe.ema_decay > 0 else None
-        self.lr = scaled_lr(c, self.process.world_size)
-        self.optimizer = create_optimizer(c, self.student.net, self.process.world_size)
-        self.scheduler = create_schedule(c, self.optimizer, epochs=self.epochs, steps_per_epoch=self.steps_per_epoch)
-        self.loss = StudentLoss(c, self.stream, self.process.rank, mixes_tokens=self.student.mixes_tokens)
-        self.layout = layout_of(c, self.process.world_size)
+        self.epochs, self.classes, self.logger = plan.epochs, plan.classes, logger
+        self.updates = Updates(plan.config, plan.student, plan.stream, process, steps_per_epoch=plan.steps_per_epoch)
+        self.layout = layout_of(plan.config, process.world_size)
         self.taken: tuple[Stretch, ...] = ()  # of the epoch under way, by other layouts
-        self.step = 0
+        self.step, self.num_skipped = 0, 0
         self.best_top1: float | None = None
         self.validation: Metrics | None = None
-        self.num_skipped = 0
-        self._loss_is_finite = torch.ones((), dtype=torch.bool, device=device)
-        self.stop = StopRequest(is_shared=self.process.world_size > 1)
-        self.joint_stop = JointStop(self.process, self.stop)
-        self._last_logged: tuple[int, float] | None = None
+        self.ema_validation: Metrics | None = None
+        self.stop = StopRequest(is_shared=process.world_size > 1)
+        self.joint_stop = JointStop(process, self.stop)
 
     def run(self) -> TrainResult:
         """Trains from the start, or from the newest checkpoint, to the end or to `max_steps`."""
@@ -171,12 +160,16 @@ class _Trainer:
         self.process.barrier()
         self.log = self._opened_log() if self.process.is_main else None
         self._announce()
-        if c.student.compile:
-            self.student.compile()
-        self.model: torch.nn.Module = self.student
-        if self.process.world_size > 1:
-            ids = [self.process.device.index] if self.process.device.type == "cuda" else None
-            self.model = DistributedDataParallel(self.student, device_ids=ids)
+        self.figures = Figures(
+            self.student,
+            num_keep=None if c.control == "dense" else self.stream.num_keep,
+            images_per_step=self.layout.global_batch,
+            world_size=self.process.world_size,
+            precision=c.runtime.precision,
+            tf32=c.runtime.tf32,
+        )
+        self.updates.begin()
+        self.first_epoch = self.step // self.steps_per_epoch
         try:
             with self.stop.watched():
                 self._run_epochs()
@@ -191,6 +184,7 @@ class _Trainer:
             epoch=self.step // self.steps_per_epoch,
             protocol=self.protocol,
             validation=self.validation,
+            ema_validation=self.ema_validation,
             best_top1=self.best_top1,
             num_skipped=self.num_skipped,
             num_missing=self.stream.num_missing,
@@ -202,8 +196,9 @@ class _Trainer:
 
     def _opened_log(self) -> RunLog:
         try:
-            return RunLog(self.out, first_step=self.step)
-        except DiskError:
+            loggers = [self.logger, create_logger(self.config.logging.log, self.out, asdict(self.record))]
+            return RunLog(self.out, first_step=self.step, loggers=[each for each in loggers if each is not None])
+        except DatalttError:
             if not self.config.run.resume:
                 undo_run(self.out)  # the corrected command starts afresh
             raise
@@ -226,11 +221,11 @@ class _Trainer:
             kept += " (the others are set to zero, which saves no compute)"
         tested = "while dropping" if self.student.summary else f"on {self.protocol}"
         what = self.student.summary or f"{c.control}: {kept}"
-        left_out = s.num_samples - self.steps_per_epoch * c.recipe.batch_size * self.process.world_size
+        left_out = s.num_samples - self.steps_per_epoch * self.layout.global_batch
         self.reporter.message(
             f"{c.student.model}, {what}; {s.num_samples} images, {self.steps_per_epoch} steps per epoch"
             + (f" (each epoch leaves out another {left_out}, less than a batch)" if left_out else "")
-            + f", learning rate {self.lr:.3g}"
+            + f", learning rate {self.updates.lr:.3g}"
             + (f"; best kept by testing {tested}" if self.protocol else "; no `val_shards`: no best is kept")
         )
 
@@ -250,114 +245,98 @@ class _Trainer:
             rank=self.process.rank,
             world_size=self.process.world_size,
         )
-        per_step = c.recipe.batch_size * self.process.world_size
+        per_step = self.layout.global_batch
         self.reporter.start(f"epoch {epoch + 1}/{self.epochs}", self.steps_per_epoch * per_step, "images")
         self.reporter.advance(first * per_step)
+        self.figures.begin_epoch()
         for batch in self._batches(position):
             self._train_step(batch)
             if self._is_to_stop():
                 break
             if c.logging.checkpoint_steps and self.step % c.logging.checkpoint_steps == 0 and self.step < end:
                 self._save()
+                self.figures.skip()
         self.reporter.finish()
-        self._check_loss()
+        self._say_waiting(epoch)
+        self.updates.check(self.step)
         if self.step == end:
             self.taken = ()
-            self._validate(epoch)
+            if (epoch + 1) % c.logging.val_interval == 0 or epoch + 1 == self.epochs:
+                self._validate(epoch)
         elif self._is_to_stop():
             what = "interrupted" if self.joint_stop.is_agreed else "stopped by `max_steps`"
             self.reporter.message(f"{what} at step {self.step}, inside epoch {epoch + 1}: saved, not validated")
         else:
             raise DatalttError(f"epoch {epoch + 1} ended at step {self.step}, not {end}: its shards changed meanwhile")
         self._save()
+        self.figures.skip()
 
     def _batches(self, position: StreamPosition) -> Iterator[Batch]:
-        assert self.config.runtime.workers is not None
-        pin = self.process.device.type == "cuda"
-        return iterate(
+        c, device = self.config, self.process.device
+        assert c.runtime.workers is not None
+        batches: Iterator[Batch] = iterate(
             SampleStream(self.stream, position),
-            self.config.runtime.workers,
-            pin_memory=pin,
-            stall_timeout_s=self.config.runtime.stall_timeout_s,
+            c.runtime.workers,
+            pin_memory=device.type == "cuda",
+            stall_timeout_s=c.runtime.stall_timeout_s,
             reporter=self.reporter,
         )
+        return on_device(self.figures.waited(batches), device)
 
     def _train_step(self, batch: Batch) -> None:
-        c = self.config
-        # Stochastic depth and mixing are drawn anew by (seed, step, rank), so that a resumed run draws the same.
-        step_seed = seed_of(c.run.seed, "step", self.step, self.process.rank)
-        random.seed(step_seed)
-        torch.manual_seed(step_seed)
-        self.scheduler.step_update(self.step)
-        self.student.begin_step(self.step / self.steps_per_epoch)
-        self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(batch)
-        clip_gradients(c, self.student.net)
-        self.optimizer.step()
+        loss = self.updates.update(batch, self.step)
         self.step += 1
-        if self.ema is not None:
-            self.ema.update(self.student.net, step=self.step)
         self.num_skipped += batch.num_skipped
-        self._loss_is_finite &= loss.isfinite()
-        note = self._log_step(loss, len(batch.labels)) if self.step % c.logging.log_steps == 0 else ""
-        self.reporter.advance(len(batch.labels) * self.process.world_size, note)
+        self.figures.stepped()
+        note = self._log_step(loss) if self.step % self.config.logging.log_steps == 0 else ""
+        self.reporter.advance(self.layout.global_batch, note)
         self.joint_stop.after_step()
 
-    def _backward(self, batch: Batch) -> Tensor:
-        """Adds up a batch's gradients, in as many passes as asked for; returns its loss, a scalar without gradient."""
-        device = self.process.device
-        pieces = pieces_of(batch, self.config.recipe.grad_accum)
-        loss = torch.zeros((), device=device)
-        for number, piece in enumerate(pieces):
-            is_last = number == len(pieces) - 1
-            with (
-                nullcontext()
-                if is_last or not isinstance(self.model, DistributedDataParallel)
-                else self.model.no_sync()
-            ):
-                images = normalize(piece.images.to(device, non_blocking=True), self.stream.view)
-                labels = piece.labels.to(device, non_blocking=True)
-                of_piece = self.loss(self.model, piece, images, labels, self.step) * (len(labels) / len(batch.labels))
-                of_piece.backward()
-            loss += of_piece.detach()
-        return loss
-
-    def _joint_gradients(self, is_last: bool) -> AbstractContextManager[None]:
-        """Averages gradients over processes with the last pass alone."""
-        if is_last or not isinstance(self.model, DistributedDataParallel):
-            return nullcontext()
-        no_sync: AbstractContextManager[None] = self.model.no_sync()
-        return no_sync
-
-    def _log_step(self, loss: Tensor, batch_size: int) -> str:
-        """Writes a line of metrics; returns the figure to show. All ranks come here at the same steps."""
+    def _log_step(self, loss: Tensor) -> str:
+        """Writes a line of metrics; returns what to show of them. All ranks come here at the same steps."""
         mean = float(self.process.sum(loss.float().reshape(1))) / self.process.world_size
-        self._check_loss()
-        now = time.perf_counter()
-        values: dict[str, Any] = {"loss": mean, "lr": self.optimizer.param_groups[0]["lr"]}
-        if self._last_logged is not None:
-            last_step, last_time = self._last_logged
-            seen = (self.step - last_step) * batch_size * self.process.world_size
-            values["images_per_s"] = seen / (now - last_time)
-        self._last_logged = (self.step, now)
+        self.updates.check(self.step)
+        figures = self.figures.since_last()
         if self.log is not None:
-            self.log.write(self.step, (self.step - 1) // self.steps_per_epoch, values)
-        return f"loss {mean:.3f}"
+            lr = self.updates.optimizer.param_groups[0]["lr"]
+            self.log.write(self.step, (self.step - 1) // self.steps_per_epoch, {"loss": mean, "lr": lr, **figures})
+        left = self.figures.seconds_left(self.epochs * self.steps_per_epoch - self.step)
+        words = [f"loss {mean:.3f}", in_words(figures), f"{in_hours(left)} left of the run" if left else ""]
+        return ", ".join(word for word in words if word)
 
-    def _check_loss(self) -> None:
-        """Raises if any loss so far was not finite; not asked at every step, since a GPU would have to wait."""
-        if not self._loss_is_finite:
-            raise DatalttError(
-                f"the loss is not finite at step {self.step} or before; lower `lr`, or use `precision='fp32'`"
-            )
+    def _say_waiting(self, epoch: int) -> None:
+        """Says what to do where a GPU waits for its input."""
+        share = self.figures.epoch_wait_share
+        if self.process.device.type != "cpu" and share > MUCH_WAITING and epoch == self.first_epoch:
+            self.reporter.message(f"note: {share:.0%} of this epoch went into waiting for images; use more `workers`")
 
     def _validate(self, epoch: int) -> None:
         if self.val_stream is None:
             return
+        shown = self.validation = self._tested("testing")
+        said = f"epoch {epoch + 1}: top-1 {shown.top1:.2f}, loss {shown.loss:.3f}"
+        values = {f"val_{k}": v for k, v in asdict(shown).items()}
+        is_ema = False
+        if self.updates.ema is not None:
+            with self.updates.averaged():
+                averaged = self.ema_validation = self._tested("testing averaged weights")
+            said += f"; averaged weights {averaged.top1:.2f}, {averaged.loss:.3f}"
+            values |= {f"val_ema_{k}": v for k, v in asdict(averaged).items()}
+            if averaged.top1 > shown.top1:
+                shown, is_ema = averaged, True
+        is_best = self.best_top1 is None or shown.top1 > self.best_top1
+        if self.log is not None:
+            self.log.write(self.step, epoch, {**values, "val_protocol": self.protocol})
+        if is_best:
+            self.best_top1 = shown.top1
+            self._save_best(shown, is_ema=is_ema)
+        self.reporter.message(f"{said} on {self.protocol}" + (" (best so far)" if is_best else ""))
+
+    def _tested(self, name: str) -> Metrics:
         c = self.config
+        assert self.val_stream is not None
         assert c.runtime.workers is not None
-        metrics = evaluate_stream(
+        return evaluate_stream(
             self.student,
             self.val_stream,
             self.process,
@@ -366,21 +345,17 @@ class _Trainer:
             stall_timeout_s=c.runtime.stall_timeout_s,
             reporter=self.reporter,
             own_patches=self.protocol == "own",
+            same_size=c.student.compile,
+            name=name,
         )
-        self.validation = metrics
-        best = self.best_top1 is None or metrics.top1 > self.best_top1
-        if best:
-            self.best_top1 = metrics.top1
-        if self.log is not None:
-            values = {f"val_{k}": v for k, v in asdict(metrics).items()}
-            self.log.write(self.step, epoch, {**values, "val_protocol": self.protocol})
-        if best and self.process.is_main:
-            save_weights(self.out / "best.safetensors", self.student.net.state_dict(), self._info())
-        self.reporter.message(
-            f"epoch {epoch + 1}: top-1 {metrics.top1:.2f}, loss {metrics.loss:.3f} on {self.protocol}"
-            + (" (best so far)" if best else "")
-        )
-        self._last_logged = (self.step, time.perf_counter())
+
+    def _save_best(self, tested: Metrics, *, is_ema: bool) -> None:
+        if not self.process.is_main:
+            return
+        assert not is_ema or self.updates.ema is not None
+        net = self.updates.ema.module if is_ema and self.updates.ema is not None else self.student.net
+        info = replace(self._info(), top1=tested.top1, is_ema=is_ema)
+        save_weights(self.out / "best.safetensors", net.state_dict(), info)
 
     def _info(self) -> CheckpointInfo:
         c, s = self.config, self.stream
@@ -401,22 +376,22 @@ class _Trainer:
 
     def _save(self) -> None:
         """Writes a checkpoint, on rank 0; the others wait."""
-        self._check_loss()
+        self.updates.check(self.step)
         self.check_lock()
         num_skipped = self.process.sum(torch.tensor([float(self.num_skipped)]))
         if self.process.is_main:
             training = {
                 "step": self.step,
                 "steps_per_epoch": self.steps_per_epoch,
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict(),
+                **self.updates.state_dict(),
                 "best_top1": self.best_top1,
                 "num_skipped": int(num_skipped),
                 "layout": asdict(self.layout),
                 "taken": [asdict(stretch) for stretch in self.taken],
             }
-            ema = self.ema.module.state_dict() if self.ema is not None else None
-            save_checkpoint(self.out, self._info(), self.student.net.state_dict(), ema, training)
+            ema = self.updates.ema.module.state_dict() if self.updates.ema is not None else None
+            keep = self.config.logging.keep_checkpoints
+            save_checkpoint(self.out, self._info(), self.student.net.state_dict(), ema, training, keep=keep)
         self.process.barrier()
 
     def _go_on(self) -> None:
@@ -445,11 +420,10 @@ class _Trainer:
         assert self.config.student.model is not None
         source = checkpoint / "model.safetensors"
         load_weights(self.student.net, read_weights(source), str(source), self.config.student.model)
-        if self.ema is not None:
+        if self.updates.ema is not None:
             source = checkpoint / "ema.safetensors"
-            load_weights(self.ema.module, read_weights(source), str(source), self.config.student.model)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+            load_weights(self.updates.ema.module, read_weights(source), str(source), self.config.student.model)
+        self.updates.load_state_dict(state)
         self.step, self.best_top1 = state["step"], state["best_top1"]
         self.num_skipped = state["num_skipped"] if self.process.is_main else 0  # it is that of all ranks
         if state["steps_per_epoch"] != self.steps_per_epoch:

@@ -35,6 +35,7 @@ from dataltt.stages.models.registry import create_vit, entry_of, load_vit
 from dataltt.stages.runtime.randomness import generator_of, isolated_rng
 from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.selection.select import select
+from dataltt.stages.training import figures
 from dataltt.stages.training.config import EvalConfig, TrainConfig
 from dataltt.stages.training.evaluate import EvalProtocol, Metrics, evaluate
 from dataltt.stages.training.train import TrainResult, train
@@ -116,7 +117,7 @@ def _check_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
 def _metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics, without what depends on the clock."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "images_per_s"} for line in lines]
+    return [{k: v for k, v in line.items() if k not in figures.NAMES} for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -459,12 +460,14 @@ def test_best_is_chosen_by_the_protocol_asked_for(
     result = _train(small, out, epochs=4, lr=0.3, **{**_validated(validation), **options})
     tested = [line for line in _metrics(out) if "val_top1" in line]
     assert [line["val_protocol"] for line in tested] == [protocol] * 4
-    accuracies = [line["val_top1"] for line in tested]
+    kinds = ["val_ema" if line["val_ema_top1"] > line["val_top1"] else "val" for line in tested]
+    accuracies = [line[f"{kind}_top1"] for line, kind in zip(tested, kinds, strict=True)]
     best = accuracies.index(max(accuracies))  # the first of equals
     assert (result.protocol, result.best_top1) == (protocol, max(accuracies))
     info = read_info(out / "best.safetensors")
     assert info is not None
     assert (info.protocol, info.top1, info.step) == (protocol, max(accuracies), tested[best]["step"])
+    assert info.is_ema == (kinds[best] == "val_ema")
 
     found = evaluate(
         EvalConfig.of(
@@ -472,7 +475,7 @@ def test_best_is_chosen_by_the_protocol_asked_for(
         )
     )
     assert found.top1 == pytest.approx(max(accuracies))
-    assert found.loss == pytest.approx(tested[best]["val_loss"], rel=1e-5)
+    assert found.loss == pytest.approx(tested[best][f"{kinds[best]}_loss"], rel=1e-5)
 
 
 def test_without_validation_no_best_is_kept(small: SmallStore, tmp_path: Path) -> None:

@@ -1,0 +1,143 @@
+"""Figures of a run's speed: images, patches, arithmetic, waiting for input, memory, and the time that is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+
+from ..models.cost import student_gmacs
+from ..models.student import Student
+from ..runtime.peaks import peak_flops
+
+_T = TypeVar("_T")
+# Names under which figures are logged.
+NAMES = frozenset({"images_per_s", "patches_per_s", "wait_share", "tflops_per_s", "peak_share", "memory_gb"})
+# A backward pass costs about twice what a forward pass costs.
+_PASSES = 3
+_FLOPS_PER_GMAC = 2e9
+# Above this share of time, input is what a run waits for.
+MUCH_WAITING = 0.1
+
+
+@dataclass(kw_only=True)
+class _Span:
+    """Time since `began`, and what was done in it."""
+
+    began: float = field(default_factory=time.perf_counter)
+    num_steps: int = 0
+    waited_s: float = 0.0
+
+
+class Figures:
+    """Figures of a run under way, of one process of many that do the same.
+
+    Args:
+        student: on its device; one that drops patches by itself has no figures of arithmetic.
+        num_keep: patches of each image that it is shown.
+        images_per_step: of all processes.
+        precision: of its matrix products, fp32 with `tf32` where the device has it.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        *,
+        num_keep: int | None,
+        images_per_step: int,
+        world_size: int,
+        precision: str,
+        tf32: bool,
+    ) -> None:
+        self.device = next(student.parameters()).device
+        self.images_per_step, self.world_size = images_per_step, world_size
+        self.patches_per_image = student.geometry.num_patches if num_keep is None else num_keep
+        shown = num_keep if student.saves_compute else None
+        gmacs = student_gmacs(student, shown) if student.summary is None else None
+        self.flops_per_image = None if gmacs is None else gmacs * _FLOPS_PER_GMAC * _PASSES
+        self.peak = peak_flops(self.device, precision, tf32=tf32)
+        self._run, self._logged, self._epoch = _Span(), _Span(), _Span()
+
+    def waited(self, items: Iterable[_T]) -> Iterator[_T]:
+        """Yields what it is given, and counts how long each took to come."""
+        iterator = iter(items)
+        while True:
+            began = time.perf_counter()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            for span in (self._logged, self._epoch):
+                span.waited_s += time.perf_counter() - began
+            yield item
+
+    def begin_epoch(self) -> None:
+        """Counts an epoch's waiting from here."""
+        self._epoch = _Span()
+
+    def stepped(self) -> None:
+        """Counts a step."""
+        for span in (self._run, self._logged, self._epoch):
+            span.num_steps += 1
+
+    def skip(self) -> None:
+        """Leaves out what came since the figures were last asked for: a test, a checkpoint."""
+        self._logged = _Span()
+
+    def since_last(self) -> dict[str, float]:
+        """Figures of the steps since this was last asked, by the names under which they are logged."""
+        span, self._logged = self._logged, _Span()
+        took = time.perf_counter() - span.began
+        if not span.num_steps or took <= 0:
+            return {}
+        images_per_s = span.num_steps * self.images_per_step / took
+        found = {
+            "images_per_s": images_per_s,
+            "patches_per_s": images_per_s * self.patches_per_image,
+            "wait_share": min(1.0, span.waited_s / took),
+        }
+        if self.flops_per_image is not None:
+            flops = images_per_s * self.flops_per_image
+            found["tflops_per_s"] = flops / 1e12
+            if self.peak is not None:
+                found["peak_share"] = flops / self.world_size / self.peak
+        if self.device.type == "cuda":
+            found["memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
+        return found
+
+    @property
+    def epoch_wait_share(self) -> float:
+        """Share of the epoch's time that went into waiting for input."""
+        took = time.perf_counter() - self._epoch.began
+        return min(1.0, self._epoch.waited_s / took) if took > 0 else 0.0
+
+    def seconds_left(self, num_steps: int) -> float | None:
+        """Seconds that `num_steps` more will take, tests and checkpoints among them; None before the first."""
+        run = self._run
+        return num_steps * (time.perf_counter() - run.began) / run.num_steps if run.num_steps else None
+
+
+def in_words(figures: dict[str, float]) -> str:
+    """The figures that a person looks at, beside the loss."""
+    words = []
+    if "patches_per_s" in figures:
+        words.append(f"{figures['patches_per_s']:,.0f} patches/s")
+    if "tflops_per_s" in figures:
+        share = f" ({figures['peak_share']:.0%} of peak)" if "peak_share" in figures else ""
+        words.append(f"{figures['tflops_per_s']:.3g} TFLOP/s{share}")
+    if figures.get("wait_share", 0.0) >= 0.01:
+        words.append(f"{figures['wait_share']:.0%} waiting")
+    if "memory_gb" in figures:
+        words.append(f"{figures['memory_gb']:.1f} GB")
+    return ", ".join(words)
+
+
+def in_hours(seconds: float) -> str:
+    """A duration as people say it: 2 h 05 min, 7 min, 12 s."""
+    minutes = round(seconds / 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
