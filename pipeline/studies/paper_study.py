@@ -22,6 +22,7 @@ from .inputs import StudyInputs
 from .paper_rows import LABELLER, PaperRow
 
 NUM_VIEWS = 16
+DEIT_REPEATS = 3  # of DeiT's recipe
 NUM_CLASSES = 1000  # ImageNet's, where no classes.json says otherwise
 BATCH_SIZE, FIT_BATCH_SIZE = 128, 256  # per process; upstream has eight of them
 EPOCHS: int | None = None  # None: the family's, 300 of ViTs
@@ -88,6 +89,7 @@ def train_config(row: PaperRow, tickets: Tickets, inputs: StudyInputs) -> TrainC
         model=row.student,
         tickets=tickets.train,  # all patches are shown the same views, too
         swin_input=row.patch_input,
+        repeats=min(DEIT_REPEATS, inputs.num_views or NUM_VIEWS) if row.student.startswith("deit") else 1,
         epochs=EPOCHS,
         batch_size=inputs.batch_size or BATCH_SIZE,
         precision=inputs.runtime.precision,

@@ -66,6 +66,17 @@ class Ticket:
     flips: npt.NDArray[np.uint8] | None = None  # [V]
     token_labels: LabelMaps | None = None  # [V, P, k]
 
+    def of_view(self, number: int) -> Ticket:
+        """The entry of one of its views."""
+        part, labels = slice(number, number + 1), self.token_labels
+        return Ticket(
+            packed=self.packed[part],
+            ranks=None if self.ranks is None else self.ranks[part],
+            boxes=None if self.boxes is None else self.boxes[part],
+            flips=None if self.flips is None else self.flips[part],
+            token_labels=None if labels is None else LabelMaps(labels.ids[part], labels.scores[part]),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Slice:

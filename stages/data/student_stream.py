@@ -10,13 +10,14 @@ Letters: B batch, K kept patches, P patches of the grid.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -32,6 +33,7 @@ from .layouts import Shuffle, Stretch, left_after
 from .loader import Failure
 from .patches import PatchChooser, kept_of
 from .policies import Policy
+from .repeats import Repeats
 from .shards import RawSample, iter_samples
 from .spans import CountedShard, ShardSpan, eval_run, num_train_steps, spans_at, spans_of, train_run, worker_steps
 from .token_labels import TokenLabels, check_view_mode, collate_labels, shown_labels
@@ -48,6 +50,16 @@ class Batch(NamedTuple):
     scores: Tensor | None = None  # float32 [B, P], instead of keep_indices where images are to be mixed
     token_labels: TokenLabels | None = None
     keys: tuple[str, ...] = ()  # B
+
+
+class _Picture:
+    """A sample with its ticket, and the views of it that a worker is to show."""
+
+    __slots__ = ("repeats", "sample", "shown", "ticket")
+
+    def __init__(self, sample: RawSample, ticket: Ticket | None, repeats: Sequence[int] = (0,)) -> None:
+        self.sample, self.ticket, self.repeats = sample, ticket, repeats
+        self.shown: dict[int, _Shown] = {}
 
 
 class _Shown(NamedTuple):
@@ -86,12 +98,18 @@ class StreamConfig:
     token_labels: bool = False  # give the store's
     on_bad_image: ErrorOrSkip = "error"
     shuffle_buffer: int = 2000
+    repeats: int = 1  # views of a picture that an epoch shows
     training: bool = True
 
     @property
     def num_samples(self) -> int:
         """Number of samples that all shards give."""
         return sum(s.num_samples for s in self.shards)
+
+    @property
+    def num_shown(self) -> int:
+        """Number of views that an epoch deals out."""
+        return self.num_samples // self.repeats * self.repeats
 
     @property
     def num_missing(self) -> int:
@@ -131,9 +149,7 @@ class SampleStream(IterableDataset[Any]):
         if config.token_labels:
             check_view_mode(config.view_mode, config.view, has_join=config.join is not None)
         self.config, self.position = config, position
-        self._left = (
-            left_after(position.taken, config.num_samples, config.shuffle(position)) if position.taken else None
-        )
+        self._left = left_after(position.taken, config.num_shown, config.shuffle(position)) if position.taken else None
 
     def __iter__(self) -> Iterator[Batch | Failure]:
         info = get_worker_info()
@@ -167,7 +183,8 @@ class StreamWorker:
         # The loader starts with its worker 0; when resuming, that one takes over whose turn it is.
         self.worker = (worker + position.first_step) % num_workers
         self.num_workers = num_workers
-        self._view_number = position.epoch % config.num_views
+        self._repeats = Repeats(number=config.repeats, seed=config.seed, epoch=position.epoch)
+        self._views = self._views_of_epoch()
         self.join = TicketJoin(self._join_config(config.join)) if config.join else None
         self.num_skipped = 0
         self._reported = 0
@@ -179,7 +196,7 @@ class StreamWorker:
             policy=config.policy,
             seed=config.seed,
             stored_seed=config.views_seed,
-            number=self._view_number,
+            num_views=config.num_views,
         )
         warps = config.view_mode == "warp" and config.subset in ("ticket", "inverse") and self.join is not None
         self._chooser = PatchChooser(
@@ -195,20 +212,25 @@ class StreamWorker:
         """Options of this epoch's join: what it reads of the store."""
         join = replace(join, token_labels=self.config.token_labels)
         if self.config.view_mode == "replay":
-            return replace(join, geometry=True, views=range(self._view_number, self._view_number + 1))
+            return replace(join, geometry=True, views=self._views)
         if self.config.view_mode == "warp":
             return replace(join, geometry=True, views=range(self.config.num_views))
         return join
 
+    def _views_of_epoch(self) -> range:
+        """The stored views that hold those of this epoch."""
+        first, total = self._repeats.view(0) % self.config.num_views, self.config.num_views
+        return range(first, first + self.config.repeats) if first + self.config.repeats <= total else range(total)
+
     @property
-    def _num_samples(self) -> int:
-        """Samples that are dealt out."""
-        return self.config.num_samples if self._left is None else len(self._left)
+    def _num_shown(self) -> int:
+        """Views that are dealt out, each a picture's."""
+        return self.config.num_shown if self._left is None else len(self._left)
 
     @property
     def _steps(self) -> range:
         """The training steps whose batches this share is."""
-        num_steps = num_train_steps(self._num_samples, self.config.batch_size, self.position.world_size)
+        num_steps = num_train_steps(self._num_shown, self.config.batch_size, self.position.world_size)
         return worker_steps(num_steps, self.worker, self.num_workers)
 
     @property
@@ -224,10 +246,10 @@ class StreamWorker:
         if not c.training:
             part = p.rank * self.num_workers + self.worker
             run = eval_run(num_samples=c.num_samples, part=part, num_parts=p.world_size * self.num_workers)
-            yield from itertools.islice(self._all_batches(self._processed(self._joined(run))), num_done, None)
+            yield from itertools.islice(self._all_batches(self._processed(self._dealt(run))), num_done, None)
             return
         run = train_run(
-            num_samples=self._num_samples,
+            num_samples=self._num_shown,
             batch_size=c.batch_size,
             rank=p.rank,
             world_size=p.world_size,
@@ -255,7 +277,7 @@ class StreamWorker:
 
         A shard of bad images so costs a second look at as many others, not many at the few good ones of its run.
         """
-        (start, stop), total = run, self._num_samples
+        (start, stop), total = run, self._num_shown
         length, num_bad_runs = stop - start, 0
         for first in itertools.count(start, length):
             num_bad_runs += 1
@@ -266,17 +288,42 @@ class StreamWorker:
                 raise SampleError("every sample was skipped, since no image can be decoded; check the shards")
             skip = 0
 
-    def _sequence(self) -> list[CountedShard]:
+    def _order(self) -> list[int]:
         """The shards in this epoch's order."""
-        shards = list(self.config.shards)
-        if self.config.training:
-            order = generator_of(self.config.seed, "shards", self.position.epoch).permutation(len(shards))
-            shards = [shards[i] for i in order]
-        return shards
+        if not self.config.training:
+            return list(range(len(self.config.shards)))
+        return (
+            generator_of(self.config.seed, "shards", self.position.epoch).permutation(len(self.config.shards)).tolist()
+        )
 
-    def _joined(self, run: tuple[int, int]) -> Iterator[tuple[RawSample, Ticket | None]]:
-        """The samples of a run, which may go on at the sequence's beginning, with their tickets."""
-        for span in self._spans(*run):
+    def _dealt(self, run: tuple[int, int]) -> Iterator[tuple[_Picture, int]]:
+        """The pictures of a run, which may go on at the sequence's beginning, each with the repeat that is shown."""
+        start, stop = run
+        for first, last in ((start, min(stop, self._num_shown)), (0, stop - self._num_shown)):
+            if first < last:
+                yield from self._between(first, last)
+
+    def _between(self, start: int, stop: int) -> Iterator[tuple[_Picture, int]]:
+        order, n = self._order(), self.config.repeats
+        sequence = [self.config.shards[i] for i in order]
+        if self._left is None and n == 1:
+            yield from ((_Picture(*joined), 0) for joined in self._joined(spans_of(sequence, start, stop)))
+            return
+        positions = np.arange(start, stop) if self._left is None else self._left[start:stop]
+        places, firsts = np.unique(positions // n, return_index=True)
+        if n > 1:
+            chosen = self._repeats.pictures([shard.num_samples for shard in self.config.shards])
+            before = np.cumsum([0, *(shard.num_samples for shard in sequence)])
+            places = np.concatenate([chosen[i] + before[k] for k, i in enumerate(order)])[places]
+        repeats = np.split(positions % n, firsts[1:])
+        # Not strict: asked for one more sample, the shard is read to its end, and what is wrong there comes out.
+        for joined, which in zip(self._joined(spans_at(sequence, places)), repeats, strict=False):
+            picture = _Picture(*joined, which.tolist())
+            yield from ((picture, repeat) for repeat in picture.repeats)
+
+    def _joined(self, spans: Iterable[ShardSpan]) -> Iterator[tuple[RawSample, Ticket | None]]:
+        """The samples of some spans with their tickets."""
+        for span in spans:
             samples = self._of_span(iter_samples(span.counted.shard), span)
             if self.join is None:
                 yield from ((sample, None) for sample in samples)
@@ -284,12 +331,6 @@ class StreamWorker:
                 yield from self.join.join(span.counted.shard, samples)
             else:
                 yield from self.join.join_rows(span.counted.rows.of_given(span.wanted), samples)
-
-    def _spans(self, start: int, stop: int) -> list[ShardSpan]:
-        sequence, beyond = self._sequence(), stop - self._num_samples
-        if self._left is None:
-            return [*spans_of(sequence, start, stop), *spans_of(sequence, 0, beyond)]
-        return [*spans_at(sequence, self._left[start:stop]), *spans_at(sequence, self._left[: max(0, beyond)])]
 
     def _of_span(self, samples: Iterator[RawSample], span: ShardSpan) -> Iterator[RawSample]:
         counted = span.counted
@@ -313,21 +354,24 @@ class StreamWorker:
             return sample.key in self.config.skipped_keys
         return place < len(counted.rows.rows) and bool(counted.rows.rows[place] < 0)
 
-    def _shuffled(self, run: tuple[int, int], skip: int = 0) -> Iterator[tuple[RawSample, Ticket | None]]:
+    def _shuffled(self, run: tuple[int, int], skip: int = 0) -> Iterator[tuple[_Picture, int]]:
         shuffle, num_before = self.config.shuffle(self.position), len(self.position.taken)
-        return itertools.islice(shuffle.shuffled(self._joined(run), run, num_before), skip, None)
+        return itertools.islice(shuffle.shuffled(self._dealt(run), run, num_before), skip, None)
 
-    def _processed(self, items: Iterator[tuple[RawSample, Ticket | None]]) -> Iterator[_Shown]:
-        for sample, ticket in items:
+    def _processed(self, items: Iterable[tuple[_Picture, int]]) -> Iterator[_Shown]:
+        for picture, repeat in items:
             try:
-                yield self._process(sample, ticket)
+                if repeat not in picture.shown:
+                    picture.shown = self._process(picture)
+                yield picture.shown.pop(repeat)
             except BadImageError:
                 if self.config.on_bad_image == "error":
                     raise
                 self.num_skipped += 1
 
-    def _process(self, sample: RawSample, ticket: Ticket | None) -> _Shown:
-        c = self.config
+    def _process(self, picture: _Picture) -> dict[int, _Shown]:
+        """All views of a picture that this worker shows, by repeat: it is decoded once."""
+        c, sample = self.config, picture.sample
         if sample.label < 0:
             raise SampleError(f"{sample.shard}: sample {sample.key!r} has no .cls; repack the shard with labels")
         if sample.label >= c.num_classes:
@@ -336,16 +380,22 @@ class StreamWorker:
                 "classes; use shards of the model's classes, or train with a larger `num_classes`"
             )
         image = decode_image(sample, c.mode, "mend the shard, or pass `on_bad_image='skip'`")
-        epoch = self.position.epoch
+        return {r: self._show(image, sample, picture.ticket, self._repeats.view(r)) for r in picture.repeats}
+
+    def _show(self, image: Image.Image, sample: RawSample, ticket: Ticket | None, number: int) -> _Shown:
+        """A view of a picture, by its number: that of the epoch, where nothing is repeated."""
+        c = self.config
+        if c.view_mode == "replay" and ticket is not None:
+            ticket = ticket.of_view(number % c.num_views - self._views.start)
         if c.view_mode == "warp" and ticket is not None and ticket.boxes is None:
             # A store of one centre view: its box follows from the image's size.
             box = center_box(*image.size, resize_px=c.view.resize_px, crop_px=c.image_px)
             ticket = replace(ticket, boxes=box[None], flips=np.zeros(1, np.uint8))
-        shown = self._shower.show(image, sample.key, epoch, ticket)
-        scores = self._chooser.scores(sample.key, epoch, ticket, shown)
+        shown = self._shower.show(image, sample.key, number, ticket)
+        scores = self._chooser.scores(sample.key, number, ticket, shown)
         pixels = to_tensor(shown.image)
         if c.random_erasing > 0:
-            pixels = erase_patches(pixels, c.grid, c.view, c.random_erasing, c.seed, epoch, sample.key)
+            pixels = erase_patches(pixels, c.grid, c.view, c.random_erasing, c.seed, number, sample.key)
         labels = shown_labels(ticket, c.view_mode, shown, c.grid) if c.token_labels and ticket is not None else None
         return _Shown(key=sample.key, image=pixels, label=sample.label, scores=scores, token_labels=labels)
 

@@ -21,7 +21,8 @@ class ViewShower:
         augment: mirroring and colours of the static view; None for the plain centre view, as in testing.
         policy: of replayed and warped views.
         seed: what static and warped views are drawn from, with epoch and key.
-        stored_seed, number: what replayed views were drawn from, with the key, and which of them is shown.
+        stored_seed: what replayed views were drawn from, with the key and their number.
+        num_views: how many of them are shown in turn.
     """
 
     def __init__(
@@ -34,10 +35,10 @@ class ViewShower:
         policy: Policy | None,
         seed: int,
         stored_seed: int,
-        number: int,
+        num_views: int,
     ) -> None:
         self._mode, self._view, self._image_px, self._augment = mode, view, image_px, augment
-        self._seed, self._stored_seed, self._number = seed, stored_seed, number
+        self._seed, self._stored_seed, self._num_views = seed, stored_seed, num_views
         self._photometric = None if augment is None else PhotometricAugment(augment, view.mean)
         self._drawn = None if policy is None else PolicyViews(policy, view, image_px)
 
@@ -52,7 +53,7 @@ class ViewShower:
         assert ticket.boxes is not None
         assert ticket.flips is not None
         box, flip = ticket.boxes[0], bool(ticket.flips[0])
-        return self._drawn.show(image, box, flip, self._stored_seed, key, self._number)
+        return self._drawn.show(image, box, flip, self._stored_seed, key, epoch % self._num_views)
 
     def _static(self, image: Image.Image, key: str, epoch: int) -> DrawnView:
         box = center_box(*image.size, resize_px=self._view.resize_px, crop_px=self._image_px)

@@ -151,6 +151,14 @@ class ViewOptions(Group):
         ),
     ] = None
     color_jitter: Annotated[float | None, Option(help="Instead of the policy's; not with RandAugment.", min=0)] = None
+    repeats: Annotated[
+        int,
+        Option(
+            help="Views of a picture that an epoch shows: of 1 in so many pictures, each decoded once for all of them. "
+            "Upstream's DeiT: 3.",
+            min=1,
+        ),
+    ] = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -155,10 +155,10 @@ def _steps_per_epoch(stream: StreamConfig, config: TrainConfig, process: Process
     Raises:
         OptionError: there is none.
     """
-    steps = num_train_steps(stream.num_samples, config.recipe.batch_size, process.world_size)
+    steps = num_train_steps(stream.num_shown, config.recipe.batch_size, process.world_size)
     if steps == 0:
         raise OptionError(
-            f"{stream.num_samples} samples are fewer than one batch of {config.recipe.batch_size} on "
+            f"{stream.num_shown} samples are fewer than one batch of {config.recipe.batch_size} on "
             f"{process.world_size} process(es); lower `batch_size`"
         )
     return steps
@@ -300,6 +300,7 @@ def _train_stream(
         token_labels=c.student.token_labels == "store",
         on_bad_image=c.data.on_bad_image,
         shuffle_buffer=c.data.shuffle_buffer,
+        repeats=c.views.repeats,
     )
 
 

@@ -111,7 +111,7 @@ class TicketBatches(IterableDataset[TicketBatch]):
         """Batches of an epoch on this rank."""
         if not self._config.training:
             raise TypeError("how many batches there are in testing depends on the loader's workers")
-        return num_train_steps(self._config.num_samples, self._config.batch_size, self._ranks()[1])
+        return num_train_steps(self._config.num_shown, self._config.batch_size, self._ranks()[1])
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 [B, channels, H, W] on any device as the float32 that a network takes, by the store's mean and std."""

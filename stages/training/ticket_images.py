@@ -111,7 +111,7 @@ class TicketImages(Dataset[TicketSample]):
         self._keys = _gather_keys(store, self._rows)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # with workers that outlive an epoch
         self._loaded = self._load(store)
-        self._made: tuple[int, ViewShower] | None = None
+        self._made: ViewShower | None = None
 
     def _refuse_or_warn(self, first: int, on_missing_ticket: str) -> None:
         num_images, num_joined = len(self._images), len(self._rows)
@@ -201,9 +201,9 @@ class TicketImages(Dataset[TicketSample]):
         return _Loaded(number=number, packed=packed, boxes=boxes, flips=flips)
 
     def _shower(self) -> ViewShower:
-        number, v = self._number(), self._views
-        if self._made is None or self._made[0] != number:
-            shower = ViewShower(
+        v = self._views
+        if self._made is None:
+            self._made = ViewShower(
                 v.mode,
                 self.manifest.view,
                 image_px=self.manifest.image_px,
@@ -211,10 +211,9 @@ class TicketImages(Dataset[TicketSample]):
                 policy=v.policy,
                 seed=self._seed,
                 stored_seed=v.seed,
-                number=number,
+                num_views=v.num_views,
             )
-            self._made = number, shower
-        return self._made[1]
+        return self._made
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_made": None}  # made again in the worker

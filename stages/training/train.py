@@ -221,9 +221,10 @@ class _Trainer:
             kept += " (the others are set to zero, which saves no compute)"
         tested = "while dropping" if self.student.summary else f"on {self.protocol}"
         what = self.student.summary or f"{c.control}: {kept}"
-        left_out = s.num_samples - self.steps_per_epoch * self.layout.global_batch
+        left_out = s.num_shown - self.steps_per_epoch * self.layout.global_batch
+        repeated = f" (1 in {s.repeats} each epoch, in {s.repeats} views)" if s.repeats > 1 else ""
         self.reporter.message(
-            f"{c.student.model}, {what}; {s.num_samples} images, {self.steps_per_epoch} steps per epoch"
+            f"{c.student.model}, {what}; {s.num_samples} images{repeated}, {self.steps_per_epoch} steps per epoch"
             + (f" (each epoch leaves out another {left_out}, less than a batch)" if left_out else "")
             + f", learning rate {self.updates.lr:.3g}"
             + (f"; best kept by testing {tested}" if self.protocol else "; no `val_shards`: no best is kept")

@@ -79,9 +79,15 @@ def _replay(options: TrainConfig, manifest: Manifest | None) -> ViewPlan:
     _refuse(options, given, "replay", f"the store's views were drawn by {_policy_name(manifest)!r}")
     allow = options.on_other_pixels == "allow"
     policy = replayed_policy(manifest.view, options.tickets, allow_other_pixels=allow)
+    num_views = _num_views(options, manifest)
+    if options.views.repeats > num_views:
+        raise OptionError(
+            f"`repeats={options.views.repeats}` of {num_views} view(s) would show one twice in an epoch; give at most "
+            f"{num_views}"
+        )
     seed = manifest.view.seed
     assert seed is not None  # the manifest's check of replayed views
-    return ViewPlan(mode="replay", policy=policy, num_views=_num_views(options, manifest), seed=seed)
+    return ViewPlan(mode="replay", policy=policy, num_views=num_views, seed=seed)
 
 
 def _num_views(options: TrainConfig, manifest: Manifest) -> int:
