@@ -43,12 +43,14 @@ from ..models.dense_labels import DenseLabeller
 from ..models.registry import (
     ALIASES,
     canonical_name,
+    check_weights,
     create_network,
     load_weights,
     num_classes_in,
     read_weights,
     weights_sha256,
 )
+from ..models.weight_bounds import sketched
 from ..runtime.board import Board
 from ..runtime.distributed import Process, process_group
 from ..runtime.locks import written_by_one
@@ -149,6 +151,7 @@ def load_labeller(config: LabelConfig, reporter: Reporter) -> DenseLabeller:
     if None not in (num_classes, config.num_classes) and num_classes != config.num_classes:
         raise OptionError(f"`num_classes={config.num_classes}`: {file} has {num_classes} classes; leave it out")
     num_classes = config.num_classes if num_classes is None else num_classes
+    check_weights(sketched(lambda: create_network(name, num_classes=num_classes)), weights, str(file), name)
     net = create_network(name, num_classes=num_classes)
     load_weights(net, weights, str(file), name)
     return DenseLabeller(net, name)
