@@ -102,10 +102,12 @@ class StoreNotFoundError(DatalttError):
 class RemoteError(DatalttError):
     """A remote place that cannot be reached, refuses, or gives something else than it should.
 
-    `is_unreachable`: nothing answered, so that a copy in the cache may do.
+    `is_unreachable`: nothing answered, so that a copy in the cache may do. `is_withheld`: these credentials may not
+    read it, if it is there.
     """
 
     is_unreachable = False
+    is_withheld = False
 
 
 class IncompletePartsError(DatalttError):

@@ -4,6 +4,7 @@
 1    something that the user can mend; the sentence says how
 2    a call that is not understood (click's)
 70   a fault of dataltt's own; the sentence names a log with the traceback
+75   SIGTERM asked for the end; what was done is saved, and the same command goes on
 130  interrupted
 
 With DATALTT_DEBUG=1 the traceback is shown, and no log is written.

@@ -63,10 +63,12 @@ def failure_of(error: BaseException, path: str, location: Location) -> RemoteErr
         return RemoteError(f"{path} cannot be asked for ({_reason(error)}); check the URL and `storage_option`")
     if status in (401, 403) or isinstance(error, PermissionError) or str(error).startswith("Forbidden"):
         hidden = " or is not there" if family in ("s3", "hf") else ""  # which these tell only to who may know
-        return RemoteError(
+        withheld = RemoteError(
             f"{path} may not be read with these credentials{hidden}{_shown(status, error)}; "
             f"{_CREDENTIALS.get(family, 'give others')}"
         )
+        withheld.is_withheld = True
+        return withheld
     if isinstance(error, FileNotFoundError) or status in _NOT_FOUND:
         return FileNotFoundError
     if names & _NO_TLS or any(isinstance(each, ssl.SSLError) for each in _chain(error)):

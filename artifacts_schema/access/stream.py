@@ -6,7 +6,7 @@ import importlib.util
 import io
 from typing import IO, Any
 
-from ..errors import DatalttError
+from ..errors import DatalttError, RemoteError
 from .failures import failure_of
 from .filesystem import EXTRAS, file_system, scheme_of
 from .location import Location
@@ -35,6 +35,27 @@ def open_stream(location: Location) -> IO[bytes]:
         return fs.open(path, "rb", block_size=_BLOCK_BYTES)
 
     return io.BufferedReader(_Stream(location, _translated(location, start)), _BLOCK_BYTES)
+
+
+def read_small(location: Location, max_bytes: int) -> bytes | None:
+    """The bytes of a remote file; None if it is not there, or may not be read, which many servers say instead.
+
+    Raises:
+        RemoteError: the place cannot be reached, or the file is larger than `max_bytes`.
+    """
+
+    try:
+        with open_stream(location) as stream:
+            content = stream.read(max_bytes + 1)
+    except FileNotFoundError:
+        return None
+    except RemoteError as error:
+        if error.is_withheld:
+            return None
+        raise
+    if len(content) > max_bytes:
+        raise RemoteError(f"{location} is larger than the {max_bytes} bytes that are read of it; check what it is")
+    return content
 
 
 class _Stream(io.RawIOBase):

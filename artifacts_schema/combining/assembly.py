@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from ..access.location import Location
 from ..layout import specs_of
 from ..local_notes import noted_shards
+from ..locking import LOCK_TIMEOUT_S, held, lock_of
 from ..manifest import SCHEMA_VERSION, THINNED_VERSION, Manifest, parse_manifest
 from ..space import check_space
 from ..store import TicketStore
@@ -36,6 +38,7 @@ class Target:
         tool_version: the dataltt that writes it.
         on_progress: called with (rows written, rows in all).
         on_download: called with (bytes downloaded, bytes to download) where stores are behind URLs.
+        lock_timeout_s: whoever writes there on another machine is gone after so many seconds without a sign of life.
     """
 
     path: Path
@@ -43,6 +46,7 @@ class Target:
     tool_version: str = "unknown"
     on_progress: Callable[[int, int], None] | None = None
     on_download: Callable[[int, int], None] | None = None
+    lock_timeout_s: float = LOCK_TIMEOUT_S
 
     def check(self) -> None:
         """Refuses to write where something stands.
@@ -51,6 +55,22 @@ class Target:
             OutputExistsError
         """
         check_destination(self.path, overwrite=self.overwrite)
+
+    @contextmanager
+    def held(self, work: str) -> Iterator[None]:
+        """Keeps others from writing there while the block runs.
+
+        Args:
+            work: what writes there, for those whom it keeps out.
+
+        Raises:
+            OutputExistsError: something stands there.
+            LockedError: another process writes there.
+        """
+        self.check()
+        with held(lock_of(self.path), work, place=self.path, timeout_s=self.lock_timeout_s):
+            self.check()  # once more: nobody else can make it now
+            yield
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

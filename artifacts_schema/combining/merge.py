@@ -40,11 +40,15 @@ def merge_stores(stores: Sequence[Place], target: Target) -> Combined:
         OptionError: they are not of one selector, view and ratio, or the order of a shard's images is unknown.
         TicketMismatchError: they disagree on an image.
         DuplicateKeyError: an image stands in two shards.
-        OutputExistsError, StoreNotFoundError, SchemaError, RemoteError
+        OutputExistsError, LockedError, StoreNotFoundError, SchemaError, RemoteError
     """
     if not 2 <= len(stores) <= _MAX_STORES:
         raise OptionError(f"merge takes two stores or more, and {len(stores)} was given; name the others too")
-    target.check()
+    with target.held("dataltt store merge"):
+        return _merged(stores, target)
+
+
+def _merged(stores: Sequence[Place], target: Target) -> Combined:
     opened = [TicketStore.open(place) for place in stores]
     for other in opened[1:]:
         _refuse_other_kind(opened[0], other)

@@ -44,11 +44,15 @@ def subset_store(store: Place, wanted: Wanted, target: Target) -> Combined:
 
     Raises:
         OptionError: nothing is asked for or left, or something that the store does not have.
-        OutputExistsError, StoreNotFoundError, SchemaError, RemoteError
+        OutputExistsError, LockedError, StoreNotFoundError, SchemaError, RemoteError
     """
     if wanted.shards is None and not wanted.is_of_images:
         raise OptionError("a subset of what? give `shards`, `keys` or `classes`")
-    target.check()
+    with target.held("dataltt store subset"):
+        return _cut_out(store, wanted, target)
+
+
+def _cut_out(store: Place, wanted: Wanted, target: Target) -> Combined:
     opened = TicketStore.open(store)
     chosen = _of_shards(opened, wanted.shards)
     keep = np.zeros(len(opened), dtype=np.bool_)

@@ -21,11 +21,15 @@ def thin_store(store: Place, target: Target, *, ratio: float | None = None, rank
 
     Raises:
         OptionError: the store has no ranks to go by, or its tickets are no larger.
-        OutputExistsError, StoreNotFoundError, SchemaError, RemoteError
+        OutputExistsError, LockedError, StoreNotFoundError, SchemaError, RemoteError
     """
     if ratio is None and ranks:
         raise OptionError("thin it how? give a lower `ratio`, or `ranks=False`, or both")
-    target.check()
+    with target.held("dataltt store thin"):
+        return _thinned(store, target, ratio=ratio, ranks=ranks)
+
+
+def _thinned(store: Place, target: Target, *, ratio: float | None, ranks: bool) -> Combined:
     opened = TicketStore.open(store)
     m = opened.manifest
     if not ranks and not m.has_ranks:

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ...stages.options import Group, Option, Overwrite, RemoteOptions, whole_numbers
+from ...artifacts_schema.locking import LOCK_TIMEOUT_S
+from ...stages.options import Group, LockTimeout, Option, Overwrite, RemoteOptions, whole_numbers
 from ..ends import print_json, say, warn
 from ..escaping import cell
 from ..messages import as_flags
@@ -40,6 +41,7 @@ class MergeConfig(Group):
     ]
     out: Out
     overwrite: Overwrite = False
+    lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S
     remote: RemoteOptions = RemoteOptions()
 
 
@@ -58,6 +60,7 @@ class SubsetConfig(Group):
         Option(help="Class indices, e.g. 0,3,5.", parser=whole_numbers, metavar="N,N,…", is_common=True),
     ] = None
     overwrite: Overwrite = False
+    lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S
     remote: RemoteOptions = RemoteOptions()
 
 
@@ -72,6 +75,7 @@ class ThinConfig(Group):
     ] = None
     ranks: Annotated[bool, Option(help="Keep the ranks.", is_common=True)] = True
     overwrite: Overwrite = False
+    lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S
     remote: RemoteOptions = RemoteOptions()
 
 
@@ -96,7 +100,7 @@ def merge(config: MergeConfig, as_json: bool) -> None:
     """
     from ...artifacts_schema.combining.merge import merge_stores
 
-    with _target(config.out, config.overwrite) as target:
+    with _target(config) as target:
         combined = merge_stores([config.remote.location(s) for s in config.stores], target)
     _end(config.out, combined, as_json)
 
@@ -110,7 +114,7 @@ def subset(config: SubsetConfig, as_json: bool) -> None:
     from ...artifacts_schema.combining.subset import Wanted, subset_store
 
     wanted = Wanted(shards=config.shards, keys=config.keys, classes=config.classes)
-    with _target(config.out, config.overwrite) as target:
+    with _target(config) as target:
         combined = subset_store(config.remote.location(config.store), wanted, target)
     _end(config.out, combined, as_json)
 
@@ -126,7 +130,7 @@ def thin(config: ThinConfig, as_json: bool) -> None:
     """
     from ...artifacts_schema.combining.thin import thin_store
 
-    with _target(config.out, config.overwrite) as target:
+    with _target(config) as target:
         combined = thin_store(config.remote.location(config.store), target, ratio=config.ratio, ranks=config.ranks)
     _end(config.out, combined, as_json)
 
@@ -193,15 +197,16 @@ class _Steps:
 
 
 @contextmanager
-def _target(out: Path, overwrite: bool) -> Iterator[Target]:
+def _target(config: MergeConfig | SubsetConfig | ThinConfig) -> Iterator[Target]:
     from ...artifacts_schema.combining.assembly import Target
     from ...stages.runtime.version import tool_version
 
     with reporting() as reporter:
         steps = _Steps(reporter)
         yield Target(
-            path=out,
-            overwrite=overwrite,
+            path=config.out,
+            overwrite=config.overwrite,
+            lock_timeout_s=config.lock_timeout_s,
             tool_version=tool_version(),
             on_progress=steps.named("writing the store", "rows"),
             on_download=steps.named("downloading tickets", "bytes"),

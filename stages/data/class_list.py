@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ...artifacts_schema import OptionError
+from ...artifacts_schema.access.stream import read_small
 from ...artifacts_schema.files import read_regular, write_atomically
-from .shards import Shard, is_url
+from .shards import Shard, is_url, location_of
 
 CLASSES_FILE = "classes.json"
 # A head has a row of weights for each class.
@@ -68,24 +69,28 @@ def class_folders(root: Path) -> list[str]:
 
 
 def listed_classes(shards: Sequence[Shard]) -> int | None:
-    """Counts the classes that the classes.json beside local shards lists; None if there is none.
+    """Counts the classes that the classes.json beside shards lists; None if there is none.
 
     Raises:
         OptionError: it lists nothing.
+        RemoteError: the place of the shards does not tell whether there is one.
     """
-    path = _beside(shards)
-    if path is None:
+    found = _beside(shards, "mend it, or pass `num_classes`")
+    if found is None:
         return None
-    document = _read(path, "mend it, or pass `num_classes`")
-    listed = _parsed(path, document)
-    return len(document) if listed is None else listed.num_classes
+    listed = _parsed(*found)
+    return len(found[1]) if listed is None else listed.num_classes
 
 
 def class_list_beside(shards: Sequence[Shard]) -> ClassList | None:
-    """The classes.json beside local shards; None if there is none that maps names to numbers."""
-    path = _beside(shards)
+    """The classes.json beside shards; None if there is none that maps names to numbers.
+
+    Raises:
+        RemoteError: the place of the shards does not tell whether there is one.
+    """
     try:
-        return None if path is None else _parsed(path, _read(path, ""))
+        found = _beside(shards, "")
+        return None if found is None else _parsed(*found)
     except OptionError:
         return None  # whoever needs it says so
 
@@ -134,25 +139,44 @@ def difference(trained: ClassList, given: ClassList) -> str | None:
 
 def pack_anew(classes: ClassList) -> str:
     """The command that packs a tree by the numbers of a list."""
+    if is_url(classes.place):
+        return f"dataltt pack --classes {CLASSES_FILE} SRC OUT, with a copy of {classes.place}"
     return f"dataltt pack --classes {shlex.quote(classes.place)} SRC OUT"
 
 
-def _beside(shards: Sequence[Shard]) -> Path | None:
-    path = Path(shards[0].url).parent / CLASSES_FILE
-    return None if is_url(shards[0].url) or not path.exists() else path
+def _beside(shards: Sequence[Shard], way_out: str) -> tuple[Path | str, Any] | None:
+    """The place of the classes.json beside shards, and the document in it; None if there is none.
+
+    Where shards come out of a command (pipe:…), nothing is beside them.
+    """
+    first = shards[0]
+    if not is_url(first.url):
+        path = Path(first.url).parent / CLASSES_FILE
+        return (path, _read(path, way_out)) if path.exists() else None
+    location = location_of(first, beside=CLASSES_FILE)
+    content = None if location is None else read_small(location, _MAX_BYTES)
+    return None if location is None or content is None else (location.place, _listing(location.place, content, way_out))
 
 
 def _read(path: Path, way_out: str) -> Any:
     """A JSON document that lists something."""
     try:
-        document = json.loads(read_regular(path, _MAX_BYTES))
+        content = read_regular(path, _MAX_BYTES)
+    except (ValueError, OSError) as error:
+        raise OptionError(f"{path} does not list classes ({error}); {way_out}") from None
+    return _listing(path, content, way_out)
+
+
+def _listing(path: Path | str, content: bytes, way_out: str) -> Any:
+    try:
+        document = json.loads(content)
         len(document)
-    except (ValueError, TypeError, RecursionError, OSError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise OptionError(f"{path} does not list classes ({error}); {way_out}") from None
     return document
 
 
-def _parsed(path: Path, document: Any) -> ClassList | None:
+def _parsed(path: Path | str, document: Any) -> ClassList | None:
     """The list in a document: an object of name → number, or an array of names; None of anything else.
 
     Raises:

@@ -258,14 +258,26 @@ def _open(shard: Shard) -> IO[bytes]:
     if not is_url(url):
         return open_regular(Path(url))  # by no means gopen, for which a file called "pipe:…" is a command
     try:
-        if is_openable(url) or url.split(":")[0] not in gopen_schemes:
-            return open_stream(Location(place=url, access=shard.access))
+        if location := location_of(shard):
+            return open_stream(location)
         stream: IO[bytes] = wds.gopen(url)
     except (ValueError, ImportError) as error:
         raise ShardError(
             f"{url} cannot be opened ({one_line(error)}); install what opens it, or pass it through a command (pipe:…)"
         ) from error
     return stream
+
+
+def location_of(shard: Shard, beside: str | None = None) -> Location | None:
+    """The location of a remote shard, or of the file of that name beside it; None if it is not a plain URL's (pipe:…).
+
+    What follows a `?` belongs to the shard alone.
+    """
+    url = shard.url
+    if not is_openable(url) and url.split(":")[0] in gopen_schemes:
+        return None
+    place = url if beside is None else f"{url.split('?')[0].rpartition('/')[0]}/{beside}"
+    return Location(place=place, access=shard.access)
 
 
 def _iter_groups(shard: Shard) -> Iterator[dict[str, Any]]:

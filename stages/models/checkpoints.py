@@ -30,8 +30,9 @@ from ...artifacts_schema import CheckpointError, View
 from ...artifacts_schema.files import read_regular, replacing, write_atomically, writing
 from ..options import PatchInput
 from .families import create_student
-from .registry import load_weights, num_classes_in, read_weights
+from .registry import check_weights, load_weights, num_classes_in, read_weights
 from .student import Student
+from .weight_bounds import check_stored, sketched
 
 _HEADER = "dataltt"
 _MAX_POINTER_BYTES = 4096
@@ -145,12 +146,17 @@ def load_student(
             f"{file} says that it has {info.num_classes} classes, and its head has {num_classes_in(weights)}; train it "
             "again, or fetch it again"
         )
-    student = create_student(
-        name,
-        num_keep=info.num_keep if info else num_keep,
-        patch_input=info.swin_input if info else None,
-        num_classes=info.num_classes if info else num_classes_in(weights),
-    )
+
+    def make() -> Student:
+        return create_student(
+            name,
+            num_keep=info.num_keep if info else num_keep,
+            patch_input=info.swin_input if info else None,
+            num_classes=info.num_classes if info else num_classes_in(weights),
+        )
+
+    check_weights(sketched(make).net, weights, str(file), name)  # before memory is taken that the file only names
+    student = make()
     load_weights(student.net, weights, str(file), name)
     return LoadedStudent(student=student, info=info, file=file)
 
@@ -233,6 +239,8 @@ def load_training_state(checkpoint: Path, device: torch.device) -> dict[str, Any
         CheckpointError: it cannot be read.
     """
     path = checkpoint / "training.pt"
+    if path.is_file():
+        check_stored(path)
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:

@@ -21,6 +21,7 @@ from .lvvit import LVViT
 from .prune import PrunedViT
 from .selector import is_supported_block
 from .student import Geometry
+from .weight_bounds import check_held, check_stored, sketched
 from .weight_entries import no_state_dict
 
 
@@ -213,10 +214,11 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     `state_dict` entry (upstream's layout) is looked into.
 
     Raises:
-        CheckpointError: the file is not there, or not such a file.
+        CheckpointError: the file is not there, or not such a file, or it would take far more memory than it has bytes.
     """
     if not Path(path).is_file():
         raise CheckpointError(f"there is no checkpoint file {path}; give a .safetensors or .pth file")
+    check_stored(path)
     try:
         # timm logs that it loaded the file; the caller says so in its own words.
         logging.getLogger("timm.models._helpers").setLevel(logging.WARNING)
@@ -228,6 +230,7 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
         ) from error
     if not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):
         raise no_state_dict(path, weights)
+    check_held(path, weights)
     return weights
 
 
@@ -259,6 +262,7 @@ def load_vit(
         num_classes = num_classes_in(weights)
     if num_classes is None and not needs_head:
         num_classes = 0
+    check_weights(sketched(lambda: create_vit(name, num_classes=num_classes, **kwargs)), weights, f"{checkpoint}", name)
     model = create_vit(name, num_classes=num_classes, **kwargs)
     load_weights(model, weights, f"{checkpoint}", name)
     return model
@@ -270,8 +274,8 @@ def num_classes_in(weights: Mapping[str, torch.Tensor]) -> int | None:
     return next((len(head) for head in heads if head is not None), None)
 
 
-def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: str, name: str) -> None:
-    """Loads a state dict, all of it or nothing.
+def check_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: str, name: str) -> None:
+    """Compares a state dict with a model's names and shapes. The model may be `sketched`.
 
     Raises:
         CheckpointError: names or shapes are not the model's.
@@ -283,7 +287,35 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], so
         found = [("missing", missing), ("unknown", unexpected), ("of another shape", shapes)]
         text = "; ".join(f"{len(keys)} {what} (first: {keys[0]})" for what, keys in found if keys)
         raise CheckpointError(f"{source} does not hold weights of {name}: {text}; check `model`")
+
+
+def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: str, name: str) -> None:
+    """Loads a state dict, all of it or nothing.
+
+    Raises:
+        CheckpointError: names or shapes are not the model's.
+    """
+    check_weights(model, weights, source, name)
     model.load_state_dict(dict(weights))
+
+
+def check_initial_weights(
+    model: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: str, name: str
+) -> list[str]:
+    """Compares weights to start from with a model, as `load_initial_weights` does. The model may be `sketched`.
+
+    Returns:
+        The names of what they leave as it is.
+
+    Raises:
+        CheckpointError: anything but the head is missing or of another shape.
+    """
+    own = model.state_dict()
+    classifier = {id(p) for head in _heads_of(model) for p in head.parameters()}
+    heads = {n for n, p in model.named_parameters() if id(p) in classifier}
+    fresh = sorted(n for n in heads if n not in weights or weights[n].shape != own[n].shape)
+    check_weights(model, {**weights, **{n: own[n] for n in fresh}}, source, name)
+    return fresh
 
 
 def load_initial_weights(
@@ -297,10 +329,7 @@ def load_initial_weights(
     Raises:
         CheckpointError: anything but the head is missing or of another shape.
     """
-    own = model.state_dict()
-    classifier = {id(p) for head in _heads_of(model) for p in head.parameters()}
-    heads = {n for n, p in model.named_parameters() if id(p) in classifier}
-    fresh = sorted(n for n in heads if n not in weights or weights[n].shape != own[n].shape)
+    fresh, own = check_initial_weights(model, weights, source, name), model.state_dict()
     load_weights(model, {**weights, **{n: own[n] for n in fresh}}, source, name)
     return fresh
 

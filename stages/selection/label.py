@@ -34,7 +34,7 @@ from ...artifacts_schema.writing.label_commit import check_unlabelled, commit_la
 from ...artifacts_schema.writing.label_parts import LabelPartWriter, label_parts_dir, open_label_part
 from ...artifacts_schema.writing.parts import begin_plan, part_path
 from ...artifacts_schema.writing.room import labelling_bytes
-from ..data.class_list import listed_classes
+from ..data.class_list import class_list_beside, class_list_of_run, difference, listed_classes
 from ..data.label_stream import StoredViews
 from ..data.policies import Policy, replayed_policy
 from ..data.shards import Shard, stored_shards
@@ -43,12 +43,14 @@ from ..models.dense_labels import DenseLabeller
 from ..models.registry import (
     ALIASES,
     canonical_name,
+    check_weights,
     create_network,
     load_weights,
     num_classes_in,
     read_weights,
     weights_sha256,
 )
+from ..models.weight_bounds import sketched
 from ..runtime.board import Board
 from ..runtime.distributed import Process, process_group
 from ..runtime.locks import written_by_one
@@ -87,12 +89,7 @@ def label(config: LabelConfig, reporter: Reporter | None = None) -> Manifest | N
         model = load_labeller(config, quiet).to(process.device)
         _check_channels(model, manifest, config)
         labeller = _labeller(config, model)
-        listed = listed_classes(shards)
-        if listed is not None and listed != labeller.num_classes:
-            quiet.message(
-                f"note: {config.model} has {labeller.num_classes} classes, and classes.json beside the shards lists "
-                f"{listed}; students of these images will refuse such token labels"
-            )
+        _check_classes(config, labeller, shards, quiet)
         views = StoredViews(
             config.tickets,
             manifest,
@@ -149,6 +146,7 @@ def load_labeller(config: LabelConfig, reporter: Reporter) -> DenseLabeller:
     if None not in (num_classes, config.num_classes) and num_classes != config.num_classes:
         raise OptionError(f"`num_classes={config.num_classes}`: {file} has {num_classes} classes; leave it out")
     num_classes = config.num_classes if num_classes is None else num_classes
+    check_weights(sketched(lambda: create_network(name, num_classes=num_classes)), weights, str(file), name)
     net = create_network(name, num_classes=num_classes)
     load_weights(net, weights, str(file), name)
     return DenseLabeller(net, name)
@@ -191,6 +189,27 @@ def _check_channels(model: DenseLabeller, manifest: Manifest, config: LabelConfi
             f"{config.model} takes {wanted} channel(s), and {config.tickets} shows images of {stored}; label with "
             "another `model`"
         )
+
+
+def _check_classes(config: LabelConfig, labeller: Labeller, shards: Sequence[Shard], reporter: Reporter) -> None:
+    """Compares the labeller's classes with those of the images: by name where both are listed, else by number.
+
+    Raises:
+        OptionError: a class has two numbers, or a number two classes.
+    """
+    listed = listed_classes(shards)
+    if listed is not None and listed != labeller.num_classes:
+        reporter.message(
+            f"note: {config.model} has {labeller.num_classes} classes, and classes.json beside the shards lists "
+            f"{listed}; students of these images will refuse such token labels"
+        )
+    trained = None if config.checkpoint is None else class_list_of_run(config.checkpoint)
+    given = None if trained is None else class_list_beside(shards)
+    if trained is None or given is None:
+        return
+    found = difference(trained, given)
+    if found is not None:
+        raise OptionError(f"{found}; label with a model that was trained on the classes of these images")
 
 
 def _labeller(config: LabelConfig, model: DenseLabeller) -> Labeller:

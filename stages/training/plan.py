@@ -16,8 +16,15 @@ from ..data.spans import num_train_steps
 from ..data.student_stream import StreamConfig
 from ..models.checkpoints import find_weights
 from ..models.families import create_student, family_of, resolve_input
-from ..models.registry import canonical_name, center_view_of, load_initial_weights, read_weights
+from ..models.registry import (
+    canonical_name,
+    center_view_of,
+    check_initial_weights,
+    load_initial_weights,
+    read_weights,
+)
 from ..models.student import Geometry, Student
+from ..models.weight_bounds import sketched
 from ..options import EvalProtocol, TokenTargets
 from ..runtime.distributed import Process
 from ..runtime.randomness import isolated_rng
@@ -196,17 +203,24 @@ def _epochs(config: TrainConfig, name: str, manifest: Manifest | None, reporter:
 def _student(config: TrainConfig, name: str, manifest: Manifest | None, reporter: Reporter) -> Student:
     """A student with random weights, or those of `init`."""
     num_keep = None if manifest is None or config.control == "dense" else manifest.num_keep
-    with isolated_rng(config.run.seed, "initialisation"):
-        student = create_student(
+
+    def make() -> Student:
+        return create_student(
             name,
             num_keep=num_keep,
             patch_input=config.student.swin_input,
             num_classes=config.data.num_classes,
             drop_path_rate=config.recipe.drop_path,
         )
+
     if config.student.init is not None:
         weights = find_weights(config.student.init)
-        fresh = load_initial_weights(student.net, read_weights(weights), str(weights), name)
+        initial = read_weights(weights)
+        check_initial_weights(sketched(make).net, initial, str(weights), name)
+    with isolated_rng(config.run.seed, "initialisation"):
+        student = make()
+    if config.student.init is not None:
+        fresh = load_initial_weights(student.net, initial, str(weights), name)
         head = f"; its head starts afresh for {config.data.num_classes} classes" if fresh else ""
         reporter.message(f"initial weights: {weights}{head}")
     return student

@@ -17,6 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from ..helpers import run_cli
+
 _NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,12}", fullmatch=True)
 _PRINTABLE = st.text(st.characters(exclude_categories=("C", "Z"), include_characters=" "))
 
@@ -63,6 +65,29 @@ def test_text_without_backticks_stays_as_it_is(text: str) -> None:
 @given(st.text("`ab=_ '\"\\\nx1(,)-"))
 def test_no_text_is_refused_and_a_line_stays_a_line(text: str) -> None:
     assert as_flags(text).count("\n") == text.count("\n")
+
+
+_ODD = st.text("`=ab_ '1./", min_size=1, max_size=12)
+
+
+@given(_ODD, _NAMES, st.sampled_from(["", "=c", "=1 ", "='x'"]), _ODD)
+def test_a_path_that_was_given_stays_as_it_is(before: str, name: str, value: str, after: str) -> None:
+    path = f"{before}`{name}{value}`{after}"
+    for given_as in (path, f"--out={path}", f"{path}/t-*.tar"):
+        shown = as_flags(f"{path} exists; pass `overwrite=True`", [given_as])
+        assert shown == f"{path} exists; pass --overwrite"
+
+
+@given(st.text("`=ab_1./", min_size=1, max_size=12), _NAMES)
+def test_a_path_without_spaces_that_nobody_gave_stays_as_it_is(around: str, name: str) -> None:
+    path = f"a{around}`{name}=c`.zarr"
+    assert as_flags(f"{path} is damaged; pass `overwrite=True`", []) == f"{path} is damaged; pass --overwrite"
+
+
+@given(_PRINTABLE, _NAMES)
+def test_a_key_that_is_quoted_stays_as_it_is(around: str, name: str) -> None:
+    key = f"{around} `{name}=1` {around}"
+    assert as_flags(f"sample {key!r} has none; pass `seed=1`", []) == f"sample {key!r} has none; pass --seed 1"
 
 
 @given(_NAMES, _PRINTABLE)
@@ -134,6 +159,23 @@ def test_the_scan_finds_flags_outside_of_commands() -> None:
 def _modules() -> list[tuple[str, Path]]:
     roots = [Path(p) for package in (dataltt.stages, dataltt.artifacts_schema) for p in package.__path__]
     return [(path.relative_to(root.parent).as_posix(), path) for root in roots for path in sorted(root.rglob("*.py"))]
+
+
+@pytest.mark.parametrize("name", ["a`b=c`.zarr", "`seed`", "x `seed=1` y"])
+def test_the_command_line_shows_a_path_as_it_is(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    assert f"there is no ticket store at {path}; " in run_cli("inspect", path).err
+    assert f"{path}" in run_cli("select", "--model", "deit_s", "--shards", path, "--out", tmp_path / "out").err
+
+
+def test_options_stand_by_themselves_in_every_message_of_the_library() -> None:
+    named = re.compile(r"`[a-z][a-z0-9_]*(?:=[^`]+)?`(?!'s)")  # not of docstrings
+    left = []
+    for module, path in _modules():
+        for text in _texts(path):
+            shown = as_flags(text, [])
+            left += [(module, option) for option in named.findall(shown)]
+    assert left == []
 
 
 def test_the_library_names_no_flags() -> None:

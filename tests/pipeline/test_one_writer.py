@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -32,10 +34,13 @@ def _call(command: str, small: SmallStore, out: Path) -> tuple[object, ...]:
         "train": ("train", *training, "--out", out, "--device", "cpu", "--workers", 0),
         "pull": ("pull", small.store, out, "--overwrite"),
         "push": ("push", small.store, out, "--overwrite"),
+        "merge": ("store", "merge", small.store, small.store, "--out", out, "--overwrite"),
+        "subset": ("store", "subset", small.store, "--classes", "0,1", "--out", out, "--overwrite"),
+        "thin": ("store", "thin", small.store, "--no-ranks", "--out", out, "--overwrite"),
     }[command]
 
 
-@pytest.mark.parametrize("command", ["select", "label", "train", "pull", "push"])
+@pytest.mark.parametrize("command", ["select", "label", "train", "pull", "push", "merge", "subset", "thin"])
 def test_the_second_is_refused(small: SmallStore, command: str) -> None:
     out = Path("out")
     if command != "train":
@@ -87,3 +92,14 @@ def test_a_scheduler_can_tell_what_to_start_again(
     assert result.code == code
     assert "dataltt: interrupted; the same command goes on where it stopped" in result.err
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.slow
+def test_of_two_that_write_one_store_one_does_and_the_other_is_refused(small: SmallStore, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dataltt", "store", "thin", small.store, "--no-ranks", "--out", "out"]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    ended = [(process.communicate()[1], process.returncode) for process in running]
+    assert sorted(code for _, code in ended) == [0, 1]
+    (said,) = [error for error, code in ended if code == 1]
+    assert re.search("is being written by another process|out exists; pass --overwrite", said), said
+    assert [path.name for path in Path().iterdir()] == ["out"]

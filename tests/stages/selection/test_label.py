@@ -21,6 +21,7 @@ from dataltt.artifacts_schema import (
     LabelMaps,
     Manifest,
     ModelError,
+    OptionError,
     TicketStore,
     read_manifest,
 )
@@ -289,6 +290,30 @@ def test_labels_are_of_the_stores_own_views(tmp_path: Path, changes: dict[str, A
     assert labeller.weights_sha256 == weights_sha256(net)
     _check(small, weights, small.samples)
     assert not label_parts_dir(small.path).exists()
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_classes_of_a_labeller_that_a_run_trained_are_compared_by_name(tmp_path: Path, moved: bool) -> None:
+    small = make_store(tmp_path, counts=(3,))
+    listed = json.loads((tmp_path / "shards/classes.json").read_text())
+    first, second, *rest = listed
+    run = tmp_path / "run"
+    run.mkdir()
+    weights = save_selector_weights(run / "best.safetensors", seed=9)
+    (run / "config.json").write_text("{}")
+    names = [second, first, *rest] if moved else [first, second, *rest]
+    (run / "classes.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
+    for checkpoint in (run, weights):
+        if not moved:
+            assert label(_config(small, checkpoint=checkpoint, overwrite=True)) is not None
+            continue
+        with pytest.raises(OptionError) as caught:
+            label(_config(small, checkpoint=checkpoint))
+        assert str(caught.value) == (
+            f"class {first!r} is number 1 in {run}/classes.json and 0 in {tmp_path}/shards/classes.json; label with a "
+            "model that was trained on the classes of these images"
+        )
+    assert (TicketStore.open(small.store).manifest.token_labels is None) == moved
 
 
 def test_grey_images_are_shown_to_an_rgb_network_at_its_own_size(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from dataltt.stages.training.evaluate import evaluate
 from dataltt.stages.training.train import train
 from safetensors.torch import load_file, save_file
 
+from ...far.http_server import FileServer
 from ...helpers import MODEL, Sample, SmallStore, fashion_samples, make_shards, make_store, randomize
 from ...schema_helpers import put
 
@@ -197,6 +198,17 @@ def test_a_run_writes_down_its_classes_and_testing_compares_them(small: SmallSto
     (run / "classes.json").unlink()  # as of an older run: numbers alone are compared
     _list(tmp_path / "moved", moved)
     _evaluate(small, run, shards=shards)
+
+
+def test_classes_of_validation_shards_behind_a_url_are_compared(small: SmallStore, tmp_path: Path) -> None:
+    _val(tmp_path, {name: i for i, name in enumerate(CLASSES[1:])})
+    with FileServer(tmp_path) as web, pytest.raises(OptionError) as caught:
+        _train(small, tmp_path / "run", val_shards=f"{web.url}/val-000000.tar", test="dense")
+    trained = small.folder / "shards/classes.json"
+    assert str(caught.value) == (
+        f"class {_SECOND!r} is number 1 in {trained} and 0 in {web.url}/classes.json; pack the validation images anew "
+        f"by: dataltt pack --classes {trained} SRC OUT"
+    )
 
 
 def test_a_run_does_not_go_on_with_classes_that_moved(small: SmallStore, tmp_path: Path) -> None:
