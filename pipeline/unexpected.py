@@ -24,6 +24,7 @@ import typer
 
 from .escaping import shown
 from .messages import as_flags
+from .said_once import say_once
 
 DEBUG_VARIABLE = "DATALTT_DEBUG"
 MENDABLE, FAULT = 1, 70  # 70: EX_SOFTWARE of sysexits.h
@@ -38,7 +39,7 @@ def end_by(error: Exception) -> int:
         traceback.print_exception(error)
     sentence = _sentence(error)
     if sentence is not None:
-        typer.secho(f"dataltt: {shown(as_flags(sentence))}", fg=typer.colors.RED, err=True)
+        say_once(f"dataltt: {shown(as_flags(sentence))}", _say)
         return MENDABLE
     report = "please report it"
     if not debugging:
@@ -48,6 +49,10 @@ def end_by(error: Exception) -> int:
     text = f"dataltt: a fault of dataltt's own ended this ({_named(error)}); {report} (docs/reliability.md says how)"
     typer.secho(shown(text), fg=typer.colors.RED, err=True)
     return FAULT
+
+
+def _say(text: str) -> None:
+    typer.secho(text, fg=typer.colors.RED, err=True)
 
 
 def _sentence(error: Exception) -> str | None:

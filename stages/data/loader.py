@@ -138,7 +138,7 @@ def _fork_server() -> Any:
     process of a terminal or job; neither is for the server, from its first moment on.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dataltt.stages.data.student_stream"])
+    context.set_forkserver_preload(["dataltt.stages.runtime.fork_server", "dataltt.stages.data.student_stream"])
     resource_tracker.ensure_running()  # it would let signals through
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)
     try:

@@ -75,6 +75,14 @@ def test_all_ranks_are_refused_by_one_sentence(small: SmallStore, tmp_path: Path
     assert re.fullmatch(_REFUSED, f"{said}\n")
 
 
+@pytest.mark.slow
+def test_a_mistake_that_all_ranks_meet_is_said_once(small: SmallStore, tmp_path: Path) -> None:
+    result = run_on_two_ranks(tmp_path, "train", "--tickets", "no.zarr", "--model", MODEL, "--out", tmp_path / "run")
+    assert result.code != 0
+    said = re.findall(r"^dataltt: .*", result.err, flags=re.MULTILINE)
+    assert said == ["dataltt: there is no ticket store at no.zarr; make one with: dataltt select --out no.zarr"]
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_a_scheduler_can_tell_what_to_start_again(
     monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
