@@ -37,7 +37,7 @@ def as_flags(text: str, given: Sequence[str] | None = None) -> str:
 
 
 def _with_backticks(words: Iterable[str]) -> list[str]:
-    """Texts that a message may repeat of words with backticks, the longest first: whole paths, and parts of patterns."""
+    """Texts that a message may repeat of words with backticks, the longest first: paths, and parts of patterns."""
     found: set[str] = set()
     for word in words:
         if "`" in word:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,13 +14,16 @@ from pathlib import Path
 import webdataset as wds
 
 from ...artifacts_schema import OptionError, OutputExistsError
-from ...artifacts_schema.files import check_writable, writing
+from ...artifacts_schema.files import check_writable, write_atomically, writing
+from ...artifacts_schema.locking import held, lock_of
 from ...artifacts_schema.space import check_space
 from ..runtime.randomness import generator_of
 from ..runtime.reporting import Reporter
 from .class_list import CLASSES_FILE, ClassList, class_list_of, difference
 from .image_folder import find_images
 
+_FOLDER = ".packing"  # in the shards' folder: where they are written
+_MOVED = "moved.json"  # in there: names of those that are being moved out of it
 _MEMBERS_BYTES = 3 * 512  # of a sample in a shard beside its image: two headers and its label
 
 
@@ -110,6 +113,7 @@ def write_shards(
 
     Raises:
         OutputExistsError: shards of this name, or a classes.json of other classes, are in `out` already.
+        LockedError: another process packs into `out`.
         DiskError: they cannot be written there.
     """
     if max_count < 1:
@@ -118,18 +122,19 @@ def write_shards(
         raise OptionError(f"`name={name!r}` should be a plain name such as train")
     given = classes if isinstance(classes, Mapping) else {c: i for i, c in enumerate(classes)}
     listed = ClassList(place="this source", number_of=given)
-    classes_path = out / CLASSES_FILE
-    if taken := sorted(out.glob(f"{glob.escape(name)}-*.tar")):
-        raise OutputExistsError(
-            f"{taken[0]} exists; delete the {name} shards, or choose another `name` or another folder"
-        )
-    if classes_path.exists() and classes_path.read_text(encoding="utf-8") != listed.to_json():
-        raise _other_classes(classes_path, listed)
-    check_writable(out)
-    with writing(out), new_shards(out) as temporary:
-        num_samples = _write(samples, temporary, name, max_count, total, reporter)
-        names = sorted(shard.name for shard in temporary.glob("*.tar"))
-        (temporary / CLASSES_FILE).write_text(listed.to_json(), encoding="utf-8")
+    with packing_into(out):
+        classes_path = out / CLASSES_FILE
+        if taken := sorted(out.glob(f"{glob.escape(name)}-*.tar")):
+            raise OutputExistsError(
+                f"{taken[0]} exists; delete the {name} shards, or choose another `name` or another folder"
+            )
+        if classes_path.exists() and classes_path.read_text(encoding="utf-8") != listed.to_json():
+            raise _other_classes(classes_path, listed)
+        check_writable(out)
+        with writing(out), new_shards(out) as temporary:
+            num_samples = _write(samples, temporary, name, max_count, total, reporter)
+            names = sorted(shard.name for shard in temporary.glob("*.tar"))
+            (temporary / CLASSES_FILE).write_text(listed.to_json(), encoding="utf-8")
     return PackSummary(shards=[str(out / n) for n in names], num_samples=num_samples, num_classes=len(given))
 
 
@@ -147,22 +152,46 @@ def _other_classes(path: Path, listed: ClassList) -> OutputExistsError:
 
 
 @contextmanager
+def packing_into(out: Path) -> Iterator[None]:
+    """Lets no other process pack into a folder while the block runs, and takes back what a killed one left half-done.
+
+    Raises:
+        LockedError: another process packs into it.
+    """
+    with held(lock_of(out), "dataltt pack", place=out):
+        with writing(out):
+            _take_back(out)
+        yield
+
+
+@contextmanager
 def new_shards(out: Path) -> Iterator[Path]:
-    """Gives a folder whose tars are moved to `out` in the end, all of them or, after an error, none."""
-    created = not out.exists()
+    """Gives a folder whose files are moved to `out` in the end: all of them or, after an error, none."""
+    created, folder = not out.exists(), out / _FOLDER
     with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".packing-", dir=out))
+        folder.mkdir(parents=True)
     try:
-        yield temporary
-        for made in sorted(temporary.iterdir(), key=lambda path: path.suffix == ".tar"):  # classes.json first
-            os.replace(made, out / made.name)
+        yield folder
+        made = sorted(folder.iterdir(), key=lambda path: path.suffix == ".tar")  # classes.json first
+        new = [path.name for path in made if not (out / path.name).exists()]
+        write_atomically(folder / _MOVED, json.dumps(new).encode())
+        for path in made:
+            os.replace(path, out / path.name)
     except BaseException:
-        shutil.rmtree(temporary)
+        _take_back(out)
         if created:
             shutil.rmtree(out)
         raise
-    shutil.rmtree(temporary)
+    _take_back(out)
+
+
+def _take_back(out: Path) -> None:
+    """Takes the files of an unfinished move away again, and the folder that they came from."""
+    folder = out / _FOLDER
+    if (folder / _MOVED).exists() and any(path.name != _MOVED for path in folder.iterdir()):
+        for name in json.loads((folder / _MOVED).read_text(encoding="utf-8")):
+            (out / name).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class _ShardWriter:

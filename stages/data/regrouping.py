@@ -19,7 +19,7 @@ from ...artifacts_schema.space import check_space
 from ..runtime.reporting import Reporter
 from .class_list import CLASSES_FILE, listed_classes
 from .member_faults import no_image
-from .packing import PackSummary, new_shards
+from .packing import PackSummary, new_shards, packing_into
 from .shard_limits import valid_key
 from .shards import IMAGE_EXTENSIONS, Shard, is_member, is_url, opened_tar, resolve_shards
 
@@ -50,24 +50,29 @@ def regroup_shards(
     if far := next((s.url for s in shards if is_url(s.url)), None):
         raise OptionError(f"{far} is a URL; copy the shards to this machine first, since members are read in any order")
     names = [f"{_TAR_SUFFIX.sub('', Path(s.url).name)}.tar" for s in shards]
-    for name in names:
-        if (out / name).exists() or names.count(name) > 1:
-            raise OutputExistsError(f"{out / name} exists or would be written twice; choose another folder")
-    classes = Path(shards[0].url).parent / CLASSES_FILE
-    if (out / CLASSES_FILE).exists() and classes.exists() and classes.read_bytes() != (out / CLASSES_FILE).read_bytes():
-        raise OutputExistsError(f"{out / CLASSES_FILE} is another list of classes; choose another folder")
-    check_writable(out)
-    check_space(out, sum(Path(s.url).stat().st_size for s in shards))
-    left_out: Counter[str] = Counter()
-    num_samples = 0
-    reporter.start("packing", len(shards), "shards")
-    with writing(out), new_shards(out) as folder:
-        for shard, name in zip(shards, names, strict=True):
-            prefix = f"{name.removesuffix('.tar')}/" if prefix_keys else ""
-            num_samples += _regroup(shard, folder / name, key_from, prefix, left_out)
-            reporter.advance(1)
-        if classes.exists():
-            shutil.copyfile(classes, folder / CLASSES_FILE)
+    with packing_into(out):
+        for name in names:
+            if (out / name).exists() or names.count(name) > 1:
+                raise OutputExistsError(f"{out / name} exists or would be written twice; choose another folder")
+        classes = Path(shards[0].url).parent / CLASSES_FILE
+        if (
+            (out / CLASSES_FILE).exists()
+            and classes.exists()
+            and classes.read_bytes() != (out / CLASSES_FILE).read_bytes()
+        ):
+            raise OutputExistsError(f"{out / CLASSES_FILE} is another list of classes; choose another folder")
+        check_writable(out)
+        check_space(out, sum(Path(s.url).stat().st_size for s in shards))
+        left_out: Counter[str] = Counter()
+        num_samples = 0
+        reporter.start("packing", len(shards), "shards")
+        with writing(out), new_shards(out) as folder:
+            for shard, name in zip(shards, names, strict=True):
+                prefix = f"{name.removesuffix('.tar')}/" if prefix_keys else ""
+                num_samples += _regroup(shard, folder / name, key_from, prefix, left_out)
+                reporter.advance(1)
+            if classes.exists():
+                shutil.copyfile(classes, folder / CLASSES_FILE)
     reporter.finish()
     return PackSummary(
         shards=[str(out / name) for name in names],

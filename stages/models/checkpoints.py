@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import torch
+import xxhash
 from pydantic import Field, TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ...artifacts_schema import CheckpointError, View
@@ -33,8 +33,10 @@ from .families import create_student
 from .registry import check_weights, load_weights, num_classes_in, read_weights
 from .student import Student
 from .weight_bounds import check_stored, sketched
+from .weight_digest import DIGEST, digest_of, header_of
 
 _HEADER = "dataltt"
+_TRAINING = "training.pt"  # in the header of the weights beside it: its digest
 _MAX_POINTER_BYTES = 4096
 _CHECKPOINT = re.compile(r"step-\d{1,20}")
 SELECTOR_FILE = "selector.json"  # in the run of a fitted selector: what it was fitted for
@@ -65,8 +67,13 @@ class CheckpointInfo:
 _ADAPTER = TypeAdapter(CheckpointInfo)
 
 
-def save_weights(path: Path, weights: Mapping[str, torch.Tensor], info: CheckpointInfo) -> None:
-    """Writes weights and what they are of, whole or not at all.
+def save_weights(
+    path: Path, weights: Mapping[str, torch.Tensor], info: CheckpointInfo, *, beside: Mapping[str, str] | None = None
+) -> None:
+    """Writes weights, what they are of, and the digest of it all, whole or not at all.
+
+    Args:
+        beside: what else the header says.
 
     Raises:
         DiskError: they cannot be written.
@@ -77,7 +84,8 @@ def save_weights(path: Path, weights: Mapping[str, torch.Tensor], info: Checkpoi
     with writing(path, needs=needs), replacing(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # as the umask says; safetensors gives files to their owner alone
-        save_file(tensors, temporary, metadata={_HEADER: json.dumps(asdict(info))})
+        header = {_HEADER: json.dumps(asdict(info)), **(beside or {})}
+        save_file(tensors, temporary, metadata={**header, DIGEST: digest_of(header, tensors)})
         temporary.chmod(stat.S_IMODE(mode))
 
 
@@ -89,11 +97,10 @@ def read_info(path: Path) -> CheckpointInfo | None:
     """
     if path.suffix != ".safetensors":
         return None
+    header = header_of(path).get(_HEADER)
     try:
-        with safe_open(path, "pt") as file:
-            header = (file.metadata() or {}).get(_HEADER)
         return None if header is None else _ADAPTER.validate_json(header)
-    except (SafetensorError, OSError, ValidationError) as error:
+    except ValidationError as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path} cannot be read ({reason}); train it again, or fetch it again") from error
 
@@ -213,12 +220,13 @@ def save_checkpoint(
     try:
         with writing(folder / name):
             temporary.mkdir(parents=True)
-            save_weights(temporary / "model.safetensors", weights, info)
-            if ema_weights is not None:
-                save_weights(temporary / "ema.safetensors", ema_weights, info)
             # A file, since torch forgets why it could not write one that it opened by itself.
             with (temporary / "training.pt").open("wb") as file:
                 torch.save(dict(training), file)
+            beside = {_TRAINING: _file_digest(temporary / "training.pt")}
+            save_weights(temporary / "model.safetensors", weights, info, beside=beside)
+            if ema_weights is not None:
+                save_weights(temporary / "ema.safetensors", ema_weights, info)
             if (folder / name).exists():  # saved at this very step before
                 shutil.rmtree(folder / name)
             os.rename(temporary, folder / name)
@@ -232,6 +240,14 @@ def save_checkpoint(
         shutil.rmtree(old)
 
 
+def _file_digest(path: Path) -> str:
+    found = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
 def load_training_state(checkpoint: Path, device: torch.device) -> dict[str, Any]:
     """Optimiser, scheduler and position of a checkpoint, read without pickle's powers.
 
@@ -241,6 +257,7 @@ def load_training_state(checkpoint: Path, device: torch.device) -> dict[str, Any
     path = checkpoint / "training.pt"
     if path.is_file():
         check_stored(path)
+        _check_training_state(path, checkpoint / "model.safetensors")
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
@@ -250,3 +267,13 @@ def load_training_state(checkpoint: Path, device: torch.device) -> dict[str, Any
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}; start the run anew with another `out`")
     return state
+
+
+def _check_training_state(path: Path, weights: Path) -> None:
+    """Refuses a training state that is not the one beside which the weights were written."""
+    known = header_of(weights).get(_TRAINING) if weights.is_file() else None
+    if known is not None and known != _file_digest(path):
+        raise CheckpointError(
+            f"{path} is damaged: it is not what was written there; start the run anew with another `out`, or go on "
+            "from another checkpoint"
+        )

@@ -22,6 +22,7 @@ from .prune import PrunedViT
 from .selector import is_supported_block
 from .student import Geometry
 from .weight_bounds import check_held, check_stored, sketched
+from .weight_digest import check_digest
 from .weight_entries import no_state_dict
 
 
@@ -231,6 +232,7 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     if not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):
         raise no_state_dict(path, weights)
     check_held(path, weights)
+    check_digest(path, weights)
     return weights
 
 

@@ -11,6 +11,7 @@ OUT/config.json holds
               of its token labels' objects where the run learns them
   samples     how many the training shards hold, and how many of them have tickets and so are trained on
   changes     what was changed when the run went on, and at which step
+  checksum    XXH3-128 of all that as JSON with sorted keys
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
+
+import xxhash
 
 from ...artifacts_schema.errors import CheckpointError, OptionError, OutputExistsError
 from ...artifacts_schema.files import write_atomically, writing
@@ -173,13 +176,23 @@ def read_record(path: Path) -> RunRecord | None:
         )
     if _numbers(version) > _numbers(tool_version()):
         raise OptionError(f"{path} was written by dataltt {version}, and this is {tool_version()}; install that one")
+    checksum = document.pop("checksum", None)
     try:
         record = RunRecord(**document)
         if not isinstance(record.options, dict) or not isinstance(record.resolved, dict):
             raise TypeError("its options are no object")
     except TypeError as error:
         raise CheckpointError(f"{path} is not the record of a run ({error}); start anew with another `out`") from None
+    if checksum is not None and checksum != _checksum(record):
+        raise CheckpointError(
+            f"{path} is not what dataltt wrote (its checksum differs); put it back, or delete the line `checksum` if "
+            "you changed it on purpose"
+        )
     return record
+
+
+def _checksum(record: RunRecord) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(asdict(record), sort_keys=True).encode())
 
 
 def recorded_option(record: RunRecord, name: str) -> Any:
@@ -236,4 +249,5 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _write(run: Path, record: RunRecord) -> None:
-    write_atomically(run / RECORD_FILE, (json.dumps(asdict(record), indent=1) + "\n").encode())
+    document = {**asdict(record), "checksum": _checksum(record)}
+    write_atomically(run / RECORD_FILE, (json.dumps(document, indent=1) + "\n").encode())

@@ -104,14 +104,14 @@ def test_a_checkpoint_that_no_longer_fits(disk: Disk, small: SmallStore, monkeyp
     kept = file_digests(run / "checkpoints")
     one = sum(p.stat().st_size for p in (run / "checkpoints").rglob("*") if p.is_file())
     named = set()
-    for room in (4 * PAGE, one // 5, one // 3, one // 2, one - 2 * PAGE):
+    for room in (4 * PAGE, one // 3, one * 11 // 20, one * 2 // 3, one - 2 * PAGE):
         with disk.with_room_for(room):
             said = _said(_train(small, run, "--resume", "--max-steps", 2))
         found = re.search(rf"{run}(/\S*) cannot be written: {FULL}", said)
         assert found is not None, said
         named.add(Path(found[1]).name)
         assert file_digests(run / "checkpoints") == kept
-    assert "model.safetensors" in named
+    assert named >= {"step-00000002", "model.safetensors", "ema.safetensors"}
     assert _train(small, run, "--resume").code == 0
 
 
@@ -146,7 +146,7 @@ def test_pack_on_a_full_disk_leaves_nothing(disk: Disk, tmp_path: Path, monkeypa
     for pages in (0, 1, 3, 6):
         with disk.with_room_for(pages * PAGE):
             said = _said(run_cli("pack", source, disk.folder / "shards", "--max-count", 7))
-        assert re.search(rf"{disk.folder}/shards cannot be written: {FULL}", said)
+        assert re.search(rf"{disk.folder}/shards(\.lock)? cannot be written: {FULL}", said)
         assert _left(disk) == {}
         assert not (disk.folder / "shards").exists()
 

@@ -14,6 +14,7 @@ from .victims import Fingerprint, Inputs, Victim
 
 _LONG_S = 120.0
 _KILLS_IN_A_ROW = 4
+_ALREADY_THERE = ("exists; pass --overwrite", "pass --overwrite to replace them", "exists; delete the train shards")
 
 
 class Killer:
@@ -61,18 +62,21 @@ class Killer:
     def _life(self, expected: Fingerprint, num_kills: int) -> None:
         """One result, come to through some kills."""
         place = self._place()
+        (place.parent / f"{place.name}.log").unlink(missing_ok=True)
         for _ in range(num_kills):
             job = self._start(place)
             if self._strike(job, place):
                 self.outcome.number += 1
             else:  # it was faster
                 break
+        (place.parent / f"{place.name}.log").unlink(missing_ok=True)
         job = self._start(place)
         codes = job.wait(_LONG_S)
         self.outcome.left_over += job.left_over()
-        if codes is None or any(codes):
+        is_there = codes == [1] and any(said in self._said(place) for said in _ALREADY_THERE)
+        if codes is None or (any(codes) and not is_there):
             self._note("lost", place, f"the same command ended with {codes}")
-        elif self.victim.fingerprint(place) != expected:
+        elif self.victim.fingerprint(place) != expected:  # if it was killed when all was done, all must be there
             self._note("wrong", place, "it came to another result")
 
     def _strike(self, job: Job, place: Path) -> bool:
@@ -101,10 +105,13 @@ class Killer:
             time.sleep(0.001)
         time.sleep(self.random.choice([0.0, 0.002, 0.01]))
 
+    def _said(self, place: Path) -> str:
+        log = place.parent / f"{place.name}.log"
+        return log.read_text(errors="replace") if log.exists() else ""
+
     def _note(self, kind: str, place: Path, what: str) -> None:
         setattr(self.outcome, kind, getattr(self.outcome, kind) + 1)
-        log = place.parent / f"{place.name}.log"
-        last = log.read_text(errors="replace").splitlines()[-3:] if log.exists() else []
+        last = self._said(place).splitlines()[-3:]
         self.outcome.notes.append(f"{self.outcome.kind}: {what}; {' | '.join(last)}")
         kept = place.parent / f"kept-{len(self.outcome.notes)}-{place.name}"
         shutil.copytree(place, kept, dirs_exist_ok=True)

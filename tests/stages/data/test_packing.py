@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dataltt.artifacts_schema import DatalttError, DiskError, DuplicateKeyError, OptionError, OutputExistsError
+from dataltt.artifacts_schema import (
+    DatalttError,
+    DiskError,
+    DuplicateKeyError,
+    LockedError,
+    OptionError,
+    OutputExistsError,
+)
 from dataltt.stages.data.class_list import class_list_of
 from dataltt.stages.data.image_folder import key_of
 from dataltt.stages.data.packing import EncodedSample, PackSummary, pack_image_folder, write_shards
@@ -559,3 +566,43 @@ def test_max_count_below_one_is_refused(tmp_path: Path) -> None:
     source = _make_tree(tmp_path / "source", {"a/x.jpg": b"1"})
     with pytest.raises(OptionError, match="`max_count=0`"):
         _pack(source, tmp_path / "out", max_count=0)
+
+
+def _samples(count: int) -> list[EncodedSample]:
+    return [EncodedSample(key=f"a/{i}", image=b"image", extension="png", label=0) for i in range(count)]
+
+
+_OPTIONS: dict[str, Any] = {"name": "train", "classes": ["a"], "total": 4, "reporter": SilentReporter()}
+
+
+@pytest.mark.parametrize("num_moved", [0, 1, 2, 3])
+def test_a_killed_move_is_taken_back(tmp_path: Path, num_moved: int) -> None:
+    """As it stands when the process is killed: some of classes.json and two shards have been moved."""
+    out, samples = tmp_path / "out", _samples(4)
+    expected = write_shards(samples, tmp_path / "whole", max_count=2, **_OPTIONS)
+    (out / ".packing").mkdir(parents=True)
+    (out / "val-000000.tar").write_bytes(b"of another pack")
+    names = ["classes.json", "train-000000.tar", "train-000001.tar"]
+    (out / ".packing" / "moved.json").write_text(json.dumps(names))
+    for i, name in enumerate(names):
+        (out / name if i < num_moved else out / ".packing" / name).write_bytes(b"half of it")
+    if num_moved == len(names):  # all were: it was killed a moment later
+        with pytest.raises(OutputExistsError, match=r"classes.json|train-000000.tar exists"):
+            write_shards(samples, out, max_count=2, **_OPTIONS)
+        assert all((out / name).read_bytes() == b"half of it" for name in names)
+    else:
+        write_shards(samples, out, max_count=2, **_OPTIONS)
+        for name in expected.shards:
+            assert (out / Path(name).name).read_bytes() == Path(name).read_bytes()
+    assert not (out / ".packing").exists()
+    assert (out / "val-000000.tar").read_bytes() == b"of another pack"
+
+
+def test_one_packs_at_a_time(tmp_path: Path) -> None:
+    def samples() -> Iterator[EncodedSample]:
+        with pytest.raises(LockedError, match=r"out is being written by another process \(.*dataltt pack.*\)"):
+            write_shards(_samples(2), tmp_path / "out", max_count=2, **_OPTIONS)
+        yield from _samples(2)
+
+    write_shards(samples(), tmp_path / "out", max_count=2, **_OPTIONS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]

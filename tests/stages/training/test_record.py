@@ -39,6 +39,12 @@ def _train(small: SmallStore, out: Path | str, **changes: Any) -> Any:
     return train(TrainConfig.of(**{**_OPTIONS, "tickets": small.store, "out": out, **changes}))
 
 
+def _record_of(run: str) -> RunRecord:
+    record = read_record(Path(run) / "config.json")
+    assert record is not None
+    return record
+
+
 def _call(*args: object) -> str:
     """What a call of train that goes well says on standard error."""
     result = run_cli("train", *args)
@@ -76,6 +82,7 @@ def test_a_record_is_what_was_given_and_what_came_of_it(small: SmallStore, monke
         "ticket_store",
         "samples",
         "changes",
+        "checksum",
     ]
     assert (record["dataltt"], record["command"], record["world_size"]) == ("0.2.0", "train", 1)
     assert record["options"]["runtime"]["workers"] is None
@@ -94,6 +101,21 @@ def _plain(document: dict[str, Any]) -> dict[str, Any]:
     for name, value in document.items():
         found |= _plain(value) if isinstance(value, dict) else {name: value}
     return found
+
+
+def test_a_record_that_was_changed_is_refused_unless_on_purpose(tmp_path: Path) -> None:
+    begin_run(tmp_path / "run", _record(TrainConfig.of(lr=0.25)))
+    path = tmp_path / "run" / "config.json"
+    document = json.loads(path.read_text())
+    document["resolved"]["recipe"]["lr"] = 0.125
+    path.write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match=r"config.json is not what dataltt wrote.*delete the line `checksum`"):
+        read_record(path)
+    del document["checksum"]
+    path.write_text(json.dumps(document))
+    found = read_record(path)
+    assert found is not None
+    assert recorded_option(found, "lr") == 0.125
 
 
 def test_a_record_comes_back(tmp_path: Path) -> None:
@@ -273,7 +295,7 @@ def test_workers_come_from_the_record(small: SmallStore) -> None:
     _train(small, "run", max_steps=2)
     for workers in (None, 0):
         assert _train(small, "run", max_steps=3, workers=workers, resume=True).step == 3
-    assert recorded_option(RunRecord(**_read("run")), "workers") == 0
+    assert recorded_option(_record_of("run"), "workers") == 0
     assert _train(small, "run", max_steps=4, workers=1, resume=True).step == 4
     assert _read("run")["changes"][-1] == {
         "step": 3,
@@ -303,7 +325,8 @@ def test_the_same_tickets_may_lie_elsewhere(small: SmallStore) -> None:
     digest = _read("run")["ticket_store"]["digest"]
     assert digest == read_manifest(small.store).digest
     path = Path("run/config.json")
-    path.write_text(path.read_text().replace(digest, digest[::-1]))
+    document = {k: v for k, v in _read("run").items() if k != "checksum"}
+    path.write_text(json.dumps(document).replace(digest, digest[::-1]))
     with pytest.raises(OptionError, match=r"was trained on other tickets than those of .* \(another ticket digest\)"):
         _train(small, "run", resume=True, tickets="other.zarr")
 
