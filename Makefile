@@ -1,8 +1,9 @@
-# make demo | check | test | test-all | fuzz | lint | docs | clean: each sets up .venv by itself.
+# make demo | check | test | test-all | fuzz | torture | lint | docs | clean: each sets up .venv by itself.
 #   check     while you work, under 2 minutes: lint, types, architecture, tests but those marked long, two_ranks or slow
 #   test      what CI runs, under 8 minutes: the same lint, all tests but those marked slow, with coverage
 #   test-all  everything; a test whose tool (a browser, an S3 server, a framework) is absent is skipped and says so
 #   fuzz      the tests of tests/fuzz with other inputs, for FUZZ_SECONDS (600)
+#   torture   processes killed, bits flipped, disks filled, locks raced, drawn by TORTURE_SEED (0): half an hour
 #   docs      the docs as one site, site/index.html
 PYTHON ?= python3
 VENV := .venv
@@ -11,9 +12,10 @@ SOURCES := $(shell find artifacts_schema stages pipeline -type f -not -path '*/_
 # Each process takes whole runs of tests, so that a file's fixtures are seldom made twice; an idle one takes from the others.
 JOBS ?= 2
 FUZZ_SECONDS ?= 600
+TORTURE_SEED ?= 0
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=worksteal
 
-.PHONY: demo check test test-all fuzz lint docs clean
+.PHONY: demo check test test-all fuzz torture lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/dataltt demo --overwrite
@@ -31,6 +33,9 @@ test-all: lint
 fuzz: $(VENV)/.dev
 	-$(BIN)/python -m pip install --quiet --only-binary :all: atheris
 	$(BIN)/python -m tests.fuzz $(FUZZ_SECONDS)
+
+torture: $(VENV)/.dev
+	$(BIN)/python -m tests.torture $(TORTURE_SEED)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -73,7 +73,7 @@ class Killer:
         job = self._start(place)
         codes = job.wait(_LONG_S)
         self.outcome.left_over += job.left_over()
-        is_there = codes == [1] and any(said in self._said(place) for said in _ALREADY_THERE)
+        is_there = set(codes or ()) == {1} and any(said in self._said(place) for said in _ALREADY_THERE)
         if codes is None or (any(codes) and not is_there):
             self._note("lost", place, f"the same command ended with {codes}")
         elif self.victim.fingerprint(place) != expected:  # if it was killed when all was done, all must be there

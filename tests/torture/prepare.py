@@ -17,13 +17,14 @@ def prepare(folder: str) -> None:
     root = Path(folder)
     make_store(root / "made", augment="deit", num_views=2, seed=1)
     store = root / "made" / "store.zarr"
+    version = tool_version()
     for i in range(3):
         subset_store(
             str(store),
             Wanted(shards=f"train-{i:06d}.tar"),
-            Target(path=root / f"part-{i}.zarr", tool_version=tool_version()),
+            Target(path=root / f"part-{i}.zarr", tool_version=version),
         )
-    thin_store(str(store), Target(path=root / "thinned.zarr", tool_version=tool_version()), ratio=0.25)
+    thin_store(str(store), Target(path=root / "thinned.zarr", tool_version=version), ratio=0.25)
     for i, sample in enumerate(fashion_samples(60)):
         path = root / "images" / f"class{sample.label}" / f"{i:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
