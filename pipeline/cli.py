@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -122,6 +123,9 @@ def main() -> None:
     except SystemExit as stop:
         if stop.code != _INTERRUPTED:
             raise
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            # The first process to end makes torchrun ask the others once more, whose handlers Python takes down now.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _say_interrupted()
         sys.exit(TERMINATED if _is_termination(stop) else _INTERRUPTED)
     except Exception as error:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from dataltt.stages.options import options_of
 from dataltt.stages.selection.config import SelectConfig
 from dataltt.stages.selection.select import select
 from dataltt.stages.training.config import TrainConfig
-from dataltt.stages.training.record import RunRecord, recorded_option
+from dataltt.stages.training.record import read_record, recorded_option
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -70,11 +70,11 @@ def encode_image(image: Image.Image, format: str = "PNG", **options: Any) -> byt
 
 def recorded(run: Path) -> dict[str, Any]:
     """The options of training that a run resolved, by their plain names, with what else its record says."""
-    document = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    record = read_record(run / "config.json")
+    assert record is not None
+    document = asdict(record)
     flat = {
-        d.name: recorded_option(RunRecord(**document), d.name)
-        for d in options_of(TrainConfig)
-        if d.option.on_resume != "unrecorded"
+        d.name: recorded_option(record, d.name) for d in options_of(TrainConfig) if d.option.on_resume != "unrecorded"
     }
     return {**document, **flat}
 

@@ -4,7 +4,7 @@ runs/NAME/
   classes.json                names of the classes, if those were listed beside the shards
   best.safetensors            the weights that did best under the validation protocol asked for
   checkpoints/latest          the name of the newest complete checkpoint below
-  checkpoints/step-00000042/  model.safetensors, ema.safetensors, training.pt
+  checkpoints/step-00000042/  model.safetensors, ema.safetensors, training.pt and its XXH3-128, training.xxh3
 
 What a weights file belongs to (model, view, step, …) stands in its own safetensors header.
 """
@@ -36,7 +36,7 @@ from .weight_bounds import check_stored, sketched
 from .weight_digest import DIGEST, digest_of, header_of
 
 _HEADER = "dataltt"
-_TRAINING = "training.pt"  # in the header of the weights beside it: its digest
+_TRAINING_DIGEST = "training.xxh3"
 _MAX_POINTER_BYTES = 4096
 _CHECKPOINT = re.compile(r"step-\d{1,20}")
 SELECTOR_FILE = "selector.json"  # in the run of a fitted selector: what it was fitted for
@@ -67,13 +67,8 @@ class CheckpointInfo:
 _ADAPTER = TypeAdapter(CheckpointInfo)
 
 
-def save_weights(
-    path: Path, weights: Mapping[str, torch.Tensor], info: CheckpointInfo, *, beside: Mapping[str, str] | None = None
-) -> None:
-    """Writes weights, what they are of, and the digest of it all, whole or not at all.
-
-    Args:
-        beside: what else the header says.
+def save_weights(path: Path, weights: Mapping[str, torch.Tensor], info: CheckpointInfo) -> None:
+    """Writes weights, what they are of, and the digest of both, whole or not at all.
 
     Raises:
         DiskError: they cannot be written.
@@ -84,7 +79,7 @@ def save_weights(
     with writing(path, needs=needs), replacing(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # as the umask says; safetensors gives files to their owner alone
-        header = {_HEADER: json.dumps(asdict(info)), **(beside or {})}
+        header = {_HEADER: json.dumps(asdict(info))}
         save_file(tensors, temporary, metadata={**header, DIGEST: digest_of(header, tensors)})
         temporary.chmod(stat.S_IMODE(mode))
 
@@ -223,8 +218,8 @@ def save_checkpoint(
             # A file, since torch forgets why it could not write one that it opened by itself.
             with (temporary / "training.pt").open("wb") as file:
                 torch.save(dict(training), file)
-            beside = {_TRAINING: _file_digest(temporary / "training.pt")}
-            save_weights(temporary / "model.safetensors", weights, info, beside=beside)
+            (temporary / _TRAINING_DIGEST).write_text(_file_digest(temporary / "training.pt"))
+            save_weights(temporary / "model.safetensors", weights, info)
             if ema_weights is not None:
                 save_weights(temporary / "ema.safetensors", ema_weights, info)
             if (folder / name).exists():  # saved at this very step before
@@ -257,7 +252,7 @@ def load_training_state(checkpoint: Path, device: torch.device) -> dict[str, Any
     path = checkpoint / "training.pt"
     if path.is_file():
         check_stored(path)
-        _check_training_state(path, checkpoint / "model.safetensors")
+        _check_training_state(path)
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
@@ -269,11 +264,13 @@ def load_training_state(checkpoint: Path, device: torch.device) -> dict[str, Any
     return state
 
 
-def _check_training_state(path: Path, weights: Path) -> None:
-    """Refuses a training state that is not the one beside which the weights were written."""
-    known = header_of(weights).get(_TRAINING) if weights.is_file() else None
-    if known is not None and known != _file_digest(path):
+def _check_training_state(path: Path) -> None:
+    """Refuses a training state that is not what was written; those of earlier versions have no digest."""
+    try:
+        known = read_regular(path.with_name(_TRAINING_DIGEST), _MAX_POINTER_BYTES)
+    except FileNotFoundError:
+        return
+    if known != _file_digest(path).encode():
         raise CheckpointError(
-            f"{path} is damaged: it is not what was written there; start the run anew with another `out`, or go on "
-            "from another checkpoint"
+            f"{path} is damaged: it is not what was written there; start the run anew with another `out`"
         )

@@ -28,7 +28,7 @@ def digest_of(header: Mapping[str, str], weights: Mapping[str, torch.Tensor]) ->
 
 
 def header_of(path: str | Path) -> dict[str, str]:
-    """What the header of a safetensors file says of it.
+    """Header of a safetensors file, as it says what it is of.
 
     Raises:
         CheckpointError: it cannot be read.

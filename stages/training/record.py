@@ -185,7 +185,7 @@ def read_record(path: Path) -> RunRecord | None:
         raise CheckpointError(f"{path} is not the record of a run ({error}); start anew with another `out`") from None
     if checksum is not None and checksum != _checksum(record):
         raise CheckpointError(
-            f"{path} is not what dataltt wrote (its checksum differs); put it back, or delete the line `checksum` if "
+            f"{path} is not what dataltt wrote (its checksum differs); put it back, or delete its line 'checksum' if "
             "you changed it on purpose"
         )
     return record

@@ -106,6 +106,7 @@ def saved_lottery(out: Path) -> dict[str, Any]:
 def shared_config(config: LotteryConfig, plan: RunPlan, world_size: int) -> dict[str, Any]:
     """Returns everything that the numbers depend on, beside rounds and seeds, of which there may come more."""
     shared = [d.name for d in options_of(TrainConfig) if d.option.on_resume not in ("free", "unrecorded")]
+    shared += ["batch_size", "workers"]  # a run may go on with others, but the arms of a comparison have the same order
     resolved = plan.config.flat()
     found = {name: resolved[name] for name in shared if name != "seed"}
     found |= {"rate": config.pruning.rate, "scope": config.pruning.scope, "rewind_step": config.pruning.rewind_step}

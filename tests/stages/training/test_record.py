@@ -109,7 +109,7 @@ def test_a_record_that_was_changed_is_refused_unless_on_purpose(tmp_path: Path) 
     document = json.loads(path.read_text())
     document["resolved"]["recipe"]["lr"] = 0.125
     path.write_text(json.dumps(document))
-    with pytest.raises(CheckpointError, match=r"config.json is not what dataltt wrote.*delete the line `checksum`"):
+    with pytest.raises(CheckpointError, match=r"config.json is not what dataltt wrote.*delete its line 'checksum'"):
         read_record(path)
     del document["checksum"]
     path.write_text(json.dumps(document))
