@@ -11,7 +11,6 @@ What a weights file belongs to (model, view, step, …) stands in its own safete
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -33,9 +32,8 @@ from .families import create_student
 from .registry import check_weights, load_weights, num_classes_in, read_weights
 from .student import Student
 from .weight_bounds import check_stored, sketched
-from .weight_digest import DIGEST, digest_of, header_of
+from .weight_digest import HEADER, header_of, with_digest
 
-_HEADER = "dataltt"
 _TRAINING_DIGEST = "training.xxh3"
 _MAX_POINTER_BYTES = 4096
 _CHECKPOINT = re.compile(r"step-\d{1,20}")
@@ -79,8 +77,7 @@ def save_weights(path: Path, weights: Mapping[str, torch.Tensor], info: Checkpoi
     with writing(path, needs=needs), replacing(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # as the umask says; safetensors gives files to their owner alone
-        header = {_HEADER: json.dumps(asdict(info))}
-        save_file(tensors, temporary, metadata={**header, DIGEST: digest_of(header, tensors)})
+        save_file(tensors, temporary, metadata=with_digest(asdict(info), tensors))
         temporary.chmod(stat.S_IMODE(mode))
 
 
@@ -92,7 +89,7 @@ def read_info(path: Path) -> CheckpointInfo | None:
     """
     if path.suffix != ".safetensors":
         return None
-    header = header_of(path).get(_HEADER)
+    header = header_of(path).get(HEADER)
     try:
         return None if header is None else _ADAPTER.validate_json(header)
     except ValidationError as error:

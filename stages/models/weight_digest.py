@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import xxhash
@@ -11,15 +13,18 @@ from safetensors import SafetensorError, safe_open
 
 from ...artifacts_schema import CheckpointError
 
-DIGEST = "xxh3"  # the header's key
+HEADER = "dataltt"  # of a safetensors header, which holds one entry: of more, the order would be another one each time
+_DIGEST = "xxh3"
 
 
-def digest_of(header: Mapping[str, str], weights: Mapping[str, torch.Tensor]) -> str:
-    """XXH3-128 of what the header says (but the digest) and of each tensor's name, dtype, shape and bytes."""
-    found = xxhash.xxh3_128()
-    for key in sorted(header):
-        if key != DIGEST:
-            found.update(f"{key}\0{header[key]}\0".encode())
+def with_digest(info: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """The header of weights: what they are of, as JSON, with the digest of both."""
+    return {HEADER: json.dumps({**info, _DIGEST: _digest_of(info, weights)})}
+
+
+def _digest_of(info: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> str:
+    """XXH3-128 of what weights are of, and of each tensor's name, dtype, shape and bytes."""
+    found = xxhash.xxh3_128(json.dumps(info, sort_keys=True).encode())
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
         found.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
@@ -50,8 +55,13 @@ def check_digest(path: str | Path, weights: Mapping[str, torch.Tensor]) -> None:
     """
     if Path(path).suffix != ".safetensors":
         return
-    header = header_of(path)
-    if header.get(DIGEST, "") not in ("", digest_of(header, weights)):
+    try:
+        info = json.loads(header_of(path).get(HEADER, "{}"))
+        known = info.pop(_DIGEST, None)
+        is_whole = known is None or known == _digest_of(info, weights)
+    except (ValueError, AttributeError):  # it is no JSON any more
+        is_whole = False
+    if not is_whole:
         raise CheckpointError(
             f"{path} is damaged: it is not what was written there; go on from another checkpoint, or fetch it again"
         )
