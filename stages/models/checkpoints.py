@@ -174,6 +174,8 @@ def latest_checkpoint(run: Path) -> Path | None:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{pointer} cannot be read ({error}); start the run anew with another `out`") from None
     path = _folder(run) / name
+    if _CHECKPOINT.fullmatch(name) and not path.is_dir():
+        path = _aside(path)  # a process was killed while it exchanged one for another of the same step
     if not _CHECKPOINT.fullmatch(name) or not path.is_dir():
         raise CheckpointError(f"{pointer} names a checkpoint that is not there; start the run anew with another `out`")
     return path
@@ -220,7 +222,8 @@ def save_checkpoint(
             if ema_weights is not None:
                 save_weights(temporary / "ema.safetensors", ema_weights, info)
             if (folder / name).exists():  # saved at this very step before
-                shutil.rmtree(folder / name)
+                shutil.rmtree(_aside(folder / name), ignore_errors=True)
+                os.rename(folder / name, _aside(folder / name))
             os.rename(temporary, folder / name)
         write_atomically(folder / "latest", f"{name}\n".encode())
     finally:
@@ -238,6 +241,10 @@ def _file_digest(path: Path) -> str:
         while block := file.read(1 << 20):
             found.update(block)
     return found.hexdigest()
+
+
+def _aside(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f".{checkpoint.name}.old")
 
 
 def load_training_state(checkpoint: Path, device: torch.device) -> dict[str, Any]:

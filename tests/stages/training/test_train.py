@@ -735,6 +735,14 @@ def test_a_training_state_without_its_entries(small: SmallStore, stopped: Path, 
         _train(small, stopped, resume=True)
 
 
+def test_killed_while_one_is_exchanged_for_another_of_its_step(small: SmallStore, stopped: Path, whole: Path) -> None:
+    latest = _latest(stopped)
+    latest.rename(latest.with_name(f".{latest.name}.old"))
+    _train(small, stopped, resume=True)
+    assert _weights(stopped).keys() == _weights(whole).keys()
+    assert [path.name for path in latest.parent.glob(".*")] == []
+
+
 def test_a_training_state_with_code_in_it(small: SmallStore, stopped: Path, tmp_path: Path) -> None:
     path = _latest(stopped) / "training.pt"
     state = torch.load(path, weights_only=True)
