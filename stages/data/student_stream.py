@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ...artifacts_schema import BadImageError, DatalttError, LabelMaps, OptionError, SampleError, ShardError, View
+from ...artifacts_schema import BadImageError, DatalttError, LabelMaps, OptionError, SampleError, View
 from ...artifacts_schema.geometry import Scores, center_box
 from ...artifacts_schema.summary import position_prior
 from ..options import ErrorOrSkip, Subset, ViewMode
@@ -32,32 +32,41 @@ from .layouts import Shuffle, Stretch, left_after
 from .loader import Failure
 from .patches import PatchChooser, kept_of
 from .policies import Policy
-from .shards import RawSample, iter_samples
+from .shards import RawSample
+from .span_samples import samples_of_span
 from .spans import CountedShard, ShardSpan, eval_run, num_train_steps, spans_at, spans_of, train_run, worker_steps
 from .token_labels import TokenLabels, check_view_mode, collate_labels, shown_labels
 from .view_modes import ViewShower
 
+if TYPE_CHECKING:
+    from .baked_stream import BakedSource
+
 
 class Batch(NamedTuple):
-    """Inputs of a model. `num_skipped` counts bad images that were left out, as the user asked, before this batch."""
+    """Inputs of a model. `num_skipped` counts bad images that were left out, as the user asked, before this batch.
 
-    images: Tensor  # uint8 [B, channels, H, W]
+    Where `positions` are given, `images` are the patches that stand there, and scores of other patches are -inf.
+    """
+
+    images: Tensor  # uint8 [B, channels, H, W]; of patches [B, M, p, p, channels]
     labels: Tensor  # int64 [B]
     keep_indices: Tensor | None  # int64 [B, K], None for all patches
     num_skipped: int
     scores: Tensor | None = None  # float32 [B, P], instead of keep_indices where images are to be mixed
     token_labels: TokenLabels | None = None
     keys: tuple[str, ...] = ()  # B
+    positions: Tensor | None = None  # int64 [B, M], ascending
 
 
-class _Shown(NamedTuple):
+class Shown(NamedTuple):
     """A sample as the student is shown it."""
 
     key: str
-    image: Tensor  # uint8 [channels, H, W]
+    image: Tensor  # uint8 [channels, H, W]; of patches [M, p, p, channels]
     label: int
     scores: Scores | None  # float32 [P], None for all patches
-    token_labels: LabelMaps | None  # [P, k]
+    token_labels: LabelMaps | None = None  # [P, k]
+    positions: npt.NDArray[np.int64] | None = None  # [M], of patches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +96,7 @@ class StreamConfig:
     on_bad_image: ErrorOrSkip = "error"
     shuffle_buffer: int = 2000
     training: bool = True
+    baked: BakedSource | None = None  # replayed views that are read instead of drawn; `shards` then name its parts
 
     @property
     def num_samples(self) -> int:
@@ -124,9 +134,9 @@ class SampleStream(IterableDataset[Any]):
 
     def __init__(self, config: StreamConfig, position: StreamPosition) -> None:
         super().__init__()
-        if config.subset in ("ticket", "inverse") and config.join is None:
+        if config.subset in ("ticket", "inverse") and config.join is None and config.baked is None:
             raise OptionError(f"{config.subset} patches come from a ticket store; pass `tickets`")
-        if config.view_mode == "replay" and config.join is None:
+        if config.view_mode == "replay" and config.join is None and config.baked is None:
             raise OptionError("replayed views come from a ticket store; pass `tickets`")
         if config.token_labels:
             check_view_mode(config.view_mode, config.view, has_join=config.join is not None)
@@ -139,9 +149,18 @@ class SampleStream(IterableDataset[Any]):
         info = get_worker_info()
         worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
         try:
-            yield from StreamWorker(self.config, self.position, worker, num_workers, self._left).batches()
+            kind = _worker_kind(self.config)
+            yield from kind(self.config, self.position, worker, num_workers, self._left).batches()
         except DatalttError as error:
             yield Failure(error)
+
+
+def _worker_kind(config: StreamConfig) -> type[StreamWorker]:
+    if config.baked is None:
+        return StreamWorker
+    from .baked_stream import BakedWorker  # made of what stands here
+
+    return BakedWorker
 
 
 class StreamWorker:
@@ -237,7 +256,7 @@ class StreamWorker:
         samples = self._resumed(run, num_done * c.batch_size)
         yield from itertools.islice(self._full_batches(samples), len(self._steps) - num_done)
 
-    def _resumed(self, run: tuple[int, int], num_done: int) -> Iterator[_Shown]:
+    def _resumed(self, run: tuple[int, int], num_done: int) -> Iterator[Shown]:
         """The samples of a run after the first `num_done`, which an earlier process trained on."""
         c = self.config
         if c.on_bad_image == "error":
@@ -250,7 +269,7 @@ class StreamWorker:
         self._newly_skipped()
         yield from samples
 
-    def _refilled(self, run: tuple[int, int], skip: int) -> Iterator[_Shown]:
+    def _refilled(self, run: tuple[int, int], skip: int) -> Iterator[Shown]:
         """The samples of a run; where some were skipped, as the user asked, the runs after it fill their places.
 
         A shard of bad images so costs a second look at as many others, not many at the few good ones of its run.
@@ -274,16 +293,10 @@ class StreamWorker:
             shards = [shards[i] for i in order]
         return shards
 
-    def _joined(self, run: tuple[int, int]) -> Iterator[tuple[RawSample, Ticket | None]]:
+    def _joined(self, run: tuple[int, int]) -> Iterator[Any]:
         """The samples of a run, which may go on at the sequence's beginning, with their tickets."""
         for span in self._spans(*run):
-            samples = self._of_span(iter_samples(span.counted.shard), span)
-            if self.join is None:
-                yield from ((sample, None) for sample in samples)
-            elif span.counted.rows is None:
-                yield from self.join.join(span.counted.shard, samples)
-            else:
-                yield from self.join.join_rows(span.counted.rows.of_given(span.wanted), samples)
+            yield from samples_of_span(span, self.join, self.config.skipped_keys)
 
     def _spans(self, start: int, stop: int) -> list[ShardSpan]:
         sequence, beyond = self._sequence(), stop - self._num_samples
@@ -291,33 +304,11 @@ class StreamWorker:
             return [*spans_of(sequence, start, stop), *spans_of(sequence, 0, beyond)]
         return [*spans_at(sequence, self._left[start:stop]), *spans_at(sequence, self._left[: max(0, beyond)])]
 
-    def _of_span(self, samples: Iterator[RawSample], span: ShardSpan) -> Iterator[RawSample]:
-        counted = span.counted
-        position = 0
-        for place, sample in enumerate(samples):
-            if self._passes_over(sample, place, counted):
-                continue
-            if position == counted.num_samples:
-                raise ShardError(_miscounted(counted, "more"))
-            if span.has(position):
-                yield sample
-            position += 1
-            if position >= span.stop and span.stop < counted.num_samples:
-                return
-        if position < span.stop:
-            raise ShardError(_miscounted(counted, str(position)))
-
-    def _passes_over(self, sample: RawSample, place: int, counted: CountedShard) -> bool:
-        """Tells whether a sample, at this place in its shard, is none of those that the shard gives."""
-        if counted.rows is None:
-            return sample.key in self.config.skipped_keys
-        return place < len(counted.rows.rows) and bool(counted.rows.rows[place] < 0)
-
-    def _shuffled(self, run: tuple[int, int], skip: int = 0) -> Iterator[tuple[RawSample, Ticket | None]]:
+    def _shuffled(self, run: tuple[int, int], skip: int = 0) -> Iterator[Any]:
         shuffle, num_before = self.config.shuffle(self.position), len(self.position.taken)
         return itertools.islice(shuffle.shuffled(self._joined(run), run, num_before), skip, None)
 
-    def _processed(self, items: Iterator[tuple[RawSample, Ticket | None]]) -> Iterator[_Shown]:
+    def _processed(self, items: Iterator[Any]) -> Iterator[Shown]:
         for sample, ticket in items:
             try:
                 yield self._process(sample, ticket)
@@ -326,15 +317,9 @@ class StreamWorker:
                     raise
                 self.num_skipped += 1
 
-    def _process(self, sample: RawSample, ticket: Ticket | None) -> _Shown:
+    def _process(self, sample: RawSample, ticket: Ticket | None) -> Shown:
         c = self.config
-        if sample.label < 0:
-            raise SampleError(f"{sample.shard}: sample {sample.key!r} has no .cls; repack the shard with labels")
-        if sample.label >= c.num_classes:
-            raise SampleError(
-                f"{sample.shard}: sample {sample.key!r} is of class {sample.label}, and the model has {c.num_classes} "
-                "classes; use shards of the model's classes, or train with a larger `num_classes`"
-            )
+        check_label(sample.shard, sample.key, sample.label, c.num_classes)
         image = decode_image(sample, c.mode, "mend the shard, or pass `on_bad_image='skip'`")
         epoch = self.position.epoch
         if c.view_mode == "warp" and ticket is not None and ticket.boxes is None:
@@ -347,16 +332,16 @@ class StreamWorker:
         if c.random_erasing > 0:
             pixels = erase_patches(pixels, c.grid, c.view, c.random_erasing, c.seed, epoch, sample.key)
         labels = shown_labels(ticket, c.view_mode, shown, c.grid) if c.token_labels and ticket is not None else None
-        return _Shown(key=sample.key, image=pixels, label=sample.label, scores=scores, token_labels=labels)
+        return Shown(key=sample.key, image=pixels, label=sample.label, scores=scores, token_labels=labels)
 
-    def _full_batches(self, samples: Iterator[_Shown]) -> Iterator[Batch]:
+    def _full_batches(self, samples: Iterator[Shown]) -> Iterator[Batch]:
         """Yields each batch as soon as it is full."""
         while len(batch := list(itertools.islice(samples, self.config.batch_size))) == self.config.batch_size:
             yield self._collate(batch)
 
-    def _all_batches(self, samples: Iterator[_Shown]) -> Iterator[Batch]:
+    def _all_batches(self, samples: Iterator[Shown]) -> Iterator[Batch]:
         """Yields every sample; the last batch is made when none is left, so that it reports all that were skipped."""
-        batch: list[_Shown] = []
+        batch: list[Shown] = []
         for sample in samples:
             if len(batch) == self.config.batch_size:
                 yield self._collate(batch)
@@ -367,7 +352,7 @@ class StreamWorker:
         elif num_skipped := self._newly_skipped():
             yield Batch(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), None, num_skipped)
 
-    def _collate(self, batch: list[_Shown]) -> Batch:
+    def _collate(self, batch: list[Shown]) -> Batch:
         c = self.config
         keep_indices = scored = None
         scores = [sample.scores for sample in batch if sample.scores is not None]  # of all samples, or of none
@@ -375,6 +360,7 @@ class StreamWorker:
             scored = torch.from_numpy(np.stack(scores))
         elif scores:
             keep_indices = torch.from_numpy(np.stack([kept_of(s, c.num_keep) for s in scores]))
+        positions = [sample.positions for sample in batch if sample.positions is not None]
         label_maps = [sample.token_labels for sample in batch if sample.token_labels is not None]
         return Batch(
             images=torch.stack([sample.image for sample in batch]),
@@ -384,6 +370,7 @@ class StreamWorker:
             scores=scored,
             token_labels=collate_labels(label_maps) if c.token_labels else None,
             keys=tuple(sample.key for sample in batch),
+            positions=torch.from_numpy(np.stack(positions)) if positions and c.mixing else None,
         )
 
     def _newly_skipped(self) -> int:
@@ -392,9 +379,16 @@ class StreamWorker:
         return new
 
 
-def _miscounted(counted: CountedShard, found: str) -> str:
-    known = "that the tickets were made from" if counted.rows is None else "that was indexed"
-    return (
-        f"{counted.shard.url} holds {found} samples where {counted.num_samples} were expected: it is not the shard "
-        f"{known}; pass `recount=True` if its samples were only dealt anew"
-    )
+def check_label(shard: str, key: str, label: int, num_classes: int) -> None:
+    """Refuses a sample without a label, or with one that the model has no class for.
+
+    Raises:
+        SampleError
+    """
+    if label < 0:
+        raise SampleError(f"{shard}: sample {key!r} has no .cls; repack the shard with labels")
+    if label >= num_classes:
+        raise SampleError(
+            f"{shard}: sample {key!r} is of class {label}, and the model has {num_classes} classes; use shards of the "
+            "model's classes, or train with a larger `num_classes`"
+        )

@@ -50,12 +50,14 @@ class Student(nn.Module, ABC):
         saves_compute: whether fewer patches cost less.
         mixes_tokens: whether CutMix happens on tokens, inside (MixToken), rather than on pixels.
         chooses_patches: whether it has a CLS token, whose attention can choose patches (`order_patches`).
+        takes_patches: whether kept patches alone, float [B, K, channels, p, p], may stand for images.
         summary: what a run's first line says of its patches, where that is not what the run is asked for.
     """
 
     saves_compute: ClassVar[bool] = True
     mixes_tokens: ClassVar[bool] = False
     chooses_patches: ClassVar[bool] = False
+    takes_patches: ClassVar[bool] = False
     summary: str | None = None
 
     def __init__(self, net: nn.Module, geometry: Geometry) -> None:

@@ -22,7 +22,6 @@ from torch.nn.parallel import DistributedDataParallel
 from ...artifacts_schema import DatalttError, DiskError, OptionError
 from ..data.class_list import keep_class_list
 from ..data.fetching import fetch_tickets
-from ..data.images import normalize
 from ..data.layouts import Stretch
 from ..data.loader import iterate
 from ..data.student_stream import Batch, SampleStream, StreamPosition
@@ -45,6 +44,7 @@ from ..runtime.reporting import Reporter, SilentReporter
 from .config import TrainConfig
 from .elastic import layout_of, taken_before
 from .evaluate import Metrics, center_of, evaluate_stream
+from .inputs import network_inputs
 from .losses import StudentLoss
 from .mixing import pieces_of
 from .optimization import clip_gradients, create_optimizer, create_schedule, scaled_lr
@@ -316,7 +316,7 @@ class _Trainer:
                 if is_last or not isinstance(self.model, DistributedDataParallel)
                 else self.model.no_sync()
             ):
-                images = normalize(piece.images.to(device, non_blocking=True), self.stream.view)
+                images = network_inputs(piece, self.stream.view, device)
                 labels = piece.labels.to(device, non_blocking=True)
                 of_piece = self.loss(self.model, piece, images, labels, self.step) * (len(labels) / len(batch.labels))
                 of_piece.backward()
