@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.io import decode_jpeg
 
 from ...artifacts_schema import View
 from ...artifacts_schema.baked import mosaic_size
+from ...artifacts_schema.errors import one_line
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -63,13 +63,15 @@ def decode_mosaic(encoded: bytes, num_patches: int, patch_px: int, channels: int
     Raises:
         ValueError: it is no JPEG, or one of another size.
     """
-    try:
-        pixels = decode_jpeg(torch.frombuffer(bytearray(encoded), dtype=torch.uint8))
-    except RuntimeError:
-        raise ValueError("is no JPEG that can be decoded") from None
     rows, columns = mosaic_size(num_patches)
-    wanted = (channels, rows * patch_px, columns * patch_px)
-    if tuple(pixels.shape) != wanted:
-        found, right = (f"{s[2]}×{s[1]} px of {s[0]} channel(s)" for s in (tuple(pixels.shape), wanted))
-        raise ValueError(f"has {found}, and a mosaic of {num_patches} patches has {right}")
-    return patches_of(pixels.permute(1, 2, 0).numpy(), patch_px)[:num_patches]
+    wanted = (columns * patch_px, rows * patch_px, "L" if channels == 1 else "RGB")
+    try:
+        with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
+            found = (*image.size, image.mode)
+            pixels = np.asarray(image) if found == wanted else None
+    except Exception as error:  # Pillow's plugins raise nearly anything on damaged input
+        raise ValueError(f"cannot be decoded ({one_line(error).split(' <_io')[0]})") from None
+    if pixels is None:
+        shown, right = (f"{width}×{height} px ({mode})" for width, height, mode in (found, wanted))
+        raise ValueError(f"has {shown}, and a mosaic of {num_patches} patches has {right}")
+    return patches_of(pixels.reshape(rows * patch_px, columns * patch_px, channels), patch_px)[:num_patches]

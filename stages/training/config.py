@@ -360,7 +360,7 @@ def check_options(config: TrainConfig) -> None:
         raise OptionError(f"`ratio={config.ratio:g}` cuts tickets down, and this run has none; leave it out")
     if config.match_tokens and config.control == "dense":
         raise OptionError("`match_tokens`: dense training sees all tokens already; leave it out")
-    if config.student.token_labels == "store" and config.tickets is None:
+    if config.student.token_labels == "store" and not has_tickets:
         raise OptionError("`token_labels='store'` needs `tickets`, which they are in; or give `token_labels='image'`")
     if config.val_tickets is not None and config.data.val_shards is None:
         raise OptionError("`val_tickets` without `val_shards`; give the shards that they are of")
