@@ -29,7 +29,15 @@ from dataltt.stages.data.baked_stream import BakedSource
 from dataltt.stages.data.baked_tar import BakedTarWriter
 from dataltt.stages.data.drawing import PolicyViews
 from dataltt.stages.data.images import decode_bytes, normalize
-from dataltt.stages.data.patch_pixels import decode_mosaic, encode_mosaic, image_of, normalize_patches, patches_of
+from dataltt.stages.data.patch_pixels import (
+    by_pillow,
+    by_torchvision,
+    decode_mosaic,
+    encode_mosaic,
+    image_of,
+    normalize_patches,
+    patches_of,
+)
 from dataltt.stages.data.policies import replayed_policy
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,7 +135,9 @@ def test_a_mosaic_gives_its_patches_back(num_patches: int, channels: int, patch_
     assert rows <= columns <= rows + 1
     values = np.random.default_rng(seed).integers(0, 256, (num_patches, 1, 1, channels), np.uint8)
     patches = np.broadcast_to(values, (num_patches, patch_px, patch_px, channels)).copy()
-    found = decode_mosaic(encode_mosaic(patches, 100), num_patches, patch_px, channels)
+    encoded = encode_mosaic(patches, 100)
+    np.testing.assert_array_equal(by_torchvision(encoded), by_pillow(encoded))
+    found = decode_mosaic(encoded, num_patches, patch_px, channels)
     # Plain patches: what bled from one into the next would show.
     assert np.abs(found.astype(int) - patches).max() <= 3
 

@@ -188,6 +188,8 @@ def test_a_mosaic_of_another_size(coloured: SmallStore, tmp_path: Path) -> None:
     place = content.index(b"\xff\xc0")  # start of frame: length, precision, height, width
     content[place + 5 : place + 9] = bytes([0, 160, 0, 176])
     path.write_bytes(content)
-    said = r"train-000000.tar: member n0/0.jpg has 176×160 px \(RGB\), and a mosaic of 98 patches has 160×160 px"
+    said = (
+        r"train-000000.tar: member n0/0.jpg has 176×160 px of 3 channel\(s\), and a mosaic of 98 patches has 160×160 px"
+    )
     with pytest.raises(BakedError, match=said):
         train(TrainConfig.of(**{**_PLAIN, "batch_size": 4}, baked=tmp_path / "baked", out=tmp_path / "run"))
