@@ -92,8 +92,15 @@ def bench_baked(*, repeats: int, num_images: int = NUM_IMAGES, reporter: Reporte
 
 def _replayed(root: Path, num_images: int) -> StreamConfig:
     """A stream of replayed `deit` views of photographs, whose store lies beside them."""
-    options = {"name": "bench", "max_count": num_images, "total": num_images, "reporter": SilentReporter()}
-    write_shards(photographs(num_images), root, classes=[str(c) for c in range(10)], **options)
+    write_shards(
+        photographs(num_images),
+        root,
+        name="bench",
+        max_count=num_images,
+        classes=[str(c) for c in range(10)],
+        total=num_images,
+        reporter=SilentReporter(),
+    )
     shards = resolve_shards(str(root / "bench-*.tar"))
     spec = write_parts(
         root / "store.zarr", [SyntheticRows.of_samples(s.name, list(iter_samples(s))) for s in shards], _NUM_VIEWS

@@ -24,7 +24,9 @@ from dataltt.artifacts_schema import (
     TicketStore,
 )
 from dataltt.artifacts_schema.baked import mosaic_size, read_baked
+from dataltt.artifacts_schema.identity import checksum_of
 from dataltt.stages.baking.bake import file_names, which_patches
+from dataltt.stages.baking.verify_baked import verify_baked
 from dataltt.stages.data.baked_stream import BakedSource
 from dataltt.stages.data.baked_tar import BakedTarWriter
 from dataltt.stages.data.drawing import PolicyViews
@@ -294,3 +296,56 @@ def test_what_cannot_be_baked(small: SmallStore, drawn: SmallStore, tmp_path: Pa
     with pytest.raises(OutputExistsError, match="exists and is not a baked folder"):
         bake_of(drawn, tmp_path / "full", overwrite=True)
     assert (tmp_path / "full" / "notes").read_text() == "mine"
+
+
+@pytest.mark.long
+def test_verify_and_inspect_know_it(drawn: SmallStore, tmp_path: Path, own_folder: None) -> None:
+    out = tmp_path / "baked"
+    bake_of(drawn, out, "kept")
+    assert [(c.name, c.ok) for c in verify_baked(out)] == [
+        ("baked.json", True),
+        ("sizes and SHA-256 of all files", True),
+        ("samples", True),
+    ]
+    done = run_cli("verify", out, "--json")
+    assert (done.code, json.loads(done.out)["ok"]) == (0, True)
+    done = run_cli("inspect", out)
+    assert done.code == 0, done.err
+    for text in (
+        "25 of 49 (kept), of which the ticket keeps 25",
+        "3 of 3; replay",
+        "36 of train",
+        drawn.manifest.digest,
+    ):
+        assert text in done.out
+    assert json.loads(run_cli("inspect", out, "--json").out)["num_baked"] == 25
+    done = run_cli("verify", out, "--shards", drawn.shards)
+    assert (done.code, "--shards:" in done.err) == (1, True)
+    for command in (("push", out, tmp_path / "copy"), ("view", out), ("train", "--tickets", out)):
+        done = run_cli(*command)
+        assert done.code == 1
+        assert "is a baked folder, not a ticket store: it is for dataltt train --baked" in done.err
+    path = out / "view-002" / "train-000001.tar"
+    content = bytearray(path.read_bytes())
+    content[600] ^= 1
+    path.write_bytes(content)
+    done = run_cli("verify", out)
+    assert done.code == 1
+    assert f"FAILED sizes and SHA-256 of all files: {path} is not the file that was written; copy it again" in done.out
+    path.unlink()
+    assert "cannot be read (No such file or directory)" in run_cli("verify", out).out
+
+
+def test_verify_reads_every_sample(drawn: SmallStore, tmp_path: Path) -> None:
+    out = tmp_path / "baked"
+    bake_of(drawn, out, "kept")
+    path = out / "view-001" / "train-000001.tar"
+    content = path.read_bytes().replace(b"/00013.", b"/00099.")
+    path.write_bytes(content)
+    document = json.loads((out / "baked.json").read_text())
+    document["shards"][1]["files"][1]["sha256"] = hashlib.sha256(content).hexdigest()
+    del document["checksum"]
+    (out / "baked.json").write_text(json.dumps({**document, "checksum": checksum_of(document)}))
+    *_, last = verify_baked(out)
+    assert (last.name, last.ok) == ("samples", False)
+    assert last.detail == f"{path} has other samples than the views before it"
