@@ -7,6 +7,7 @@ Letters: P patches of the grid, M of a baked sample, K kept patches, p patch sid
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,10 @@ class BakedSource:
         return BakedTar(self.folder / self.files[shard][view], self.form, self.num_samples[shard])
 
 
+# Tars that a loader process has open: each is a file descriptor, and some hundred bytes a sample.
+_NUM_OPEN = 64
+
+
 class _Place(NamedTuple):
     shard: str
     number: int
@@ -74,12 +79,15 @@ class BakedWorker(StreamWorker):
             yield from (_Place(span.counted.shard.name, number) for number in numbers)
 
     def _processed(self, items: Iterator[_Place]) -> Iterator[Shown]:
-        opened: dict[str, BakedTar] = {}
-        assert self.config.baked is not None
+        source = self.config.baked
+        assert source is not None
+
+        @functools.lru_cache(_NUM_OPEN)
+        def opened(shard: str) -> BakedTar:
+            return source.open(shard, self._view_number)
+
         for place in items:
-            if place.shard not in opened:
-                opened[place.shard] = self.config.baked.open(place.shard, self._view_number)
-            yield self._shown(place.shard, opened[place.shard].read(place.number))
+            yield self._shown(place.shard, opened(place.shard).read(place.number))
 
     def _shown(self, shard: str, sample: BakedSample) -> Shown:
         c, epoch = self.config, self.position.epoch
