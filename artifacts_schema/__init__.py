@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .access.location import Access, Location
     from .errors import (
         BadImageError,
+        BakedError,
         CheckpointError,
         DatalttError,
         DiskError,
@@ -54,9 +55,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "access.location": "Access Location",
     "errors": (
-        "BadImageError CheckpointError DatalttError DiskError DuplicateKeyError IncompletePartsError LoaderError "
-        "LockedError MissingTicketError ModelError OptionError OutputExistsError Problem RanksError RemoteError "
-        "SampleError SchemaError ShardError StoreNotFoundError TicketMismatchError UnknownKeyError "
+        "BadImageError BakedError CheckpointError DatalttError DiskError DuplicateKeyError IncompletePartsError "
+        "LoaderError LockedError MissingTicketError ModelError OptionError OutputExistsError Problem RanksError "
+        "RemoteError SampleError SchemaError ShardError StoreNotFoundError TicketMismatchError UnknownKeyError "
         "UnsupportedVersionError"
     ),
     "image_tickets": "ImageTickets",
@@ -73,6 +74,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Access",
     "BadImageError",
+    "BakedError",
     "CheckpointError",
     "DatalttError",
     "Dataset",

@@ -99,6 +99,10 @@ class StoreNotFoundError(DatalttError):
     """A path at which there is no ticket store."""
 
 
+class BakedError(DatalttError):
+    """A baked folder that is not what its baked.json says, or that cannot give what is asked of it."""
+
+
 class RemoteError(DatalttError):
     """A remote place that cannot be reached, refuses, or gives something else than it should.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from .access.location import Access, Location
 from .access.objects import FolderObjects, Objects, open_objects
+from .baked import is_baked
 from .errors import Problem, SchemaError, StoreNotFoundError, TicketMismatchError
 from .layout import ROOT_FILE
 from .manifest import MANIFEST_ATTRIBUTE, Manifest, parse_manifest
@@ -128,6 +129,11 @@ def _not_found(location: Location) -> str:
         return f"there is no ticket store at {place} (it has no zarr.json); check the URL, or ask who published it"
     if location.is_zip:
         return f"{place} has no ticket store in it; give the zip file that dataltt push wrote, or a folder"
+    if is_baked(Path(place)):
+        return (
+            f"{place} is a baked folder, not a ticket store: it is for dataltt train --baked {place}; give the store "
+            "that it was baked of"
+        )
     if FolderObjects(Path(place)).folder.exists():
         return f"{place} is not a ticket store; give the folder that dataltt select wrote"
     if Path(f"{place}.parts").exists():

@@ -13,6 +13,7 @@ import typer
 
 from ..stages.runtime.interrupts import Terminated, terminable
 from .commands import (
+    bake,
     bench,
     cache,
     card,
@@ -49,7 +50,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
         "select": select.select,
         "label": label.label,
     },
-    "Train and test": {"train": train.train, "eval": eval_.eval_},
+    "Train and test": {"bake": bake.bake, "train": train.train, "eval": eval_.eval_},
     "Share": {
         "push": push.push,
         "pull": pull.pull,

@@ -98,6 +98,7 @@ def begin_plan(
     *,
     discard_others: bool = False,
     work: str = "selection",
+    suffix: str = ".parquet",
     way_out: str = "choose another `out`, or pass `overwrite=True` to discard them",
 ) -> None:
     """Creates the parts directory for a plan, or goes on with the one there if it is for the same plan.
@@ -105,6 +106,7 @@ def begin_plan(
     Args:
         discard_others: parts made under another plan are removed instead of refused (a plan without parts always is).
         work, way_out: what the parts are of, and what else the user can do, for the error's sentence.
+        suffix: of the parts' files.
 
     Raises:
         IncompletePartsError: parts made under another plan are there.
@@ -116,7 +118,7 @@ def begin_plan(
         found = json.loads(path.read_text())
         if found == plan:
             return
-        if not discard_others and any(directory.glob("part-*.parquet")):
+        if not discard_others and any(directory.glob(f"part-*{suffix}")):
             different = sorted(k for k in {*found, *plan} if found.get(k) != plan.get(k))
             raise IncompletePartsError(
                 f"{directory} holds parts of another {work} (it differs in {', '.join(different)}); "

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .artifacts_schema.errors import (
         BadImageError,
+        BakedError,
         CheckpointError,
         DatalttError,
         DiskError,
@@ -68,8 +69,8 @@ if TYPE_CHECKING:
 # Where each name comes from; the imports above say the same to type checkers.
 _HOMES = {
     "artifacts_schema.errors": (
-        "BadImageError CheckpointError DatalttError DiskError DuplicateKeyError IncompletePartsError LoaderError "
-        "LockedError MissingTicketError ModelError OptionError OutputExistsError RanksError RemoteError "
+        "BadImageError BakedError CheckpointError DatalttError DiskError DuplicateKeyError IncompletePartsError "
+        "LoaderError LockedError MissingTicketError ModelError OptionError OutputExistsError RanksError RemoteError "
         "SampleError SchemaError ShardError StoreNotFoundError TicketMismatchError UnknownKeyError "
         "UnsupportedVersionError"
     ),
@@ -90,6 +91,7 @@ _HOME_OF = {
 
 __all__ = [
     "BadImageError",
+    "BakedError",
     "CheckpointError",
     "DatalttError",
     "DiskError",

@@ -25,7 +25,9 @@ _BAR_CELLS = 12
 class InspectConfig(Group):
     """Options of `dataltt inspect`."""
 
-    store: Annotated[str, Option(help="A ticket store: a folder, a zip file, or a URL.", is_argument=True)]
+    store: Annotated[
+        str, Option(help="A ticket store: a folder, a zip file, or a URL; or a baked folder.", is_argument=True)
+    ]
     shards: Annotated[str | None, Option(help="Draw sample tickets over the images of these shards.")] = None
     png: Annotated[Path | None, Option(help="Write the heat map, and the samples, as a picture.")] = None
     samples: Annotated[int, Option(help="How many samples to draw.", min=1)] = 12
@@ -34,15 +36,21 @@ class InspectConfig(Group):
 
 @takes(InspectConfig)
 def inspect(config: InspectConfig, as_json: bool) -> None:
-    """Show a ticket store: its manifest, bytes per image, and which positions of the grid it keeps.
+    """Show a ticket store: its manifest, bytes per image, and which positions of the grid it keeps; or a baked folder.
 
     Example: dataltt inspect store.zarr --png tickets.png --shards 'imagenet/train-*.tar'
     """
     from ...artifacts_schema import OptionError, TicketStore
+    from ...artifacts_schema.baked import is_baked
     from ...artifacts_schema.summary import kept_share
     from ...stages.data.fetching import fetch_store
 
     store, shards, png = config.store, config.shards, config.png
+    if is_baked(Path(store)):
+        if shards is not None or png is not None:
+            raise OptionError(f"{store} is baked, and pictures are drawn of ticket stores; leave `shards`, `png` out")
+        _inspect_baked(Path(store), as_json)
+        return
     if shards is not None and png is None:
         raise OptionError("--shards draws tickets over images, which needs a picture to draw in; pass --png FILE")
     opened = TicketStore.open(config.remote.location(store))
@@ -65,6 +73,39 @@ def inspect(config: InspectConfig, as_json: bool) -> None:
     _print(store, opened.manifest, stored, share)
     if png is not None:
         say(f"picture: {png}")
+
+
+def _inspect_baked(folder: Path, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ...artifacts_schema.baked import read_baked
+    from ...artifacts_schema.space import shown_bytes
+
+    baked = read_baked(folder)
+    if as_json:
+        print_json({"baked": str(folder), **baked.to_json()})
+        return
+    t = baked.tickets
+    licence = None if t.publication is None else t.publication.data_license
+    facts = {
+        "baked folder": f"{folder} (format {baked.format_version}, {baked.created}, by dataltt {baked.tool_version})",
+        "ticket digest": t.digest,
+        "images": f"{baked.num_images} of {t.dataset.name} ({t.dataset.split}), {len(baked.shards)} shard(s) a view",
+        "patches": f"{baked.num_baked} of {t.num_patches} ({baked.patches}), of which the ticket keeps {t.num_keep}",
+        "views": f"{baked.num_views} of {t.num_views}; {_view(t)}",
+        "encoding": baked.encoding if baked.quality is None else f"{baked.encoding}, quality {baked.quality}",
+        "bytes": f"{shown_bytes(baked.num_bytes)}, "
+        f"{shown_bytes(baked.num_bytes / baked.num_images / baked.num_views)} a view of an image",
+        "libraries": ", ".join(f"{name} {version}" for name, version in baked.libraries.items()),
+        "licence of the images": licence or "not said",
+    }
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, text in facts.items():
+        table.add_row(f"[bold]{name}", cell(text))
+    Console().print(table)
 
 
 def _draw(store: Location, shards: str | None, png: Path, count: int, share: npt.NDArray[np.float64]) -> None:

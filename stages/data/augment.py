@@ -8,8 +8,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import timm.data.auto_augment as aa
 import torch
 import torchvision.transforms.functional as tvf
@@ -118,30 +120,51 @@ def mirror_image(image: Image.Image) -> Image.Image:
     return ImageOps.mirror(image)
 
 
+class Erasing(NamedTuple):
+    """Rectangle of whole patches that becomes noise: its first row and column, in patches, and uint8 [C, h, w] px."""
+
+    top: int
+    left: int
+    pixels: npt.NDArray[np.uint8]
+
+
+def draw_erasing(
+    grid: tuple[int, int], patch_px: int, channels: int, view: View, probability: float, *names: object
+) -> Erasing | None:
+    """Draws random erasing (Zhong et al. 2020, timm's numbers) on whole patches; None where nothing is erased.
+
+    Args:
+        view: whose mean and std the noise has, before it is clipped to what a pixel can hold.
+    """
+    with isolated_rng(*names, "erasing"):
+        if random.random() >= probability:
+            return None
+        erased = RandomErasing(1.0, mode="const", device="cpu")(torch.ones(1, *grid)) == 0
+        rows, columns = (torch.nonzero(erased[0].any(dim=axis)).flatten() for axis in (1, 0))
+        if not len(rows):
+            return None
+        top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+        shape = (channels, (bottom - top) * patch_px, (right - left) * patch_px)
+        noise = np.random.default_rng(random.getrandbits(63)).standard_normal(shape, dtype=np.float32)
+        mean, std = (np.array(v, dtype=np.float32)[:, None, None] for v in (view.mean, view.std))
+        return Erasing(top, left, np.clip(np.rint((noise * std + mean) * 255), 0, 255).astype(np.uint8))
+
+
 def erase_patches(image: Tensor, grid: tuple[int, int], view: View, probability: float, *names: object) -> Tensor:
-    """Random erasing (Zhong et al. 2020, timm's numbers) on whole patches: a rectangle of the grid becomes noise.
+    """The image with the rectangle that `draw_erasing` draws for these names.
 
     Args:
         image: uint8 [channels, H, W]; not altered.
-        view: whose mean and std the noise has, before it is clipped to what a pixel can hold.
 
     Returns:
         uint8 [channels, H, W].
     """
-    with isolated_rng(*names, "erasing"):
-        if random.random() >= probability:
-            return image
-        erased = RandomErasing(1.0, mode="const", device="cpu")(torch.ones(1, *grid)) == 0
-        rows, columns = (torch.nonzero(erased[0].any(dim=axis)).flatten() for axis in (1, 0))
-        if not len(rows):
-            return image
-        patch_px = image.shape[1] // grid[0]
-        top, bottom = int(rows[0]) * patch_px, (int(rows[-1]) + 1) * patch_px
-        left, right = int(columns[0]) * patch_px, (int(columns[-1]) + 1) * patch_px
-        shape = (image.shape[0], bottom - top, right - left)
-        noise = np.random.default_rng(random.getrandbits(63)).standard_normal(shape, dtype=np.float32)
-        mean, std = (np.array(v, dtype=np.float32)[:, None, None] for v in (view.mean, view.std))
-        pixels = np.clip(np.rint((noise * std + mean) * 255), 0, 255).astype(np.uint8)
+    patch_px = image.shape[1] // grid[0]
+    erased = draw_erasing(grid, patch_px, image.shape[0], view, probability, *names)
+    if erased is None:
+        return image
+    top, left = erased.top * patch_px, erased.left * patch_px
     result = image.clone()
-    result[:, top:bottom, left:right] = torch.from_numpy(pixels)
+    height, width = erased.pixels.shape[1:]
+    result[:, top : top + height, left : left + width] = torch.from_numpy(erased.pixels)
     return result

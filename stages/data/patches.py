@@ -35,8 +35,12 @@ class PatchChooser:
     prior: Scores | None = None
     breaks_ties: bool = True  # needed only where scores of two images meet
 
-    def scores(self, key: str, epoch: int, ticket: Ticket | None, shown: DrawnView) -> Scores | None:
-        """Scores float32 [P] of the patches of a view, on that view's own grid; None where all patches are taken."""
+    def scores(self, key: str, epoch: int, ticket: Ticket | None, shown: DrawnView | None) -> Scores | None:
+        """Scores float32 [P] of the patches of a view, on that view's own grid; None where all patches are taken.
+
+        Args:
+            shown: the view; of a replayed one it is not needed.
+        """
         if self.subset == "dense":
             return None
         if self.subset == "random":
@@ -44,7 +48,7 @@ class PatchChooser:
         if self.subset == "fixed-random":
             scores = self._drawn("fixed-random", key)
             # A centre view's subset belongs to the image, and is mirrored with it.
-            return mirror(scores, self.grid) if shown.flip and self.view_mode == "static" else scores
+            return mirror(scores, self.grid) if self.view_mode == "static" and shown and shown.flip else scores
         assert ticket is not None
         scores = self._of_ticket(key, epoch, ticket, shown)
         return -scores if self.subset == "inverse" else scores
@@ -59,9 +63,10 @@ class PatchChooser:
     def _num_patches(self) -> int:
         return self.grid[0] * self.grid[1]
 
-    def _of_ticket(self, key: str, epoch: int, ticket: Ticket, shown: DrawnView) -> Scores:
+    def _of_ticket(self, key: str, epoch: int, ticket: Ticket, shown: DrawnView | None) -> Scores:
         if self.view_mode == "replay":
             return self._stored(key, epoch, ticket, 0)  # the join read this view alone
+        assert shown is not None
         if self.view_mode == "static":
             # View 1, where there is one, is the ticket that the selector gave the mirrored image itself.
             number = 1 if shown.flip and len(ticket.packed) > 1 else 0

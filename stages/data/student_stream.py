@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ...artifacts_schema import BadImageError, DatalttError, LabelMaps, OptionError, SampleError, ShardError, View
+from ...artifacts_schema import BadImageError, DatalttError, LabelMaps, OptionError, SampleError, View
 from ...artifacts_schema.geometry import Scores, center_box
 from ...artifacts_schema.summary import position_prior
 from ..options import ErrorOrSkip, Subset, ViewMode
@@ -34,22 +34,30 @@ from .loader import Failure
 from .patches import PatchChooser, kept_of
 from .policies import Policy
 from .repeats import Repeats
-from .shards import RawSample, iter_samples
+from .shards import RawSample
+from .span_samples import samples_of_span
 from .spans import CountedShard, ShardSpan, eval_run, num_train_steps, spans_at, spans_of, train_run, worker_steps
 from .token_labels import TokenLabels, check_view_mode, collate_labels, shown_labels
 from .view_modes import ViewShower
 
+if TYPE_CHECKING:
+    from .baked_stream import BakedSource
+
 
 class Batch(NamedTuple):
-    """Inputs of a model. `num_skipped` counts bad images that were left out, as the user asked, before this batch."""
+    """Inputs of a model. `num_skipped` counts bad images that were left out, as the user asked, before this batch.
 
-    images: Tensor  # uint8 [B, channels, H, W]
+    Where `positions` are given, `images` are the patches that stand there, and scores of other patches are -inf.
+    """
+
+    images: Tensor  # uint8 [B, channels, H, W]; of patches [B, M, p, p, channels]
     labels: Tensor  # int64 [B]
     keep_indices: Tensor | None  # int64 [B, K], None for all patches
     num_skipped: int
     scores: Tensor | None = None  # float32 [B, P], instead of keep_indices where images are to be mixed
     token_labels: TokenLabels | None = None
     keys: tuple[str, ...] = ()  # B
+    positions: Tensor | None = None  # int64 [B, M], ascending
 
 
 class _Picture:
@@ -59,17 +67,18 @@ class _Picture:
 
     def __init__(self, sample: RawSample, ticket: Ticket | None, repeats: Sequence[int] = (0,)) -> None:
         self.sample, self.ticket, self.repeats = sample, ticket, repeats
-        self.shown: dict[int, _Shown] = {}
+        self.shown: dict[int, Shown] = {}
 
 
-class _Shown(NamedTuple):
+class Shown(NamedTuple):
     """A sample as the student is shown it."""
 
     key: str
-    image: Tensor  # uint8 [channels, H, W]
+    image: Tensor  # uint8 [channels, H, W]; of patches [M, p, p, channels]
     label: int
     scores: Scores | None  # float32 [P], None for all patches
-    token_labels: LabelMaps | None  # [P, k]
+    token_labels: LabelMaps | None = None  # [P, k]
+    positions: npt.NDArray[np.int64] | None = None  # [M], of patches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +109,7 @@ class StreamConfig:
     shuffle_buffer: int = 2000
     repeats: int = 1  # views of a picture that an epoch shows
     training: bool = True
+    baked: BakedSource | None = None  # replayed views that are read instead of drawn; `shards` then name its parts
 
     @property
     def num_samples(self) -> int:
@@ -142,9 +152,9 @@ class SampleStream(IterableDataset[Any]):
 
     def __init__(self, config: StreamConfig, position: StreamPosition) -> None:
         super().__init__()
-        if config.subset in ("ticket", "inverse") and config.join is None:
+        if config.subset in ("ticket", "inverse") and config.join is None and config.baked is None:
             raise OptionError(f"{config.subset} patches come from a ticket store; pass `tickets`")
-        if config.view_mode == "replay" and config.join is None:
+        if config.view_mode == "replay" and config.join is None and config.baked is None:
             raise OptionError("replayed views come from a ticket store; pass `tickets`")
         if config.token_labels:
             check_view_mode(config.view_mode, config.view, has_join=config.join is not None)
@@ -155,9 +165,18 @@ class SampleStream(IterableDataset[Any]):
         info = get_worker_info()
         worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
         try:
-            yield from StreamWorker(self.config, self.position, worker, num_workers, self._left).batches()
+            kind = _worker_kind(self.config)
+            yield from kind(self.config, self.position, worker, num_workers, self._left).batches()
         except DatalttError as error:
             yield Failure(error)
+
+
+def _worker_kind(config: StreamConfig) -> type[StreamWorker]:
+    if config.baked is None:
+        return StreamWorker
+    from .baked_stream import BakedWorker  # made of what stands here
+
+    return BakedWorker
 
 
 class StreamWorker:
@@ -259,7 +278,7 @@ class StreamWorker:
         samples = self._resumed(run, num_done * c.batch_size)
         yield from itertools.islice(self._full_batches(samples), len(self._steps) - num_done)
 
-    def _resumed(self, run: tuple[int, int], num_done: int) -> Iterator[_Shown]:
+    def _resumed(self, run: tuple[int, int], num_done: int) -> Iterator[Shown]:
         """The samples of a run after the first `num_done`, which an earlier process trained on."""
         c = self.config
         if c.on_bad_image == "error":
@@ -272,7 +291,7 @@ class StreamWorker:
         self._newly_skipped()
         yield from samples
 
-    def _refilled(self, run: tuple[int, int], skip: int) -> Iterator[_Shown]:
+    def _refilled(self, run: tuple[int, int], skip: int) -> Iterator[Shown]:
         """The samples of a run; where some were skipped, as the user asked, the runs after it fill their places.
 
         A shard of bad images so costs a second look at as many others, not many at the few good ones of its run.
@@ -296,25 +315,34 @@ class StreamWorker:
             generator_of(self.config.seed, "shards", self.position.epoch).permutation(len(self.config.shards)).tolist()
         )
 
-    def _dealt(self, run: tuple[int, int]) -> Iterator[tuple[_Picture, int]]:
-        """The pictures of a run, which may go on at the sequence's beginning, each with the repeat that is shown."""
-        start, stop = run
-        for first, last in ((start, min(stop, self._num_shown)), (0, stop - self._num_shown)):
-            if first < last:
-                yield from self._between(first, last)
+    def _dealt(self, run: tuple[int, int]) -> Iterator[Any]:
+        """The pictures of a run, each with the repeat that is shown: (_Picture, int)."""
+        for start, stop in self._pieces(run):
+            yield from self._once(start, stop) if self.config.repeats == 1 else self._repeated(start, stop)
 
-    def _between(self, start: int, stop: int) -> Iterator[tuple[_Picture, int]]:
+    def _pieces(self, run: tuple[int, int]) -> list[tuple[int, int]]:
+        """A run, which may go on at the sequence's beginning, in pieces that do not."""
+        pieces = ((run[0], min(run[1], self._num_shown)), (0, run[1] - self._num_shown))
+        return [(start, stop) for start, stop in pieces if start < stop]
+
+    def _spans(self, start: int, stop: int) -> list[ShardSpan]:
+        """The samples of a piece, where each is shown once."""
+        sequence = [self.config.shards[i] for i in self._order()]
+        if self._left is None:
+            return spans_of(sequence, start, stop)
+        return spans_at(sequence, self._left[start:stop])
+
+    def _once(self, start: int, stop: int) -> Iterator[tuple[_Picture, int]]:
+        yield from ((_Picture(*joined), 0) for joined in self._joined(self._spans(start, stop)))
+
+    def _repeated(self, start: int, stop: int) -> Iterator[tuple[_Picture, int]]:
         order, n = self._order(), self.config.repeats
         sequence = [self.config.shards[i] for i in order]
-        if self._left is None and n == 1:
-            yield from ((_Picture(*joined), 0) for joined in self._joined(spans_of(sequence, start, stop)))
-            return
         positions = np.arange(start, stop) if self._left is None else self._left[start:stop]
-        places, firsts = np.unique(positions // n, return_index=True)
-        if n > 1:
-            chosen = self._repeats.pictures([shard.num_samples for shard in self.config.shards])
-            before = np.cumsum([0, *(shard.num_samples for shard in sequence)])
-            places = np.concatenate([chosen[i] + before[k] for k, i in enumerate(order)])[places]
+        numbers, firsts = np.unique(positions // n, return_index=True)
+        chosen = self._repeats.pictures([shard.num_samples for shard in self.config.shards])
+        before = np.cumsum([0, *(shard.num_samples for shard in sequence)])
+        places = np.concatenate([chosen[i] + before[k] for k, i in enumerate(order)])[numbers]
         repeats = np.split(positions % n, firsts[1:])
         # Not strict: asked for one more sample, the shard is read to its end, and what is wrong there comes out.
         for joined, which in zip(self._joined(spans_at(sequence, places)), repeats, strict=False):
@@ -324,41 +352,13 @@ class StreamWorker:
     def _joined(self, spans: Iterable[ShardSpan]) -> Iterator[tuple[RawSample, Ticket | None]]:
         """The samples of some spans with their tickets."""
         for span in spans:
-            samples = self._of_span(iter_samples(span.counted.shard), span)
-            if self.join is None:
-                yield from ((sample, None) for sample in samples)
-            elif span.counted.rows is None:
-                yield from self.join.join(span.counted.shard, samples)
-            else:
-                yield from self.join.join_rows(span.counted.rows.of_given(span.wanted), samples)
+            yield from samples_of_span(span, self.join, self.config.skipped_keys)
 
-    def _of_span(self, samples: Iterator[RawSample], span: ShardSpan) -> Iterator[RawSample]:
-        counted = span.counted
-        position = 0
-        for place, sample in enumerate(samples):
-            if self._passes_over(sample, place, counted):
-                continue
-            if position == counted.num_samples:
-                raise ShardError(_miscounted(counted, "more"))
-            if span.has(position):
-                yield sample
-            position += 1
-            if position >= span.stop and span.stop < counted.num_samples:
-                return
-        if position < span.stop:
-            raise ShardError(_miscounted(counted, str(position)))
-
-    def _passes_over(self, sample: RawSample, place: int, counted: CountedShard) -> bool:
-        """Tells whether a sample, at this place in its shard, is none of those that the shard gives."""
-        if counted.rows is None:
-            return sample.key in self.config.skipped_keys
-        return place < len(counted.rows.rows) and bool(counted.rows.rows[place] < 0)
-
-    def _shuffled(self, run: tuple[int, int], skip: int = 0) -> Iterator[tuple[_Picture, int]]:
+    def _shuffled(self, run: tuple[int, int], skip: int = 0) -> Iterator[Any]:
         shuffle, num_before = self.config.shuffle(self.position), len(self.position.taken)
         return itertools.islice(shuffle.shuffled(self._dealt(run), run, num_before), skip, None)
 
-    def _processed(self, items: Iterable[tuple[_Picture, int]]) -> Iterator[_Shown]:
+    def _processed(self, items: Iterable[Any]) -> Iterator[Shown]:
         for picture, repeat in items:
             try:
                 if repeat not in picture.shown:
@@ -369,20 +369,14 @@ class StreamWorker:
                     raise
                 self.num_skipped += 1
 
-    def _process(self, picture: _Picture) -> dict[int, _Shown]:
+    def _process(self, picture: _Picture) -> dict[int, Shown]:
         """All views of a picture that this worker shows, by repeat: it is decoded once."""
         c, sample = self.config, picture.sample
-        if sample.label < 0:
-            raise SampleError(f"{sample.shard}: sample {sample.key!r} has no .cls; repack the shard with labels")
-        if sample.label >= c.num_classes:
-            raise SampleError(
-                f"{sample.shard}: sample {sample.key!r} is of class {sample.label}, and the model has {c.num_classes} "
-                "classes; use shards of the model's classes, or train with a larger `num_classes`"
-            )
+        check_label(sample.shard, sample.key, sample.label, c.num_classes)
         image = decode_image(sample, c.mode, "mend the shard, or pass `on_bad_image='skip'`")
         return {r: self._show(image, sample, picture.ticket, self._repeats.view(r)) for r in picture.repeats}
 
-    def _show(self, image: Image.Image, sample: RawSample, ticket: Ticket | None, number: int) -> _Shown:
+    def _show(self, image: Image.Image, sample: RawSample, ticket: Ticket | None, number: int) -> Shown:
         """A view of a picture, by its number: that of the epoch, where nothing is repeated."""
         c = self.config
         if c.view_mode == "replay" and ticket is not None:
@@ -397,16 +391,16 @@ class StreamWorker:
         if c.random_erasing > 0:
             pixels = erase_patches(pixels, c.grid, c.view, c.random_erasing, c.seed, number, sample.key)
         labels = shown_labels(ticket, c.view_mode, shown, c.grid) if c.token_labels and ticket is not None else None
-        return _Shown(key=sample.key, image=pixels, label=sample.label, scores=scores, token_labels=labels)
+        return Shown(key=sample.key, image=pixels, label=sample.label, scores=scores, token_labels=labels)
 
-    def _full_batches(self, samples: Iterator[_Shown]) -> Iterator[Batch]:
+    def _full_batches(self, samples: Iterator[Shown]) -> Iterator[Batch]:
         """Yields each batch as soon as it is full."""
         while len(batch := list(itertools.islice(samples, self.config.batch_size))) == self.config.batch_size:
             yield self._collate(batch)
 
-    def _all_batches(self, samples: Iterator[_Shown]) -> Iterator[Batch]:
+    def _all_batches(self, samples: Iterator[Shown]) -> Iterator[Batch]:
         """Yields every sample; the last batch is made when none is left, so that it reports all that were skipped."""
-        batch: list[_Shown] = []
+        batch: list[Shown] = []
         for sample in samples:
             if len(batch) == self.config.batch_size:
                 yield self._collate(batch)
@@ -417,7 +411,7 @@ class StreamWorker:
         elif num_skipped := self._newly_skipped():
             yield Batch(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), None, num_skipped)
 
-    def _collate(self, batch: list[_Shown]) -> Batch:
+    def _collate(self, batch: list[Shown]) -> Batch:
         c = self.config
         keep_indices = scored = None
         scores = [sample.scores for sample in batch if sample.scores is not None]  # of all samples, or of none
@@ -425,6 +419,7 @@ class StreamWorker:
             scored = torch.from_numpy(np.stack(scores))
         elif scores:
             keep_indices = torch.from_numpy(np.stack([kept_of(s, c.num_keep) for s in scores]))
+        positions = [sample.positions for sample in batch if sample.positions is not None]
         label_maps = [sample.token_labels for sample in batch if sample.token_labels is not None]
         return Batch(
             images=torch.stack([sample.image for sample in batch]),
@@ -434,6 +429,7 @@ class StreamWorker:
             scores=scored,
             token_labels=collate_labels(label_maps) if c.token_labels else None,
             keys=tuple(sample.key for sample in batch),
+            positions=torch.from_numpy(np.stack(positions)) if positions and c.mixing else None,
         )
 
     def _newly_skipped(self) -> int:
@@ -442,9 +438,16 @@ class StreamWorker:
         return new
 
 
-def _miscounted(counted: CountedShard, found: str) -> str:
-    known = "that the tickets were made from" if counted.rows is None else "that was indexed"
-    return (
-        f"{counted.shard.url} holds {found} samples where {counted.num_samples} were expected: it is not the shard "
-        f"{known}; pass `recount=True` if its samples were only dealt anew"
-    )
+def check_label(shard: str, key: str, label: int, num_classes: int) -> None:
+    """Refuses a sample without a label, or with one that the model has no class for.
+
+    Raises:
+        SampleError
+    """
+    if label < 0:
+        raise SampleError(f"{shard}: sample {key!r} has no .cls; repack the shard with labels")
+    if label >= num_classes:
+        raise SampleError(
+            f"{shard}: sample {key!r} is of class {label}, and the model has {num_classes} classes; use shards of the "
+            "model's classes, or train with a larger `num_classes`"
+        )

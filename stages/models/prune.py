@@ -98,7 +98,11 @@ def check_prunable(vit: nn.Module) -> None:
 
 
 def forward_kept(vit: VisionTransformer, images: Tensor, keep_indices: Tensor) -> Tensor:
-    """timm's forward pass on kept patches, int64 [B, K]; equal to it, up to rounding, with all of them."""
+    """timm's forward pass on kept patches, int64 [B, K]; equal to it, up to rounding, with all of them.
+
+    Args:
+        images: float [B, channels, height, width], or just these patches, [B, K, channels, p, p].
+    """
     x = _add_prefix(vit, _embed_patches(vit, images, keep_indices), keep_indices)
     x = vit.norm_pre(vit.patch_drop(vit.pos_drop(x)))
     x = checkpoint_seq(vit.blocks, x) if vit.grad_checkpointing else vit.blocks(x)
@@ -109,14 +113,19 @@ def forward_kept(vit: VisionTransformer, images: Tensor, keep_indices: Tensor) -
 def _embed_patches(vit: VisionTransformer, images: Tensor, keep_indices: Tensor) -> Tensor:
     """Patch embeddings of the kept patches, [B, K, C]: pixels are gathered first, the rest is never embedded."""
     embed = vit.patch_embed
-    height, width = embed.grid_size
-    batch = torch.arange(len(images), device=images.device)[:, None]
-    # [B, channels, height, p, width, p] with the grid dimensions moved to the front, still a view.
-    tiles = images.unflatten(2, (height, -1)).unflatten(4, (width, -1)).permute(0, 2, 4, 1, 3, 5)
-    pixels = tiles[batch, keep_indices // width, keep_indices % width]  # [B, K, channels, p, p]
+    pixels = images if images.ndim == 5 else _gathered(images, keep_indices, embed.grid_size)
     # A convolution whose stride is its kernel is a linear map of each patch.
     embedded: Tensor = embed.norm(F.linear(pixels.flatten(2), embed.proj.weight.flatten(1), embed.proj.bias))
     return embedded
+
+
+def _gathered(images: Tensor, keep_indices: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The kept patches' pixels, [B, K, channels, p, p]."""
+    height, width = grid
+    batch = torch.arange(len(images), device=images.device)[:, None]
+    # [B, channels, height, p, width, p] with the grid dimensions moved to the front, still a view.
+    tiles = images.unflatten(2, (height, -1)).unflatten(4, (width, -1)).permute(0, 2, 4, 1, 3, 5)
+    return tiles[batch, keep_indices // width, keep_indices % width]
 
 
 def _add_prefix(vit: VisionTransformer, patches: Tensor, keep_indices: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ class TokenPrunedViT(Student):
     """
 
     chooses_patches = True
+    takes_patches = True
     net: VisionTransformer
 
     def __init__(self, vit: VisionTransformer, name: str = "the ViT") -> None:
@@ -36,7 +37,7 @@ class TokenPrunedViT(Student):
         """Class logits from some patches of each image.
 
         Args:
-            images: float [B, channels, height, width], normalised.
+            images: float [B, channels, height, width], normalised; or the kept patches alone, [B, K, channels, p, p].
             keep_indices: int64 [B, K], patches on the original grid, row-major, prefix tokens excluded; None for all
                 patches, which is timm's own forward.
 

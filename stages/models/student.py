@@ -51,6 +51,7 @@ class Student(nn.Module, ABC):
         mixes_tokens: whether CutMix happens on tokens, inside (MixToken), rather than on pixels.
         chooses_patches: whether it has a CLS token, whose attention can choose patches (`order_patches`).
         channels_last: whether its images and weights lie with their channels last, as convolutions are faster.
+        takes_patches: whether kept patches alone, float [B, K, channels, p, p], may stand for images.
         summary: what a run's first line says of its patches, where that is not what the run is asked for.
     """
 
@@ -58,6 +59,7 @@ class Student(nn.Module, ABC):
     mixes_tokens: ClassVar[bool] = False
     chooses_patches: ClassVar[bool] = False
     channels_last: ClassVar[bool] = False
+    takes_patches: ClassVar[bool] = False
     summary: str | None = None
 
     def __init__(self, net: nn.Module, geometry: Geometry) -> None:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.utils.data import IterableDataset
 
-from ...artifacts_schema import Manifest
 from ...artifacts_schema.space import check_space
 from ..data.loader import iterate, num_workers_for
 from ..data.shards import Shard
@@ -21,6 +20,8 @@ from ..runtime.board import Board
 from ..runtime.distributed import Process
 from ..runtime.interrupts import terminable
 from ..runtime.reporting import Reporter
+
+_T = TypeVar("_T")
 
 
 class ShardedBatches(Protocol):
@@ -36,11 +37,11 @@ def make_all_parts(
     *,
     begin: Callable[[], None],
     make: Callable[[Board], None],
-    commit: Callable[[Callable[..., None]], Manifest],
+    commit: Callable[[Callable[..., None]], _T],
     check_lock: Callable[[], None],
     writing: str,
     num_shards: int,
-) -> Manifest | None:
+) -> _T | None:
     """Runs the steps in step with the other ranks: `begin` on rank 0, `make` on all, `commit` on rank 0.
 
     Args:
@@ -50,7 +51,7 @@ def make_all_parts(
         writing: what it writes, for the reporter.
 
     Returns:
-        The manifest on rank 0, None on the others.
+        What `commit` returns on rank 0, None on the others.
     """
     process.on_main(begin)
     board = Board(process, runtime.rank_timeout_s)

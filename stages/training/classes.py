@@ -21,9 +21,19 @@ from ..data.shards import Shard
 from ..runtime.reporting import Reporter
 
 
-def classes_of_run(asked: int | None, store: TicketStore | None, shards: Sequence[Shard], reporter: Reporter) -> int:
+def classes_of_run(
+    asked: int | None,
+    store: TicketStore | None,
+    shards: Sequence[Shard],
+    reporter: Reporter,
+    *,
+    highest_label: int | None = None,
+) -> int:
     """Number of classes to train: as asked, else by classes.json beside the shards, else the highest stored label
     plus one.
+
+    Args:
+        highest_label: that stands beside the shards, where there is no store.
 
     Raises:
         OptionError: none of these says it.
@@ -35,6 +45,8 @@ def classes_of_run(asked: int | None, store: TicketStore | None, shards: Sequenc
         return asked
     if listed is not None:
         return _believed(listed, "classes.json beside the shards lists")
+    if store is None and highest_label is not None:
+        return _believed(highest_label + 1, "by the labels of the baked samples there are")
     if store is not None:
         highest = int(store.read_labels(range(store.manifest.num_images)).max())
         if highest >= 0:

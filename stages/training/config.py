@@ -250,6 +250,14 @@ class TrainConfig(Group):
         str | None,
         Option(help="Training shards, in quotes. Default: the store's.", is_common=True, on_resume="place"),
     ] = None
+    baked: Annotated[
+        Path | None,
+        Option(
+            help="Folder that dataltt bake wrote, instead of shards; it has its tickets too.",
+            is_common=True,
+            on_resume="place",
+        ),
+    ] = None
     control: Annotated[Subset, Option(help="Which patches to train on: the ticket, or a control.", is_common=True)] = (
         "ticket"
     )
@@ -297,7 +305,7 @@ class TrainConfig(Group):
     @staticmethod
     def default_out(options: Mapping[str, Any]) -> Path:
         """The folder of a run that was not given one, by the options' plain names."""
-        store = str(options["tickets"] or "").rstrip("/").rsplit("/", 1)[-1].removesuffix(".zarr")
+        store = str(options["tickets"] or options["baked"] or "").rstrip("/").rsplit("/", 1)[-1].removesuffix(".zarr")
         share = "" if options["ratio"] is None else f"-r{options['ratio']:g}"
         return Path("runs") / f"{store or options['model'] or 'student'}{share}-{options['control']}"
 
@@ -373,17 +381,18 @@ def check_options(config: TrainConfig) -> None:
     Raises:
         OptionError
     """
-    if config.control != "dense" and config.tickets is None:
+    has_tickets = config.tickets is not None or config.baked is not None
+    if config.control != "dense" and not has_tickets:
         raise OptionError(f"`control={config.control!r}` needs `tickets` (for which patches, or how many)")
     if config.recipe.opt == "sgd" and config.recipe.momentum == 0:
         raise OptionError("`momentum=0`: sgd is with Nesterov momentum here; give one above 0, such as 0.9")
-    if config.match_tokens and config.tickets is None:
+    if config.match_tokens and not has_tickets:
         raise OptionError("`match_tokens` needs `tickets` (for how many patches are left out)")
-    if config.ratio is not None and (config.tickets is None or config.control == "dense"):
+    if config.ratio is not None and (not has_tickets or config.control == "dense"):
         raise OptionError(f"`ratio={config.ratio:g}` cuts tickets down, and this run has none; leave it out")
     if config.match_tokens and config.control == "dense":
         raise OptionError("`match_tokens`: dense training sees all tokens already; leave it out")
-    if config.student.token_labels == "store" and config.tickets is None:
+    if config.student.token_labels == "store" and not has_tickets:
         raise OptionError("`token_labels='store'` needs `tickets`, which they are in; or give `token_labels='image'`")
     if config.val_tickets is not None and config.data.val_shards is None:
         raise OptionError("`val_tickets` without `val_shards`; give the shards that they are of")

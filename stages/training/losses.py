@@ -12,6 +12,7 @@ from ..data.student_stream import Batch, StreamConfig
 from ..runtime.precision import autocast
 from .config import MixingOptions, TrainConfig
 from .mixing import Mixed, draw_mix, mix_batch
+from .patch_mixing import mix_patches
 from .token_loss import TokenTargets, both_losses, image_targets, shown_targets
 
 
@@ -48,6 +49,9 @@ class StudentLoss:
         s = self.stream
         scores = None if batch.scores is None else batch.scores.to(images.device, non_blocking=True)
         mix = draw_mix(config, s.grid, self.config.run.seed, step, self.rank)
+        if batch.positions is not None and scores is not None:
+            positions = batch.positions.to(images.device, non_blocking=True)
+            return mix_patches(images, positions, scores, mix, grid=s.grid, num_keep=s.num_keep)
         return mix_batch(images, scores, mix, grid=s.grid, num_keep=s.num_keep, on_tokens=on_tokens)
 
     def _with_token_labels(self, model: nn.Module, batch: Batch, images: Tensor, labels: Tensor, step: int) -> Tensor:

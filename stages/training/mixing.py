@@ -67,6 +67,7 @@ def _part_of(batch: Batch, index: Tensor) -> Batch:
         labels=batch.labels[index],
         keep_indices=of(batch.keep_indices),
         scores=of(batch.scores),
+        positions=of(batch.positions),
         token_labels=None if labels is None else type(labels)(*(tensor[index] for tensor in labels)),
         keys=tuple(batch.keys[i] for i in index.tolist()),
     )
@@ -114,7 +115,7 @@ def _mixup(images: Tensor, scores: Tensor | None, lam: float, num_keep: int) -> 
         return values if lam == 1 else lam * values + (1 - lam) * values.flip(0)
 
     weights = torch.full((len(images),), lam, device=images.device)
-    keep = None if scores is None else _top(mixed(scores), num_keep)
+    keep = None if scores is None else top_patches(mixed(scores), num_keep)
     return Mixed(images=mixed(images), keep_indices=keep, weights=weights)
 
 
@@ -134,11 +135,11 @@ def _cutmix(
     if scores is None:
         weights = (~inside).float().mean().expand(len(mixed))
         return Mixed(images=mixed, keep_indices=None, weights=weights, box=left)
-    keep = _top(torch.where(inside, scores.flip(0), scores), num_keep)
+    keep = top_patches(torch.where(inside, scores.flip(0), scores), num_keep)
     return Mixed(images=mixed, keep_indices=keep, weights=(~inside)[keep].float().mean(dim=1), box=left)
 
 
-def _top(scores: Tensor, num_keep: int) -> Tensor:
+def top_patches(scores: Tensor, num_keep: int) -> Tensor:
     """The K patches of highest score, of equals the first, ascending: int64 [B, K]."""
     order = scores.argsort(dim=1, descending=True, stable=True)
     return order[:, :num_keep].sort(dim=1).values

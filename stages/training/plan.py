@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from ..options import EvalProtocol, TokenTargets
 from ..runtime.distributed import Process
 from ..runtime.randomness import isolated_rng
 from ..runtime.reporting import Reporter, SilentReporter
+from .baked_run import open_baked
 from .classes import check_resumed_classes, classes_of_run
 from .config import TrainConfig, check_options, matched_epochs, protocol_of
 from .elastic import dealt
@@ -80,14 +81,16 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
     """
     check_options(config)
     protocol = protocol_of(config)
-    store = None if config.tickets is None else TicketStore.open(config.remote.location(config.tickets))
-    stored = None if store is None else store.manifest
+    asked, baked = settled(config), open_baked(config)
+    config = config if baked is None else baked.completed(config)
+    store = _store(config)
+    stored = baked.manifest if baked is not None else None if store is None else store.manifest
     manifest = stored if stored is None else cut_down(stored, str(config.tickets), config.ratio)
-    shards = training_shards(config, manifest)
+    shards = training_shards(config, manifest) if baked is None else baked.shards
     name = _model_name(config, manifest)
     if manifest is not None and (said := approximation(manifest)) and config.control in ("ticket", "inverse"):
         reporter.message(f"tickets are {said}")
-    asked = config = settled(config)
+    config = settled(config)
     saved = read_record(out_of(config) / RECORD_FILE) if config.run.resume else None
     config = dealt(config, saved, process)
     classes = class_list_beside(shards)
@@ -95,7 +98,13 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
         check_resumed_classes(out_of(config), classes)
     heard = SilentReporter() if any_labels else reporter
     config = _with_defaults(config, name, manifest, reporter).but(
-        num_classes=classes_of_run(config.data.num_classes, store, shards, heard),
+        num_classes=classes_of_run(
+            config.data.num_classes,
+            store,
+            shards,
+            heard,
+            highest_label=None if baked is None else baked.baked.highest_label,
+        ),
         test=protocol,
     )
     views = plan_views(config, manifest, manifest.view.mean if manifest else _SOME_MEAN)
@@ -110,14 +119,18 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
         reporter,
         classes_asked=asked.data.num_classes,
         any_labels=any_labels,
+        known=None if baked is None else baked.samples,
     )
     student = _student(config, name, manifest, reporter)
+    if baked is not None:
+        baked.check_student(student, name)
     view = manifest.view if manifest else center_view_of(student.net, student.geometry.image_px)
     if manifest is not None:
         _check_store(config, manifest, student.geometry)
     else:
         plan_views(asked, None, view.mean)  # with the student's own mean
     stream = _train_stream(config, student.geometry, views, samples, view=view, manifest=manifest)
+    stream = stream if baked is None else replace(stream, baked=baked.source)
     steps_per_epoch = _steps_per_epoch(stream, config, process)
     val_stream = _val_stream(config, protocol, samples, stream, student.geometry)
     if protocol is not None and val_stream is not None:
@@ -137,6 +150,13 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
     )
 
 
+def _store(config: TrainConfig) -> TicketStore | None:
+    """The store that samples are joined with; baked ones have their tickets already."""
+    if config.tickets is None or config.baked is not None:
+        return None
+    return TicketStore.open(config.remote.location(config.tickets))
+
+
 def _model_name(config: TrainConfig, manifest: Manifest | None) -> str:
     name = config.student.model or (manifest.selector.model if manifest else None)
     if name is None:
@@ -148,12 +168,18 @@ def _with_defaults(config: TrainConfig, name: str, manifest: Manifest | None, re
     """The configuration with what follows from the model and the store alone filled in."""
     epochs = _epochs(config, name, manifest, reporter)
     return config.but(
-        shards=config.shards or (noted_shards(config.tickets, manifest) if config.tickets and manifest else None),
+        shards=config.shards or _noted_shards(config, manifest),
         model=canonical_name(name),
         swin_input=resolve_input(name, config.student.swin_input),
         epochs=epochs,
         warmup_epochs=min(5.0, epochs / 5) if config.recipe.warmup_epochs is None else config.recipe.warmup_epochs,
     )
+
+
+def _noted_shards(config: TrainConfig, manifest: Manifest | None) -> str | None:
+    if config.tickets is None or manifest is None or config.baked is not None:
+        return None
+    return noted_shards(config.tickets, manifest)
 
 
 def _steps_per_epoch(stream: StreamConfig, config: TrainConfig, process: Process) -> int:

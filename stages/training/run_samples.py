@@ -56,10 +56,12 @@ def samples_of_run(
     *,
     classes_asked: int | None,
     any_labels: bool,
+    known: Comparison | None = None,
 ) -> RunSamples:
     """Compares a run's shards with its stores.
 
     Args:
+        known: the training samples, where they need no comparison.
         classes_asked: the number of classes that was given, if any.
         any_labels: do not look at labels.
 
@@ -67,7 +69,7 @@ def samples_of_run(
         DatalttError: samples without tickets, shards that cannot be read, or labels of other classes.
     """
     join = None if store is None else _join(config, views, store)
-    training = compare_or_count(shards, store, join, reporter, recount=config.joins.recount)
+    training = known or compare_or_count(shards, store, join, reporter, recount=config.joins.recount)
     if not any_labels:
         assert config.data.num_classes is not None
         check_labels(config.data.num_classes, training, store)

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ...artifacts_schema import DatalttError
-from ..data.images import normalize
 from ..data.student_stream import Batch, StreamConfig
 from ..models.student import Student
 from ..runtime.distributed import Process
 from ..runtime.randomness import seed_of
 from .config import TrainConfig
+from .inputs import network_inputs
 from .losses import StudentLoss
 from .mixing import pieces_of
 from .optimization import clip_gradients, create_optimizer, create_schedule, scaled_lr
@@ -91,7 +91,7 @@ class Updates:
         total = torch.zeros((), device=self.process.device)
         for number, piece in enumerate(pieces):
             with self._joint_gradients(number == len(pieces) - 1):
-                images = normalize(piece.images, self.stream.view)
+                images = network_inputs(piece, self.stream.view, self.process.device)
                 if self.student.channels_last:
                     images = images.contiguous(memory_format=torch.channels_last)
                 loss = self.loss(self.model, piece, images, piece.labels, step)

@@ -77,7 +77,7 @@ def _replay(options: TrainConfig, manifest: Manifest | None) -> ViewPlan:
         )
     given = ("augment", "min_crop", "hflip", "auto_augment", "color_jitter")
     _refuse(options, given, "replay", f"the store's views were drawn by {_policy_name(manifest)!r}")
-    allow = options.on_other_pixels == "allow"
+    allow = options.on_other_pixels == "allow" or options.baked is not None  # nothing is drawn then
     policy = replayed_policy(manifest.view, options.tickets, allow_other_pixels=allow)
     num_views = _num_views(options, manifest)
     if options.views.repeats > num_views:

@@ -13,6 +13,7 @@ import pytest
 from dataltt.artifacts_schema import errors
 from dataltt.artifacts_schema.errors import (
     BadImageError,
+    BakedError,
     CheckpointError,
     DatalttError,
     DiskError,
@@ -42,6 +43,7 @@ PROBLEMS = [
 ]
 ALL = [
     BadImageError("a.tar", "n01/é", "truncated", "pass `on_bad_image='skip'`"),
+    BakedError("a/view-000/b.tar is not there; copy it again"),
     CheckpointError("weights.pt cannot be read"),
     DatalttError("something"),
     DiskError("runs/a cannot be written"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from dataltt.pipeline.bench.baked import bench_baked
 from dataltt.pipeline.bench.compute import bench_select, bench_train
 from dataltt.pipeline.bench.data import bench_join
 from dataltt.pipeline.bench.load import bench_memory, load_rows, measure, measure_in_process
@@ -41,6 +42,17 @@ def test_select_and_train_say_what_they_measured() -> None:
     (train,) = bench_train(device="cpu", precision="fp32", batch_size=2, repeats=1, reporter=SilentReporter())
     # A DeiT-Small on 98 of 196 patches has a little over half the FLOPs of one on all.
     assert train.detail["flops_ratio"] == pytest.approx(2.05, abs=0.1)
+
+
+@pytest.mark.long
+def test_baked_measures_reading_and_bytes() -> None:
+    raw, jpeg, size = bench_baked(repeats=1, num_images=50, reporter=SilentReporter())
+    assert (raw.goal, jpeg.goal, size.goal) == ("≥ 20.0", "≥ 7.0", "≤ 0.2")
+    assert raw.detail["repeats"] == 1
+    # 98 patches of 16×16 px in 3 colours, their positions, a label, and what a tar adds.
+    assert size.detail["raw_bytes"] == 512 + 75_264 + 2 * 1024 + 1024 / 50
+    assert size.value == size.detail["jpeg_bytes"] / size.detail["source_bytes"]
+    assert 0.15 < size.value < 0.25
 
 
 @pytest.mark.long

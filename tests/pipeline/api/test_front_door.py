@@ -31,6 +31,7 @@ _PUBLIC = {
     "EvalConfig",
     # errors
     "BadImageError",
+    "BakedError",
     "CheckpointError",
     "DatalttError",
     "DiskError",

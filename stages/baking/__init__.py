@@ -1,0 +1,1 @@
+"""Baking: patches of stored views as a data set of their own."""
