@@ -156,7 +156,7 @@ def read_baked(folder: Path) -> BakedManifest:
     if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
         raise BakedError(f"{path} is of format {version!r}, and this dataltt reads {FORMAT_VERSION}; bake it again")
     try:
-        tickets = parse_manifest(document["tickets"], f"the `tickets` of {path}")
+        tickets = parse_manifest(document["tickets"], f"the entry tickets of {path}")
         if document.get("checksum") != checksum_of(document):
             raise ValueError("its checksum is another: it is damaged or was changed by hand")
         text = json.dumps({**document, "tickets": dataclasses.asdict(tickets)})
@@ -188,13 +188,13 @@ def _problem(m: BakedManifest, document: dict[str, Any]) -> str | None:
     paths = [Path(file.path) for file in files]
     checks = [
         (all(document.get(name) == value for name, value in _facts(t).items()), "its facts are not its tickets'"),
-        (t.num_keep <= m.num_baked <= t.num_patches, "`num_baked` should lie between num_keep and all patches"),
-        (m.num_baked == t.num_keep or m.patches != "kept", "`num_baked` should be num_keep"),
-        (m.num_baked == t.num_patches or not m.is_whole, "`num_baked` should be all patches"),
+        (t.num_keep <= m.num_baked <= t.num_patches, "num_baked should lie between num_keep and all patches"),
+        (m.num_baked == t.num_keep or m.patches != "kept", "num_baked should be num_keep"),
+        (m.num_baked == t.num_patches or not m.is_whole, "num_baked should be all patches"),
         (m.num_views <= t.num_views, "it has more views than its tickets"),
-        ((m.quality is None) == (m.encoding == "raw"), "`quality` belongs to jpeg alone"),
+        ((m.quality is None) == (m.encoding == "raw"), "quality belongs to jpeg alone"),
         (all(len(s.files) == m.num_views for s in m.shards), "a shard should have a file for each view"),
-        (sum(s.num_samples for s in m.shards) == m.num_images, "`num_images` should be those of all shards"),
+        (sum(s.num_samples for s in m.shards) == m.num_images, "num_images should be those of all shards"),
         (len(set(paths)) == len(paths), "a file is named twice"),
         (not any(p.is_absolute() or ".." in p.parts for p in paths), "a file lies outside the folder"),
     ]

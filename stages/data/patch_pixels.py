@@ -24,6 +24,8 @@ Pixels = npt.NDArray[np.uint8]
 # JPEG transforms blocks of 8×8: patches of whole blocks do not bleed into each other.
 JPEG_BLOCK_PX = 8
 _EMPTY = 128
+_START = b"\xff\xd8"
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def patches_of(image: Pixels, patch_px: int) -> Pixels:
@@ -66,16 +68,31 @@ def decode_mosaic(encoded: bytes, num_patches: int, patch_px: int, channels: int
         ValueError: it is no JPEG, or one of another size.
     """
     rows, columns = mosaic_size(num_patches)
+    found, wanted = _shape_in_header(encoded), (rows * patch_px, columns * patch_px, channels)
+    if found != wanted:  # before anything of that size is made
+        shown, right = (f"{s[1]}×{s[0]} px of {s[2]} channel(s)" for s in (found, wanted))
+        raise ValueError(f"has {shown}, and a mosaic of {num_patches} patches has {right}")
     decode = by_torchvision if torchvision_decodes() else by_pillow
     try:
-        pixels = decode(encoded)
+        return patches_of(decode(encoded), patch_px)[:num_patches]
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged input
         raise ValueError(f"cannot be decoded ({one_line(error).split(' <_io')[0]})") from None
-    wanted = (rows * patch_px, columns * patch_px, channels)
-    if pixels.shape != wanted:
-        shown, right = (f"{s[1]}×{s[0]} px of {s[2]} channel(s)" for s in (pixels.shape, wanted))
-        raise ValueError(f"has {shown}, and a mosaic of {num_patches} patches has {right}")
-    return patches_of(pixels, patch_px)[:num_patches]
+
+
+def _shape_in_header(encoded: bytes) -> tuple[int, int, int]:
+    """Height, width and channels that a JPEG's header gives.
+
+    Raises:
+        ValueError: it has none.
+    """
+    place = 2
+    while encoded[:2] == _START and place + 10 <= len(encoded) and encoded[place] == 0xFF:
+        marker = encoded[place + 1]
+        if marker in _FRAMES:
+            height, width = (int.from_bytes(encoded[place + i : place + i + 2]) for i in (5, 7))
+            return height, width, encoded[place + 9]
+        place += 2 + int.from_bytes(encoded[place + 2 : place + 4])
+    raise ValueError("is no JPEG that can be read")
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -142,6 +143,16 @@ def test_a_mosaic_gives_its_patches_back(num_patches: int, channels: int, patch_
     found = decode_mosaic(encoded, num_patches, patch_px, channels)
     # Plain patches: what bled from one into the next would show.
     assert np.abs(found.astype(int) - patches).max() <= 3
+
+
+@given(damage=st.data())
+def test_a_damaged_mosaic_is_an_error_or_of_its_size(damage: st.DataObject) -> None:
+    encoded = bytearray(encode_mosaic(np.zeros((5, 8, 8, 3), np.uint8), 90))
+    for _ in range(damage.draw(st.integers(1, 4))):
+        encoded[damage.draw(st.integers(0, len(encoded) - 1))] = damage.draw(st.integers(0, 255))
+    del encoded[damage.draw(st.integers(0, len(encoded))) :]
+    with contextlib.suppress(ValueError):
+        assert decode_mosaic(bytes(encoded), 5, 8, 3).shape == (5, 8, 8, 3)
 
 
 @given(
