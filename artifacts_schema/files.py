@@ -7,6 +7,7 @@ way that a disk is full.
 from __future__ import annotations
 
 import errno
+import glob
 import io
 import os
 import re
@@ -45,6 +46,7 @@ _OF_ANYTHING = {
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # as Rust's libraries (safetensors) say it
 # torch's writer of archives forgets why it could not write.
 _TORCH = re.compile(r"unexpected pos \d+ vs \d+|PytorchStreamWriter failed")
+_LEFT_BEHIND = re.compile(r"(?:labels\.|lock\.)?(?P<kind>tmp|old)-(?P<pid>\d{1,9})")
 _TRIES, _WAIT_S = 20, 0.05
 _FULL_BYTES = 1 << 20  # a disk with less than this free is what torch has met
 
@@ -179,6 +181,34 @@ def removing(folder: Path) -> Iterator[None]:
                 break
         raise
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_left_behind(path: Path) -> None:
+    """Removes what killed processes left of writing a path: NAME.tmp-PID, NAME.….tmp-PID and NAME.old-PID beside it.
+
+    Where the kill came between the two renames of an exchange, what stood there before is put back.
+    """
+    for left in sorted(path.parent.glob(f"{glob.escape(path.name)}.*-*")):
+        match = _LEFT_BEHIND.fullmatch(left.name.removeprefix(f"{path.name}."))
+        if match is None or is_alive(int(match["pid"])):
+            continue
+        if match["kind"] == "old" and not path.exists():
+            os.rename(left, path)
+        elif left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def is_alive(pid: int) -> bool:
+    """Tells whether a process of this number runs on this machine."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextmanager

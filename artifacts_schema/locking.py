@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import glob
 import hashlib
 import itertools
 import json
@@ -135,6 +136,7 @@ def held(
     with writing(path):
         _acquire(path, me, place, timeout_s, clock)
     lock = Lock(path, me, clock)
+    _clear_left_behind(path, me, timeout_s, clock)
     try:
         with lock.beating():
             yield lock
@@ -170,6 +172,15 @@ def _acquire(path: Path, me: Holder, place: Path, timeout_s: float, clock: Clock
             if waits > _MAX_WAITS:
                 raise
             time.sleep(_WAIT_S)
+
+
+def _clear_left_behind(path: Path, me: Holder, timeout_s: float, clock: Clock | None) -> None:
+    """Removes claims and unfinished files of holders that are gone: this lock is held, so nobody needs them."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*"):
+        with contextlib.suppress(OSError, LockedError):
+            found = _read(left)
+            if found is not None and _is_gone(left, found, me, timeout_s, clock):
+                left.unlink(missing_ok=True)
 
 
 def _release(path: Path, me: Holder, timeout_s: float, clock: Clock | None) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import zarr
 
 from ..errors import DiskError, IncompletePartsError, OptionError, OutputExistsError
-from ..files import removing, writing
+from ..files import clear_left_behind, removing, writing
 from ..layout import array_specs
 from ..local_notes import keep_source
 from ..manifest import Labeller, Manifest, parse_manifest
@@ -84,6 +84,7 @@ def commit_labels(
     # What no reader would open is refused here, while the parts are still there.
     parse_manifest(replace(without, token_labels=labeller).to_json(), str(store_path))
     temporary = store_path.with_name(f"{store_path.name}.labels.tmp-{os.getpid()}")
+    clear_left_behind(store_path)
     shutil.rmtree(temporary, ignore_errors=True)
     with writing(store_path), removing(temporary):
         # One chunk at a time: each that is encoded beside it would take its own buffers.

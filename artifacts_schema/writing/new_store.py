@@ -13,7 +13,7 @@ from pathlib import Path
 import zarr
 
 from ..errors import OutputExistsError
-from ..files import check_writable, removing, writing
+from ..files import check_writable, clear_left_behind, removing, writing
 from ..layout import is_beside_objects
 from ..local_notes import write_local_notes
 from ..manifest import MANIFEST_ATTRIBUTE, Manifest, parse_manifest
@@ -56,6 +56,7 @@ def write_new_store(store_path: Path, write: Callable[[Path], Manifest], *, shar
 
 def _write_new_store(store_path: Path, write: Callable[[Path], Manifest], *, shards: str | None) -> Manifest:
     temporary = store_path.with_name(f"{store_path.name}.tmp-{os.getpid()}")
+    clear_left_behind(store_path)
     shutil.rmtree(temporary, ignore_errors=True)
     with removing(temporary):
         # One chunk at a time: each that is encoded beside it would take its own buffers.

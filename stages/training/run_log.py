@@ -56,7 +56,11 @@ class RunLog:
         path = self._path
         if path.exists():
             # Lines that were written after the checkpoint that the run resumes from will be written again.
-            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= first_step]
+            lines = [
+                line
+                for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+                if _step_of(line) <= first_step
+            ]
             write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
         return path.open("a", encoding="utf-8")
 

@@ -14,7 +14,12 @@ from .victims import Fingerprint, Inputs, Victim
 
 _LONG_S = 120.0
 _KILLS_IN_A_ROW = 4
-_ALREADY_THERE = ("exists; pass --overwrite", "pass --overwrite to replace them", "exists; delete the train shards")
+_ALREADY_THERE = (
+    "is baked already",
+    "exists; pass --overwrite",
+    "pass --overwrite to replace them",
+    "exists; delete the train shards",
+)
 
 
 class Killer:

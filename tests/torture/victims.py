@@ -56,7 +56,7 @@ def files_of(folder: Path) -> Fingerprint:
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         content = path.read_bytes()
-        if path.name == "zarr.json" and b'"dataltt' in content:
+        if path.name == "baked.json" or (path.name == "zarr.json" and b'"dataltt' in content):
             content = json.dumps(_without_clock(json.loads(content)), sort_keys=True).encode()
         found[path.relative_to(folder).as_posix()] = hashlib.sha256(content).hexdigest()
     return found
@@ -133,8 +133,21 @@ def _pack(inputs: Inputs, folder: Path) -> list[object]:
     return ["pack", inputs.images, folder / "shards", "--name", "train", "--max-count", 30]
 
 
+def _bake(inputs: Inputs, folder: Path) -> list[object]:
+    plain = ["bake", "--tickets", inputs.store, "--shards", inputs.shards, "--patches", "kept", "--workers", 0]
+    return [*plain, "--encoding", "raw", "--rank-timeout-s", 10, "--out", folder / "baked"]
+
+
+def _baked(folder: Path) -> Fingerprint:
+    return files_of(folder / "baked")
+
+
 def _packed(folder: Path) -> Fingerprint:
     return files_of(folder / "shards")
+
+
+def _select_again(inputs: Inputs, folder: Path) -> list[object]:
+    return [*_select(inputs, folder), "--overwrite"]
 
 
 _PARTS = ("out.zarr.parts/*", "*.lock", "out.zarr")
@@ -142,6 +155,13 @@ _CHECKPOINTS = ("run/checkpoints/step-*", "run/checkpoints/.step-*", "run/config
 VICTIMS = (
     Victim(name="select", arguments=_select, fingerprint=store_in, watched=_PARTS),
     Victim(name="select", arguments=_select, fingerprint=store_in, watched=_PARTS, ranks=2),
+    Victim(
+        name="select --overwrite",
+        arguments=_select_again,
+        fingerprint=store_in,
+        prepare=_copy_store,
+        watched=("out.zarr.parts/*", "out.zarr.old-*", "out.zarr.tmp-*"),
+    ),
     Victim(name="train", arguments=_train(0), fingerprint=run_in, watched=_CHECKPOINTS),
     Victim(name="train with a loader process", arguments=_train(1), fingerprint=run_in, watched=_CHECKPOINTS),
     Victim(name="train", arguments=_train(0), fingerprint=run_in, watched=_CHECKPOINTS, ranks=2),
@@ -150,5 +170,7 @@ VICTIMS = (
     Victim(name="pull", arguments=_pull, fingerprint=store_in, watched=("out.zarr", "out.zarr/*")),
     Victim(name="store merge", arguments=_merge, fingerprint=store_in, watched=(".out.zarr*", "*.tmp*")),
     Victim(name="store thin", arguments=_subset, fingerprint=store_in, watched=(".out.zarr*", "*.tmp*")),
+    Victim(name="bake", arguments=_bake, fingerprint=_baked, watched=("baked/*", "baked/view-000/*")),
+    Victim(name="bake", arguments=_bake, fingerprint=_baked, watched=("baked/*", "baked/view-000/*"), ranks=2),
     Victim(name="pack", arguments=_pack, fingerprint=_packed, watched=("shards", "shards/*", ".shards*")),
 )

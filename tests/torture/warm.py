@@ -4,6 +4,7 @@
 import dataltt.artifacts_schema.combining.merge
 import dataltt.artifacts_schema.publishing
 import dataltt.pipeline.cli
+import dataltt.stages.baking.bake
 import dataltt.stages.data.packing
 import dataltt.stages.selection.label
 import dataltt.stages.selection.select
