@@ -22,8 +22,10 @@ Hashes = npt.NDArray[np.uint64]
 class PartChecks:
     """Checks of a selection's parts, one after the other. Memory: 8 bytes for each key.
 
+    Of two ranks that have the same key, the one whose part comes second says so; the commit, if both come at once.
+
     Args:
-        directory: of the parts; those that are there, of whatever rank, are known.
+        directory: of the parts; those that are there, or come there, of whatever rank, are known.
         base: the store that is extended, if one is.
         shards: what was given as shards, for the error's sentence.
     """
@@ -32,8 +34,17 @@ class PartChecks:
         self._directory, self._base, self._shards, self._reporter = directory, base, shards, reporter
         self._known = _HashSet()
         self._said_unlabelled = False
-        for path in sorted(directory.glob("part-*.parquet")):
-            self._known.add(hash_strings(read_keys(read_header(path)).to_pylist()))
+        self._seen: set[Path] = set()
+        self._own: set[str] = set()
+        self._take_in_others()
+
+    def _take_in_others(self) -> None:
+        """Learns the keys of parts that have come since."""
+        for path in sorted(set(self._directory.glob("part-*.parquet")) - self._seen):
+            self._seen.add(path)
+            header = read_header(path)
+            if header.shard not in self._own:
+                self._known.add(hash_strings(read_keys(header).to_pylist()))
 
     def check(self, part: Part) -> None:
         """Looks at a part that is about to be written.
@@ -41,6 +52,8 @@ class PartChecks:
         Raises:
             DuplicateKeyError: one of its keys is that of an earlier part, or of the store that is extended.
         """
+        self._take_in_others()
+        self._own.add(part.shard)
         keys = part.keys.to_pylist()
         hashes = hash_strings(keys)
         self._refuse_known(part.shard, keys, self._known.has(hashes))
