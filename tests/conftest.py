@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 # The same examples every time, so that a red test is red again; make fuzz looks for others.
 settings.register_profile("dataltt", deadline=None, derandomize="DATALTT_FUZZ_EXAMPLES" not in os.environ)
 settings.load_profile("dataltt")
+
+# A shell lets jobs in the background ignore Ctrl-C, which some tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The models are tiny: more threads would wait for each other, and one gives the same rounding everywhere.
 torch.set_num_threads(1)

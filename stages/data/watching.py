@@ -42,9 +42,15 @@ class Watch:
         """Watches the waits inside the block."""
         thread = threading.Thread(target=self._watch, name="watch on the loader", daemon=True)
         thread.start()
+        # A shell lets jobs in the background ignore it, and those under nohup too.
+        is_deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN and _is_main_thread()
+        if is_deaf:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             yield
         finally:
+            if is_deaf and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
             with self._turned:
                 self._is_over = True
                 self._turned.notify()
@@ -86,6 +92,10 @@ class Watch:
         main = threading.main_thread().ident
         if not self.workers and main is not None and main == self._waits_in:
             signal.pthread_kill(main, signal.SIGINT)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def files_of(pid: int) -> list[str]:

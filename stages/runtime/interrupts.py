@@ -78,7 +78,8 @@ class StopRequest:
 
     @contextmanager
     def _handling(self) -> Iterator[None]:
-        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        # What a job in the background ignores, it goes on to ignore.
+        before = {n: handler for n in _SIGNALS if (handler := signal.getsignal(n)) is not signal.SIG_IGN}
 
         def restore() -> None:
             for number, handler in before.items():
@@ -93,7 +94,7 @@ class StopRequest:
             if not self._is_shared:
                 restore()
 
-        for number in _SIGNALS:
+        for number in before:
             signal.signal(number, stop)
         try:
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import re
@@ -144,6 +145,20 @@ def test_nothing_hangs(pipe: Path, is_requested: bool) -> None:
             next(items)
     assert str(caught.value) == _sentence(pipe)
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.parametrize("is_requested", [False, True], ids=["plain", "in a run"])
+def test_nothing_hangs_in_the_background(pipe: Path, is_requested: bool) -> None:
+    """Where a shell, or nohup, has the job ignore Ctrl-C; that stays so."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        stop, items = StopRequest(), iterate(Silent(str(pipe)), 0, stall_timeout_s=0.5)
+        with pytest.raises(LoaderError) as caught, stop.watched() if is_requested else contextlib.nullcontext():
+            list(items)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert str(caught.value) == _sentence(pipe)
 
 
 @pytest.mark.slow

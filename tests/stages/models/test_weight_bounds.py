@@ -79,6 +79,7 @@ def test_no_more_classes_are_made_than_the_head_has(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     weights = {name: t for name, t in create_vit(MODEL).state_dict().items() if not name.startswith("head.")}
     header = json.loads(_header(of_huge(tmp_path / "huge.safetensors")))
+    header.pop("xxh3")  # it finds accidents
     save_file(weights, path, metadata={"dataltt": json.dumps({**header, "model": MODEL, "num_classes": 10**9})})
     with Watch() as watch, pytest.raises(CheckpointError, match=r"2 missing \(first: head\.bias\)"):
         load_student(path)
