@@ -30,6 +30,7 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "pack": ("photos", "shards"),
     "fit-selector": ("--model", "deit_s"),
     "select": ("--model", "deit_s"),
+    "bake": ("--tickets", "a.zarr"),
     "label": ("--model", "deit_s", "--tickets", "a.zarr"),
     "eval": ("--checkpoint", "runs/a", "--test", "dense"),
     "inspect": ("a.zarr",),
