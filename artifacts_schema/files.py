@@ -6,6 +6,7 @@ way that a disk is full.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import io
@@ -47,6 +48,7 @@ _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # as Rust's libraries (safetensor
 # torch's writer of archives forgets why it could not write.
 _TORCH = re.compile(r"unexpected pos \d+ vs \d+|PytorchStreamWriter failed")
 _LEFT_BEHIND = re.compile(r"(?:labels\.|lock\.)?(?P<kind>tmp|old)-(?P<pid>\d{1,9})")
+_UNFINISHED = re.compile(r".+\.tmp-(?P<pid>\d{1,9})")
 _TRIES, _WAIT_S = 20, 0.05
 _FULL_BYTES = 1 << 20  # a disk with less than this free is what torch has met
 
@@ -198,6 +200,19 @@ def clear_left_behind(path: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Removes what killed processes left unfinished in a folder and below it, NAME.tmp-PID, files or folders."""
+    for left in sorted(folder.rglob("*.tmp-*"), reverse=True):
+        match = _UNFINISHED.fullmatch(left.name)
+        if match is None or is_alive(int(match["pid"])):
+            continue
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                left.unlink(missing_ok=True)
 
 
 def is_alive(pid: int) -> bool:

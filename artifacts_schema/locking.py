@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .errors import LockedError
-from .files import read_regular, writing
+from .files import clear_unfinished, read_regular, writing
 
 LOCK_TIMEOUT_S = 300.0
 BEAT_S = 15.0
@@ -137,6 +137,7 @@ def held(
         _acquire(path, me, place, timeout_s, clock)
     lock = Lock(path, me, clock)
     _clear_left_behind(path, me, timeout_s, clock)
+    clear_unfinished(place)
     try:
         with lock.beating():
             yield lock

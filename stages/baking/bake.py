@@ -65,7 +65,8 @@ def bake(config: BakeConfig, reporter: Reporter | None = None) -> BakedManifest 
     Raises:
         DatalttError: anything that the user can mend. Finished shards stay, and the same call goes on from them.
     """
-    _check_destination(config.out, overwrite=config.overwrite)
+    if not (config.out / PARTS).exists():  # else a bake was killed, perhaps after its end
+        _check_destination(config.out, overwrite=config.overwrite)
     store = TicketStore.open(config.remote.location(config.tickets))
     patches, num_baked = which_patches(config.patches, store.manifest, config.tickets)
     num_views = _num_views(config, store.manifest)
@@ -194,13 +195,14 @@ def _join(config: BakeConfig, store: TicketStore, num_views: int) -> JoinConfig:
 
 
 def _check_destination(out: Path, *, overwrite: bool) -> None:
-    """Refuses to write where something else stands.
+    """Refuses to write where something else stands; what a bake killed after its end has left goes.
 
     Raises:
         OutputExistsError, DiskError
     """
     if is_baked(out):
         if not overwrite:
+            shutil.rmtree(out / PARTS, ignore_errors=True)
             raise OutputExistsError(
                 f"{out} is baked already; pass `overwrite=True` to bake it anew, or choose another `out`"
             )
@@ -258,8 +260,6 @@ def _begin(config: BakeConfig, plan: dict[str, Any]) -> None:
         if not any((out / PARTS).glob("part-*.json")):
             for folder in out.glob("view-*"):
                 shutil.rmtree(folder)
-        for path in out.glob("view-*/*.tmp-*"):
-            path.unlink()
 
 
 def _make_parts(config: BakeConfig, bakes: ShardBakes, process: Process, board: Board, reporter: Reporter) -> None:

@@ -125,6 +125,18 @@ def test_a_killed_holder_is_gone_and_a_stopped_one_is_not(tmp_path: Path, end: s
     assert list(tmp_path.iterdir()) == []
 
 
+def test_whoever_holds_a_place_clears_what_the_killed_left_in_it(tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    unfinished = [place / "metrics.json.tmp-999999999", place / "steps" / ".step-4.tmp-999999999" / "model"]
+    kept = [place / f"latest.tmp-{os.getpid()}", place / "steps" / "step-4" / "model", place / "notes.tmp-1x"]
+    for path in (*unfinished, *kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    with held(lock_of(place), "dataltt train", place=place):
+        assert sorted(path for path in place.rglob("*") if path.is_file()) == sorted(kept)
+    assert not unfinished[1].parent.exists()
+
+
 def test_a_process_number_given_out_again_holds_nothing(tmp_path: Path) -> None:
     path, me = tmp_path / "lock.json", Holder(work="dataltt train")
     _leave(path, me)

@@ -91,7 +91,7 @@ def _rank_processes(launcher: int) -> list[int]:
     return [pid for pid in below if _fields(pid)[1] == str(launcher)]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_nothing_is_left_of_a_killed_trainer(small: SmallStore, tmp_path: Path) -> None:
     with _running(tmp_path, *_training(small, tmp_path / "run")) as process:
         assert _until(lambda: _steps(tmp_path / "run") > 7, 60)
@@ -115,6 +115,7 @@ def test_nothing_is_left_of_a_killed_selection(small: SmallStore, tmp_path: Path
         assert _until(lambda: not any(_fields(pid)[0] for pid in below), _LEFT_S)
 
 
+@pytest.mark.slow
 @pytest.mark.two_ranks
 def test_all_ranks_save_when_one_is_asked_to_end(small: SmallStore, tmp_path: Path) -> None:
     run = tmp_path / "run"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ _ALREADY_THERE = (
     "pass --overwrite to replace them",
     "exists; delete the train shards",
 )
+_UNFINISHED = re.compile(r"\.(tmp|old)-\d+")
 
 
 class Killer:
@@ -83,6 +85,8 @@ class Killer:
             self._note("lost", place, f"the same command ended with {codes}")
         elif self.victim.fingerprint(place) != expected:  # if it was killed when all was done, all must be there
             self._note("wrong", place, "it came to another result")
+        elif left := sorted(path.name for path in place.rglob("*") if _UNFINISHED.search(path.name)):
+            self._note("wrong", place, f"files are left behind: {', '.join(left)}")
 
     def _strike(self, job: Job, place: Path) -> bool:
         """Kills at a drawn moment; false if all had ended before."""

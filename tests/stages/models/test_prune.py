@@ -200,6 +200,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.two_ranks
 def test_two_ranks_have_the_gradients_of_one(tmp_path: Path) -> None:
     kwargs = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 6}

@@ -150,6 +150,7 @@ def test_an_epoch_that_others_go_on_with(small: SmallStore, tmp_path: Path, monk
     assert [(change["step"], change["workers"]["is"]) for change in changes] == [(2, 2), (4, 1), (8, 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.two_ranks
 def test_two_ranks_go_on_with_the_run_of_one(small: SmallStore, tmp_path: Path) -> None:
     config = TrainConfig.of(tickets=small.store, out=tmp_path / "run", workers=0, max_steps=2, **_PLAIN)

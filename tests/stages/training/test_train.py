@@ -358,6 +358,7 @@ def _initial_weights() -> dict[str, Tensor]:
         return create_vit(MODEL, num_classes=10, drop_path_rate=0.0).state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.two_ranks
 def test_ranks_take_equal_steps_on_unequal_shards(validation: Validation, tmp_path: Path) -> None:
     small = make_store(tmp_path / "store", counts=(3, 0, 21, 1, 6))
