@@ -34,7 +34,7 @@ from .manifest import Count, Manifest, Name, Sha256, ShortText, parse_manifest
 
 BAKED_FILE = "baked.json"
 FORMAT_VERSION = "1.0"
-_MAX_BYTES = 1 << 28
+MAX_BAKED_BYTES = 1 << 28
 
 BakedPatches = Literal["kept", "share", "all"]
 BakedEncoding = Literal["raw", "jpeg"]
@@ -42,7 +42,7 @@ BakedEncoding = Literal["raw", "jpeg"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BakedFile:
-    """A tar of one view of one source shard. `path` is inside the folder."""
+    """A file of the folder: a tar of one view of one source shard, or classes.json. `path` is inside the folder."""
 
     path: Name
     num_bytes: Count
@@ -68,6 +68,7 @@ class BakedManifest:
         quality: of JPEG; None of raw pixels.
         num_views: the store's first so many.
         highest_label: of all samples.
+        classes: classes.json, if the source shards had one.
         libraries: versions that drew and encoded the pixels.
         tickets: the store's manifest.
     """
@@ -85,11 +86,17 @@ class BakedManifest:
     created: ShortText
     tool_version: ShortText
     tickets: Manifest
+    classes: BakedFile | None = None
 
     @property
     def is_whole(self) -> bool:
         """Tells whether all patches of each view are there."""
         return self.patches == "all"
+
+    @property
+    def files(self) -> list[BakedFile]:
+        """All files but baked.json."""
+        return [*(file for shard in self.shards for file in shard.files), *filter(None, [self.classes])]
 
     @property
     def num_bytes(self) -> int:
@@ -145,10 +152,28 @@ def read_baked(folder: Path) -> BakedManifest:
     """
     path = folder / BAKED_FILE
     try:
-        document = json.loads(read_regular(path, _MAX_BYTES))
+        content = read_regular(path, MAX_BAKED_BYTES)
     except FileNotFoundError:
         raise BakedError(_not_found(folder)) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise BakedError(f"{path} cannot be read ({error}); bake it again") from None
+    return parse_baked(content, str(path))
+
+
+def parse_baked(content: bytes, path: str) -> BakedManifest:
+    """Checks the content of a baked.json.
+
+    Args:
+        path: of the file, for messages.
+
+    Raises:
+        BakedError: it is not valid.
+    """
+    if len(content) > MAX_BAKED_BYTES:
+        raise BakedError(f"{path} is larger than {MAX_BAKED_BYTES} bytes; bake it again")
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise BakedError(f"{path} cannot be read ({error}); bake it again") from None
     if not isinstance(document, dict) or not isinstance(document.get("tickets"), dict):
         raise BakedError(f"{path} is not that of a baked folder; bake it again")
@@ -184,8 +209,7 @@ def _not_found(folder: Path) -> str:
 def _problem(m: BakedManifest, document: dict[str, Any]) -> str | None:
     """Finds what in a manifest does not go together."""
     t = m.tickets
-    files = [file for shard in m.shards for file in shard.files]
-    paths = [Path(file.path) for file in files]
+    paths = [Path(file.path) for file in m.files]
     checks = [
         (all(document.get(name) == value for name, value in _facts(t).items()), "its facts are not its tickets'"),
         (t.num_keep <= m.num_baked <= t.num_patches, "num_baked should lie between num_keep and all patches"),

@@ -65,8 +65,8 @@ class Objects(Protocol):
 class FolderObjects:
     """Objects of a store in a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, root_file: str = ROOT_FILE) -> None:
+        self.folder, self._root_file = folder, root_file
         self._real_folder = os.path.realpath(folder)
 
     def find(self, name: str) -> Path:
@@ -88,7 +88,7 @@ class FolderObjects:
 
     def read_root(self, max_bytes: int) -> bytes:
         """The root's metadata, or one byte more than `max_bytes` of it."""
-        with self.open(ROOT_FILE) as file:
+        with self.open(self._root_file) as file:
             return file.read(max_bytes + 1)
 
     def open(self, name: str) -> IO[bytes]:
@@ -119,7 +119,8 @@ class FolderObjects:
 class ZipObjects:
     """Objects of a store in a zip file, at its top or in one folder of it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, root_file: str = ROOT_FILE) -> None:
+        self._root_file = root_file
         file = _Archive(open_regular(path))
         weakref.finalize(self, file.close)  # zipfile closes only what it has opened
         try:
@@ -131,15 +132,15 @@ class ZipObjects:
         if sum(m.file_size for m in members) > _MAX_ZIP_INFLATION * path.stat().st_size:
             raise _no_zip(path, f"unpacks to more than {_MAX_ZIP_INFLATION} times its bytes, which no store does")
         names = [m.filename for m in members]
-        roots = sorted((n for n in names if PurePosixPath(n).name == ROOT_FILE), key=lambda n: n.count("/"))
+        roots = sorted((n for n in names if PurePosixPath(n).name == root_file), key=lambda n: n.count("/"))
         if not roots:
-            raise FileNotFoundError(f"{path} has no {ROOT_FILE}")
-        self._prefix = roots[0][: -len(ROOT_FILE)]
+            raise FileNotFoundError(f"{path} has no {root_file}")
+        self._prefix = roots[0][: -len(root_file)]
         self._members = {n[len(self._prefix) :]: n for n in names if n.startswith(self._prefix) and n[-1] != "/"}
 
     def read_root(self, max_bytes: int) -> bytes:
         """The root's metadata, or one byte more than `max_bytes` of it."""
-        with self.open(ROOT_FILE) as file:
+        with self.open(self._root_file) as file:
             return file.read(max_bytes + 1)
 
     def open(self, name: str) -> IO[bytes]:
@@ -219,8 +220,11 @@ def _no_zip(path: Path, message: str) -> SchemaError:
     return SchemaError(str(path), [Problem(where="zip", kind="zip", message=message)])
 
 
-def open_objects(location: Location) -> Objects:
+def open_objects(location: Location, root_file: str = ROOT_FILE) -> Objects:
     """The objects of the store at a location; whether there is one shows when its root is read.
+
+    Args:
+        root_file: name of the root document.
 
     Raises:
         FileNotFoundError: a zip file without a store.
@@ -230,6 +234,6 @@ def open_objects(location: Location) -> Objects:
     if location.is_remote:
         from .remote import RemoteObjects  # imports fsspec
 
-        return RemoteObjects(location)
+        return RemoteObjects(location, root_file)
     path = Path(location.place)
-    return ZipObjects(path) if location.is_zip else FolderObjects(path)
+    return ZipObjects(path, root_file) if location.is_zip else FolderObjects(path, root_file)

@@ -26,13 +26,16 @@ _MAX_UNSIZED_BYTES = 256 << 20
 class RemoteObjects:
     """Objects of the store at a URL, through the cache.
 
+    Args:
+        root_file: name of the root document.
+
     Attributes:
         root_sha256: SHA-256 (hex) of the root document that was read.
     """
 
-    def __init__(self, location: Location) -> None:
+    def __init__(self, location: Location, root_file: str = ROOT_FILE) -> None:
         _refuse_password(location.place)
-        self._location = location
+        self._location, self._root_file = location, root_file
         self.cache = ObjectCache(location.access.cache_folder, location.access.cache_bytes)
         self.root_sha256 = location.root_sha256
         self._digests: Mapping[str, str] = {}
@@ -74,7 +77,7 @@ class RemoteObjects:
             FileNotFoundError: the manifest does not name it.
             RemoteError: it cannot be had, or is not what the manifest says.
         """
-        if name == ROOT_FILE and self.root_sha256 is not None:
+        if name == self._root_file and self.root_sha256 is not None:
             return self.cache.open(self.root_sha256, _refuse_to_fetch)
         if name not in self._digests:
             raise FileNotFoundError(name)
@@ -124,7 +127,8 @@ class RemoteObjects:
     def _place(self) -> str:
         """Name of the place in the cache: the URL and what changes its meaning."""
         options = [f"{key}={value}" for key, value in self._location.access.storage_options if "endpoint" in key]
-        return "\n".join([self._location.place.rstrip("/"), *options])
+        other = [] if self._root_file == ROOT_FILE else [self._root_file]
+        return "\n".join([self._location.place.rstrip("/"), *options, *other])
 
     @property
     def _root(self) -> tuple[Any, str]:
@@ -155,9 +159,9 @@ class RemoteObjects:
 
     def _download_root(self, max_bytes: int, tries: int) -> bytes:
         def read() -> bytes:
-            return b"".join(self._content(ROOT_FILE, None, max_bytes + 1))
+            return b"".join(self._content(self._root_file, None, max_bytes + 1))
 
-        return self._tried(ROOT_FILE, read, tries=tries)
+        return self._tried(self._root_file, read, tries=tries)
 
     def _download(self, name: str, file: IO[bytes]) -> None:
         """Writes an object into a file.

@@ -14,7 +14,6 @@ from ..access.filesystem import file_system, iter_content
 from ..access.location import Location
 from ..access.trying import tried
 from ..errors import RemoteError
-from ..layout import ROOT_FILE
 from .outgoing import Outgoing, Progress, Shipment
 from .sending import sent
 from .targets import FarFile, differing
@@ -62,9 +61,10 @@ class BucketTarget:
         self, shipment: Shipment, missing: Sequence[Outgoing], stale: Sequence[str], on_progress: Progress
     ) -> None:
         """Sends files so that there is no store before all of it is there, whole."""
-        before = [file for file in missing if file.name != ROOT_FILE]
-        if ROOT_FILE in self.look([ROOT_FILE]) and any(file in shipment.objects for file in before):
-            self._remove(ROOT_FILE)
+        root = shipment.root.name
+        before = [file for file in missing if file.name != root]
+        if root in self.look([root]) and any(file in shipment.objects for file in before):
+            self._remove(root)
         self._put_all(before, sum(file.size for file in missing), on_progress)
         left = differing(self, before, on_progress, "checking what was sent")
         if left:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import OutputExistsError
 from ..files import check_writable, writing
-from ..layout import ROOT_FILE, is_beside_objects
+from ..layout import is_beside_objects
 from ..space import check_space
 from .outgoing import Outgoing, Progress, Shipment
 from .targets import FarFile
@@ -49,7 +49,7 @@ class FolderTarget:
         for path in (p for p in self.folder.rglob("*") if p.is_file()):
             name = path.relative_to(self.folder).as_posix()
             if name not in known and not is_beside_objects(name) and ".sending" not in path.suffixes:
-                raise OutputExistsError(f"{self.folder} exists and is not a ticket store; choose another folder")
+                raise OutputExistsError(f"{self.folder} exists and holds something else; choose another folder")
 
     def publish(
         self, shipment: Shipment, missing: Sequence[Outgoing], stale: Sequence[str], on_progress: Progress
@@ -61,7 +61,7 @@ class FolderTarget:
         """
         check_space(self.folder, sum(file.size for file in missing))
         objects = {file.name for file in shipment.objects}
-        root = self.folder / ROOT_FILE
+        root = self.folder / shipment.root.name
         if any(file.name in objects for file in missing):
             root.unlink(missing_ok=True)
         total, done = sum(file.size for file in missing), 0

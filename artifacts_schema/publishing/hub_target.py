@@ -104,7 +104,7 @@ class HubTarget:
                 self._do(lambda some=some: self._preupload(some), writes=True)  # type: ignore[misc]
                 done += sum(file.size for file in missing[first : first + _SENT_AT_ONCE])
                 on_progress("sending", done, total)
-            self._do(lambda: self._commit([*additions, *removals], shipment.manifest.digest), writes=True)
+            self._do(lambda: self._commit([*additions, *removals], shipment), writes=True)
 
     def _make_repository(self) -> None:
         """Makes the repository if there is none."""
@@ -116,11 +116,11 @@ class HubTarget:
             self._repository, additions, repo_type="dataset", revision=self._revision, free_memory=False
         )
 
-    def _commit(self, operations: Sequence[Any], digest: str) -> None:
+    def _commit(self, operations: Sequence[Any], shipment: Shipment) -> None:
         self._api.create_commit(
             self._repository,
             operations,
-            commit_message=f"Tickets {digest[:12]}, pushed by dataltt",
+            commit_message=f"{shipment.title}, pushed by dataltt",
             repo_type="dataset",
             revision=self._revision,
         )

@@ -1,4 +1,4 @@
-"""Files of a store that travel: the objects that its manifest names, its root document, its card."""
+"""Files that travel of a store or a baked folder: the objects that its root document names, that itself, its card."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from typing import IO
 
 from ..access.location import Location
 from ..access.objects import FolderObjects
-from ..errors import OptionError, Problem, SchemaError
+from ..baked import BAKED_FILE, MAX_BAKED_BYTES
+from ..errors import BakedError, OptionError, Problem, SchemaError
+from ..files import read_regular
 from ..identity import version_of
 from ..layout import ROOT_FILE
 from ..manifest import MANIFEST_ATTRIBUTE, Manifest
 from ..manifest_file import read_root
 from ..writing.root import root_with
+from .artifacts import BAKED, STORE, Contents, Kind
 
 _BLOCK_BYTES = 1 << 20
 
@@ -77,9 +80,10 @@ def _opened(source: Path | bytes) -> IO[bytes]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shipment:
-    """Everything that travels of a store: its manifest as it will be read there, and its files, the root last."""
+    """Everything that travels of an artifact: what its root will name there, and its files, the root last."""
 
-    manifest: Manifest
+    kind: Kind
+    contents: Contents
     objects: tuple[Outgoing, ...]
     card: tuple[Outgoing, ...]
     root: Outgoing
@@ -90,13 +94,18 @@ class Shipment:
         return (*self.objects, *self.card, self.root)
 
     @property
+    def title(self) -> str:
+        """One line about it."""
+        return f"{'Tickets' if self.kind is STORE else 'Baked tickets'} {self.contents.ticket_digest[:12]}"
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
 
 
 def shipment_of(store: Path, card: Mapping[str, bytes], on_progress: Progress = no_progress) -> Shipment:
-    """Reads a store in a folder, checks every object against its SHA-256, and says what travels.
+    """Reads a store or a baked folder, checks every object against its SHA-256, and says what travels.
 
     A store of before schema 1.2 travels as the same tickets under a manifest of this version, without the path of its
     shards. Nothing in the folder is changed.
@@ -105,28 +114,42 @@ def shipment_of(store: Path, card: Mapping[str, bytes], on_progress: Progress = 
         card: files of the card, by name.
 
     Raises:
-        StoreNotFoundError, SchemaError: there is no store, or it is damaged.
+        StoreNotFoundError, SchemaError, BakedError: there is neither, or it is damaged.
         OptionError: it is not in a folder.
     """
     location = Location.of(store)
     if location.is_remote or location.is_zip:
         raise OptionError(f"{store} is not a folder; fetch it first: dataltt pull {store}")
+    files = tuple(Outgoing.of(name, data) for name, data in sorted(card.items()))
+    if BAKED.is_in(store):
+        return _baked_shipment(store, files, on_progress)
     root = read_root(location)
-    objects = _checked_objects(store, root.manifest, on_progress)
+    objects = _checked_objects(store, root.manifest.objects, on_progress)
     content, manifest = _travelling_root(root.content, root.manifest, {o.name: o.size for o in objects})
     return Shipment(
-        manifest=manifest,
+        kind=STORE,
+        contents=Contents.of_store(manifest),
         objects=objects,
-        card=tuple(Outgoing.of(name, data) for name, data in sorted(card.items())),
+        card=files,
         root=Outgoing.of(ROOT_FILE, content),
     )
 
 
-def _checked_objects(store: Path, manifest: Manifest, on_progress: Progress) -> tuple[Outgoing, ...]:
-    """All objects of a store, each with the SHA-256 that the manifest says."""
+def _baked_shipment(folder: Path, card: tuple[Outgoing, ...], on_progress: Progress) -> Shipment:
+    content = read_regular(folder / BAKED_FILE, MAX_BAKED_BYTES)
+    contents = BAKED.parse(content, str(folder))
+    try:
+        objects = _checked_objects(folder, contents.objects, on_progress)
+    except SchemaError as error:
+        raise BakedError(f"{folder} is damaged: {error.problems[0]}; copy or bake it again") from None
+    return Shipment(kind=BAKED, contents=contents, objects=objects, card=card, root=Outgoing.of(BAKED_FILE, content))
+
+
+def _checked_objects(store: Path, digests: Mapping[str, str], on_progress: Progress) -> tuple[Outgoing, ...]:
+    """All objects of a folder, each with the SHA-256 that its root document says."""
     there = FolderObjects(store)
     paths, problems = {}, []
-    for name in manifest.objects:
+    for name in digests:
         try:
             paths[name] = there.find(name)
         except (FileNotFoundError, NotADirectoryError):
@@ -136,7 +159,7 @@ def _checked_objects(store: Path, manifest: Manifest, on_progress: Progress) -> 
     total = sum(path.stat().st_size for path in paths.values())
     found, done = [], 0
     for name, path in paths.items():
-        sha256, file = manifest.objects[name], Outgoing.of(name, path)
+        sha256, file = digests[name], Outgoing.of(name, path)
         done += file.size
         on_progress("checking the store", done, total)
         if file.sha256 != sha256:

@@ -1,4 +1,4 @@
-"""Fetching a store whole into a folder: objects into a sibling folder, which is renamed when all are there."""
+"""Fetching a store, or a baked folder, whole: objects into a sibling folder, which is renamed when all are there."""
 
 from __future__ import annotations
 
@@ -13,12 +13,21 @@ from pathlib import Path, PurePosixPath
 from ..access.location import Location
 from ..access.objects import open_objects
 from ..access.stream import open_stream
-from ..errors import DatalttError, DiskError, OptionError, OutputExistsError, Problem, RemoteError, SchemaError
+from ..errors import (
+    BakedError,
+    DatalttError,
+    DiskError,
+    OptionError,
+    OutputExistsError,
+    Problem,
+    RemoteError,
+    SchemaError,
+)
 from ..files import check_writable, writing
-from ..layout import CARD_FILE, ROOT_FILE, is_beside_objects
+from ..layout import CARD_FILE, is_beside_objects
 from ..locking import LOCK_TIMEOUT_S, held, lock_of
-from ..manifest_file import Root, is_store, read_root
 from ..space import check_space
+from .artifacts import BAKED, STORE, Artifact, Kind, open_artifact
 from .outgoing import Progress, no_progress
 
 _AT_ONCE = 8
@@ -49,12 +58,15 @@ class PullResult:
     card: tuple[str, ...]
 
 
-def default_store(place: str) -> Path:
-    """The folder that a store is fetched into if none is given: `hf://datasets/lab/cats@v1` into `cats.zarr`."""
+def default_store(place: str, kind: Kind = STORE) -> Path:
+    """The folder that a store is fetched into if none is given: `hf://datasets/lab/cats@v1` into `cats.zarr`.
+
+    A baked folder keeps its name.
+    """
     name = PurePosixPath(place.rstrip("/")).name.split("@")[0].split("?")[0]
     for suffix in (".zip", ".zarr"):
         name = name.removesuffix(suffix)
-    return Path(f"{name or 'store'}.zarr")
+    return Path(name or "baked") if kind is BAKED else Path(f"{name or 'store'}.zarr")
 
 
 def pull(
@@ -65,7 +77,7 @@ def pull(
     lock_timeout_s: float = LOCK_TIMEOUT_S,
     on_progress: Progress = no_progress,
 ) -> PullResult:
-    """Fetches a store from a URL, a zip file or another folder, whole or not at all.
+    """Fetches a store or a baked folder from a URL, a zip file or another folder, whole or not at all.
 
     Cut off, it goes on from what is there; repeated, it checks what is there.
 
@@ -77,37 +89,37 @@ def pull(
 
     Raises:
         OptionError: `store` is a zip file.
-        StoreNotFoundError, SchemaError: there is no store, or it is damaged.
+        StoreNotFoundError, SchemaError, BakedError: there is no store, or it is damaged.
         OutputExistsError: something else is in that folder.
         LockedError: another process writes there.
         RemoteError: the place cannot be reached, or refuses.
         DiskError: there is no room for it, or it cannot be written.
     """
-    out = store or default_store(location.place)
-    if out.suffix.lower() == ".zip":
+    if store is not None and store.suffix.lower() == ".zip":
         raise OptionError(
-            f"`store={str(out)!r}`: a store is fetched into a folder; dataltt push makes a zip file of one"
+            f"`store={str(store)!r}`: a store is fetched into a folder; dataltt push makes a zip file of one"
         )
-    root = read_root(location)
-    _refuse_odd_names(root, str(location))
+    artifact = open_artifact(location)
+    out = store or default_store(location.place, artifact.kind)
+    _refuse_odd_names(artifact, str(location))
     with held(lock_of(out), "dataltt pull", place=out, timeout_s=lock_timeout_s):
-        return _pull(root, location, out, overwrite=overwrite, on_progress=on_progress)
+        return _pull(artifact, location, out, overwrite=overwrite, on_progress=on_progress)
 
 
-def _pull(root: Root, location: Location, out: Path, *, overwrite: bool, on_progress: Progress) -> PullResult:
-    folder = _folder_to_fill(root, out, overwrite=overwrite)
+def _pull(artifact: Artifact, location: Location, out: Path, *, overwrite: bool, on_progress: Progress) -> PullResult:
+    folder = _folder_to_fill(artifact, out, overwrite=overwrite)
     check_writable(folder)
-    check_space(out, sum(n for name, n in root.manifest.sizes.items() if not (folder / name).is_file()))
-    fetched, skipped = _fetch(root, folder, on_progress)
+    check_space(out, sum(n for name, n in artifact.contents.sizes.items() if not (folder / name).is_file()))
+    fetched, skipped = _fetch(artifact, folder, on_progress)
     with writing(out):
         card = _fetch_card(location, folder)
         if folder != out:
-            _finish(root, folder, out, card)
+            _finish(artifact, folder, out, card)
     return PullResult(
         url=str(location),
         store=str(out),
-        ticket_digest=root.manifest.digest,
-        root_sha256=hashlib.sha256(root.content).hexdigest(),
+        ticket_digest=artifact.contents.ticket_digest,
+        root_sha256=hashlib.sha256(artifact.root).hexdigest(),
         num_fetched=len(fetched),
         num_skipped=len(skipped),
         bytes_fetched=sum((out / name).stat().st_size for name in fetched),
@@ -116,45 +128,45 @@ def _pull(root: Root, location: Location, out: Path, *, overwrite: bool, on_prog
     )
 
 
-def _folder_to_fill(root: Root, out: Path, *, overwrite: bool) -> Path:
+def _folder_to_fill(artifact: Artifact, out: Path, *, overwrite: bool) -> Path:
     """The folder that objects go into: `out` where this very store is, to mend it; else a sibling, to be renamed.
 
     Raises:
         OutputExistsError
     """
-    there = out / ROOT_FILE
-    if there.is_file() and there.read_bytes() == root.content:
+    there = out / artifact.kind.root_file
+    if there.is_file() and there.read_bytes() == artifact.root:
         return out
-    if out.exists() and not is_store(str(out)):
-        raise OutputExistsError(f"{out} exists and is not a ticket store; give another folder")
+    if out.exists() and not artifact.kind.is_in(out):
+        raise OutputExistsError(f"{out} exists and is not a {artifact.kind.name}; give another folder")
     if out.exists() and not overwrite:
         raise OutputExistsError(
-            f"{out} is a store in another state than at {root.location}; pass `overwrite=True` to replace it, or give "
-            "another folder"
+            f"{out} is a {artifact.kind.name} in another state than at {artifact.location}; pass `overwrite=True` to "
+            "replace it, or give another folder"
         )
     return out.with_name(f"{out.name}.pulling")
 
 
-def _refuse_odd_names(root: Root, place: str) -> None:
+def _refuse_odd_names(artifact: Artifact, place: str) -> None:
     """Refuses objects that cannot all be files of a folder, or that would pass for what stands beside them."""
-    names = root.manifest.objects
+    names = artifact.contents.objects
     folders = {str(parent) for name in names for parent in PurePosixPath(name).parents}
-    odd = [name for name in names if is_beside_objects(name) or name in folders]
+    odd = [name for name in names if is_beside_objects(name) or name == artifact.kind.root_file or name in folders]
     if odd:
         raise SchemaError(place, [Problem(where=name, kind="name", message="is no name of an object") for name in odd])
 
 
-def _fetch(root: Root, folder: Path, on_progress: Progress) -> tuple[list[str], list[str]]:
+def _fetch(artifact: Artifact, folder: Path, on_progress: Progress) -> tuple[list[str], list[str]]:
     """Fetches the objects that are not in a folder yet; returns the names of these, and of those that were there."""
-    names = list(root.manifest.objects)
+    names = list(artifact.contents.objects)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    sizes = {name: root.manifest.sizes.get(name) or 1 for name in names}
+    sizes = {name: artifact.contents.sizes.get(name) or 1 for name in names}
     total, done = sum(sizes.values()), 0
     fetched: list[str] = []
     skipped: list[str] = []
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        futures = {pool.submit(_fetch_one, root, name, folder / name): name for name in names}
+        futures = {pool.submit(_fetch_one, artifact, name, folder / name): name for name in names}
         try:
             for future in as_completed(futures):
                 name = futures[future]
@@ -166,14 +178,14 @@ def _fetch(root: Root, folder: Path, on_progress: Progress) -> tuple[list[str], 
     return fetched, skipped
 
 
-def _fetch_one(root: Root, name: str, path: Path) -> bool:
+def _fetch_one(artifact: Artifact, name: str, path: Path) -> bool:
     """Fetches an object unless it is there already, whole; tells whether it was fetched.
 
     Raises:
-        SchemaError: it is missing, or is not what the manifest says.
+        SchemaError, BakedError: it is missing, or is not what the manifest says.
         RemoteError
     """
-    sha256 = root.manifest.objects[name]
+    sha256 = artifact.contents.objects[name]
     if path.is_file():
         with path.open("rb") as there:
             if hashlib.file_digest(there, "sha256").hexdigest() == sha256:
@@ -181,24 +193,24 @@ def _fetch_one(root: Root, name: str, path: Path) -> bool:
     temporary = path.with_name(f"{path.name}.fetching")
     digest = hashlib.sha256()
     try:
-        with writing(path, needs=root.manifest.sizes.get(name)):
+        with writing(path, needs=artifact.contents.sizes.get(name)):
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as copy:
-                for block in _blocks(root, name):
+                for block in _blocks(artifact, name):
                     digest.update(block)
                     copy.write(block)
                 copy.flush()
                 os.fsync(copy.fileno())
             if digest.hexdigest() != sha256:
-                raise _damaged(root, name, "has another SHA-256 than the manifest says")
+                raise _damaged(artifact, name, "has another SHA-256 than the manifest says")
             os.replace(temporary, path)
-    except (DiskError, SchemaError):
+    except (DiskError, SchemaError, BakedError):
         temporary.unlink(missing_ok=True)
         raise
     return True
 
 
-def _blocks(root: Root, name: str) -> Iterator[bytes]:
+def _blocks(artifact: Artifact, name: str) -> Iterator[bytes]:
     """The bytes of an object. The cache does not keep it if it did not have it before.
 
     Raises:
@@ -207,22 +219,24 @@ def _blocks(root: Root, name: str) -> Iterator[bytes]:
     """
     from ..access.remote import RemoteObjects
 
-    objects = root.objects
+    objects = artifact.objects
     drops = isinstance(objects, RemoteObjects) and not objects.is_here(name)
     try:
         with objects.open(name) as file:
             while block := file.read(_BLOCK_BYTES):
                 yield block
     except FileNotFoundError:
-        raise _damaged(root, name, "is missing from the store") from None
+        raise _damaged(artifact, name, "is missing from the store") from None
     except OSError as error:  # of a folder's disk, or of a damaged zip file
-        raise _damaged(root, name, f"cannot be read ({error})") from None
+        raise _damaged(artifact, name, f"cannot be read ({error})") from None
     if drops and isinstance(objects, RemoteObjects):
         objects.drop(name)
 
 
-def _damaged(root: Root, name: str, message: str) -> SchemaError:
-    return SchemaError(str(root.location), [Problem(where=name, kind="damaged", message=message)])
+def _damaged(artifact: Artifact, name: str, message: str) -> SchemaError | BakedError:
+    if artifact.kind is BAKED:
+        return BakedError(f"{artifact.location} is damaged: {name} {message}; ask who published it, or bake it again")
+    return SchemaError(str(artifact.location), [Problem(where=name, kind="damaged", message=message)])
 
 
 def _fetch_card(location: Location, folder: Path) -> list[str]:
@@ -251,13 +265,13 @@ def _card_file(location: Location, name: str) -> bytes | None:
     return content if len(content) <= _MAX_CARD_BYTES else None
 
 
-def _finish(root: Root, folder: Path, out: Path, card: Iterable[str]) -> None:
+def _finish(artifact: Artifact, folder: Path, out: Path, card: Iterable[str]) -> None:
     """Removes what no manifest names, writes the root document last, and renames the folder into place."""
-    known = {*root.manifest.objects, *card}
+    known = {*artifact.contents.objects, *card}
     for path in [p for p in folder.rglob("*") if p.is_file()]:
         if path.relative_to(folder).as_posix() not in known:
             path.unlink()
-    (folder / ROOT_FILE).write_bytes(root.content)
+    (folder / artifact.kind.root_file).write_bytes(artifact.root)
     aside = out.with_name(f"{out.name}.old-{os.getpid()}")
     if out.exists():
         os.rename(out, aside)

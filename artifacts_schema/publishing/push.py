@@ -1,18 +1,16 @@
-"""Sending a store: checked here, sent where it is missing, checked there."""
+"""Sending a store or a baked folder: checked here, sent where it is missing, checked there."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..access.location import Location
-from ..errors import OptionError, OutputExistsError, RemoteError, SchemaError
-from ..layout import ROOT_FILE
+from ..errors import OptionError, OutputExistsError, RemoteError
 from ..locking import LOCK_TIMEOUT_S, held, lock_of
-from ..manifest import MANIFEST_ATTRIBUTE, Manifest, parse_manifest
+from .artifacts import BAKED
 from .outgoing import Outgoing, Progress, Shipment, no_progress, shipment_of
 from .targets import Target, differing, open_target
 
@@ -44,29 +42,36 @@ def push(
     *,
     overwrite: bool = False,
     private: bool = False,
+    with_pixels: bool = False,
     lock_timeout_s: float = LOCK_TIMEOUT_S,
     on_progress: Progress = no_progress,
 ) -> PushResult:
-    """Sends a store in a folder to a place, whole: until all of it is there, there is no store there.
+    """Sends a store, or a baked folder, to a place, whole: until all of it is there, there is none there.
 
     Repeated, it sends only what is missing or differs.
 
     Args:
         card: files of the card, by name.
-        overwrite: whether a store of other tickets at that place may be replaced.
+        overwrite: whether a store of other tickets, or another baked folder, at that place may be replaced.
         private: whether a repository of the hub that must be made is a private one.
+        with_pixels: whether a baked folder may be sent, whose pixels stay under the licence of the data set.
         lock_timeout_s: how long another machine that writes to that folder or file may give no sign of life.
         on_progress: called with (what is done, bytes done, bytes in all).
 
     Raises:
-        OptionError: nothing can be sent there.
-        SchemaError, StoreNotFoundError: there is no store, or it is damaged.
+        OptionError: nothing can be sent there, or pixels may not.
+        SchemaError, StoreNotFoundError, BakedError: there is no store, or it is damaged.
         OutputExistsError: something else is there.
         LockedError: another process writes to that folder or file.
         RemoteError: the place cannot be reached, refuses, or did not keep what was sent.
     """
     if not location.is_remote and Path(location.place).resolve().is_relative_to(store.resolve()):
         raise OptionError(f"{location} is the store itself, or in it; give another place to send it to")
+    if BAKED.is_in(store) and not with_pixels:
+        raise OptionError(
+            f"{store} is a baked folder, and its pixels stay under the licence of the data set; pass "
+            "`with_pixels=True` if that lets you pass them on, or send the ticket store instead"
+        )
     target = open_target(location, private=private)
     shipment = shipment_of(store, card, on_progress)
     path = Path(location.place)
@@ -100,7 +105,7 @@ def _result(store: Path, location: Location, shipment: Shipment, sent: list[Outg
     return PushResult(
         store=str(store),
         url=str(location),
-        ticket_digest=shipment.manifest.digest,
+        ticket_digest=shipment.contents.ticket_digest,
         root_sha256=shipment.root.sha256,
         num_sent=len(sent),
         num_skipped=len(shipment.files) - len(sent),
@@ -115,25 +120,19 @@ def _stale(target: Target, location: Location, shipment: Shipment, *, overwrite:
     Raises:
         OutputExistsError: it is of other tickets, and `overwrite` is not given.
     """
+    kind, root_file = shipment.kind, shipment.kind.root_file
     try:
-        there = target.read(ROOT_FILE) if ROOT_FILE in target.look([ROOT_FILE]) else None
+        there = target.read(root_file) if root_file in target.look([root_file]) else None
     except FileNotFoundError:
         there = None
     target.refuse([file.name for file in shipment.files], has_store=there is not None)
     if there is None:
         return []
-    found = _manifest(there, str(location))
-    if (found is None or found.digest != shipment.manifest.digest) and not overwrite:
-        what = "something that cannot be read" if found is None else f"a store of other tickets ({found.digest[:12]}…)"
+    found = kind.contents(there, str(location))
+    if (found is None or found.digest != shipment.contents.digest) and not overwrite:
+        other = "another baked folder" if kind is BAKED else "a store of other tickets"
+        what = "something that cannot be read" if found is None else f"{other} ({found.digest[:12]}…)"
         raise OutputExistsError(
             f"{location} holds {what}; pass `overwrite=True` to replace it, or choose another place"
         )
-    return [] if found is None else sorted(set(found.objects) - set(shipment.manifest.objects))
-
-
-def _manifest(root: bytes, place: str) -> Manifest | None:
-    """The manifest of a root document, or None if it is of no store that can be read."""
-    try:
-        return parse_manifest(json.loads(root)["attributes"][MANIFEST_ATTRIBUTE], place)
-    except (ValueError, TypeError, KeyError, RecursionError, SchemaError):
-        return None
+    return [] if found is None else sorted(set(found.objects) - set(shipment.contents.objects))

@@ -59,7 +59,7 @@ class Target(Protocol):
 
         Args:
             names: files that are to be written.
-            has_store: whether a store is there, which may be replaced.
+            has_store: whether a store (or a baked folder, if one is sent) is there, which may be replaced.
 
         Raises:
             OptionError, OutputExistsError

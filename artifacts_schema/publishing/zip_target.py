@@ -44,7 +44,7 @@ class ZipTarget:
     def refuse(self, names: Sequence[str], *, has_store: bool) -> None:
         """Refuses what is no store's zip file."""
         if self.path.exists() and not has_store:
-            raise OutputExistsError(f"{self.path} exists and is not a ticket store; choose another name")
+            raise OutputExistsError(f"{self.path} exists and holds something else; choose another name")
         check_writable(self.path)
 
     def publish(

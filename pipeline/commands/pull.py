@@ -20,21 +20,21 @@ class PullConfig(Group):
     url: Annotated[
         str,
         Option(
-            help="The ticket store: http(s)://…, s3://…, gs://…, hf://datasets/OWNER/NAME, or a zip file.",
+            help="The ticket store (or baked folder): http(s)://…, s3://…, gs://…, hf://datasets/OWNER/NAME, or a zip.",
             is_argument=True,
         ),
     ]
     store: Annotated[
         Path | None, Option(help="The folder to write. Default: named after the URL, here.", is_argument=True)
     ] = None
-    overwrite: Annotated[bool, Option(help="Replace another ticket store in that folder.")] = False
+    overwrite: Annotated[bool, Option(help="Replace another one in that folder.")] = False
     lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S
     remote: RemoteOptions = RemoteOptions()
 
 
 @takes(PullConfig)
 def pull(config: PullConfig, as_json: bool) -> None:
-    """Fetch a whole ticket store into a folder; every object is checked against its SHA-256.
+    """Fetch a whole ticket store, or baked folder; every object is checked against its SHA-256.
 
     It is there whole or not at all: what has come stands in FOLDER.pulling until then, and the same command goes on
     from it. To train on a store it need not be fetched: --tickets takes its URL.

@@ -19,7 +19,11 @@ class PushConfig(Group):
 
     store: Annotated[
         Path,
-        Option(help="The ticket store: a folder.", is_argument=True, instead_of_url="fetch it first: dataltt pull URL"),
+        Option(
+            help="The ticket store, or a baked folder.",
+            is_argument=True,
+            instead_of_url="fetch it first: dataltt pull URL",
+        ),
     ]
     url: Annotated[
         str,
@@ -29,6 +33,9 @@ class PushConfig(Group):
         ),
     ]
     private: Annotated[bool, Option(help="If a repository of the hub must be made, make a private one.")] = False
+    with_pixels: Annotated[
+        bool, Option(help="Send a baked folder: the licence of the data set lets its pixels be passed on.")
+    ] = False
     overwrite: Annotated[bool, Option(help="Replace a store of other tickets that is there.")] = False
     lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S
     remote: RemoteOptions = RemoteOptions()
@@ -41,15 +48,23 @@ def push(config: PushConfig, as_json: bool) -> None:
     The store here is checked first. Objects go first and the root document last, so that half an upload is no store.
     Interrupted or repeated, it sends only what is missing or differs. Where the shards lie on this machine is not sent.
 
-    A card (README.md) goes with it; if the store has none, one is written. dataltt card gives it a licence.
+    A card (README.md) goes with it; if the store has none, one is written. dataltt card gives it a licence. A baked
+    folder is pixels, which stay under the licence of the data set: it is sent only by --with-pixels.
 
     Example: dataltt push store.zarr hf://datasets/lab/imagenet-tickets --private
     """
+    from ...artifacts_schema.baked import is_baked, read_baked
+    from ...artifacts_schema.layout import CARD_FILE
     from ...artifacts_schema.publishing.push import push as run
+    from ..reports.baked_card import baked_card
     from ..reports.card import card_of
 
     location = config.remote.location(config.url)
-    card, said = card_of(config.store, config.url if location.is_remote else None)
+    url = config.url if location.is_remote else None
+    if is_baked(config.store):
+        card, said = {CARD_FILE: baked_card(read_baked(config.store), url).encode()}, ""
+    else:
+        card, said = card_of(config.store, url)
     if said:
         warn(said)
     with reporting() as reporter, steps_of(reporter) as advance:
@@ -59,6 +74,7 @@ def push(config: PushConfig, as_json: bool) -> None:
             card,
             overwrite=config.overwrite,
             private=config.private,
+            with_pixels=config.with_pixels,
             lock_timeout_s=config.lock_timeout_s,
             on_progress=advance,
         )

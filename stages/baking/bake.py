@@ -7,6 +7,7 @@ what is done stays, so that the same call goes on.
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import math
 import os
@@ -28,13 +29,21 @@ from ...artifacts_schema import (
     TicketMismatchError,
     TicketStore,
 )
-from ...artifacts_schema.baked import BAKED_FILE, FORMAT_VERSION, BakedManifest, BakedPatches, is_baked, read_baked
+from ...artifacts_schema.baked import (
+    BAKED_FILE,
+    FORMAT_VERSION,
+    BakedFile,
+    BakedManifest,
+    BakedPatches,
+    is_baked,
+    read_baked,
+)
 from ...artifacts_schema.files import check_writable, write_atomically, writing
 from ...artifacts_schema.locking import lock_of
 from ...artifacts_schema.space import check_space, shown_bytes
 from ...artifacts_schema.writing.parts import begin_plan
 from ..data.baked_tar import BakedFormat
-from ..data.class_list import class_list_beside, keep_class_list
+from ..data.class_list import CLASSES_FILE, class_list_beside, keep_class_list
 from ..data.comparing import Comparison, compare_shards
 from ..data.fetching import fetch_store
 from ..data.join import JoinConfig
@@ -296,6 +305,7 @@ def _commit(
     num_images = sum(part.shard.num_samples for part in parts)
     if num_images == 0:
         raise IncompletePartsError(f"no image could be decoded, so nothing is baked in {out}; check the shards")
+    keep_class_list(out, class_list_beside(shards))
     dataset = replace(recipe.manifest.dataset, source="")  # a private matter
     manifest = BakedManifest(
         format_version=FORMAT_VERSION,
@@ -311,11 +321,19 @@ def _commit(
         created=_now(),
         tool_version=tool_version(),
         tickets=replace(recipe.manifest, dataset=dataset),
+        classes=_file_of(out, CLASSES_FILE),
     )
-    keep_class_list(out, class_list_beside(shards))
     write_atomically(out / BAKED_FILE, (json.dumps(manifest.to_json(), indent=1) + "\n").encode())
     shutil.rmtree(out / PARTS)
     return read_baked(out)
+
+
+def _file_of(out: Path, name: str) -> BakedFile | None:
+    """A small file of the folder, if it is there."""
+    if not (out / name).exists():
+        return None
+    content = (out / name).read_bytes()
+    return BakedFile(path=name, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def _now() -> str:

@@ -34,7 +34,7 @@ def verify_baked(folder: Path, on_progress: Callable[[int], None] = lambda _: No
 
 def _hashed(folder: Path, manifest: BakedManifest) -> Check:
     name, count = "sizes and SHA-256 of all files", 0
-    for file in (file for shard in manifest.shards for file in shard.files):
+    for file in manifest.files:
         path = folder / file.path
         try:
             num_bytes = path.stat().st_size

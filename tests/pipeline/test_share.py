@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..far.http_server import FileServer
 from ..far.hub_writing import WRITER, WritableHub
-from ..helpers import CliResult, SmallStore, file_digests, run_cli, select_config
+from ..helpers import CliResult, SmallStore, file_digests, make_store, run_cli, select_config
 from ..schema_helpers import edit_manifest
 
 pytestmark = pytest.mark.usefixtures("own_folder", "no_credentials")
@@ -100,6 +100,61 @@ def test_the_hub_by_its_url(store: Path, monkeypatch: pytest.MonkeyPatch, tmp_pa
         assert "hf auth login" in _said(without)
 
 
+def test_a_baked_folder_travels_when_its_pixels_may(small: SmallStore, tmp_path: Path) -> None:
+    drawn = make_store(tmp_path / "drawn", counts=(3, 2), augment="crop", num_views=2)
+    baked = run_cli("bake", "--tickets", drawn.store, "--shards", drawn.shards, "--out", "baked", "--workers", 0)
+    assert baked.code == 0, baked.err
+    far, before = tmp_path / "www" / "crops", file_digests(Path("baked"))
+    assert "its pixels stay under the licence of the data set; pass --with-pixels" in _said(
+        run_cli("push", "baked", far)
+    )
+    assert not far.exists()
+    pushed = run_cli("push", "baked", far, "--with-pixels", "--json")
+    assert pushed.code == 0, pushed.err
+    said = json.loads(pushed.out)
+    assert (said["ticket_digest"], said["num_sent"]) == (read_manifest(drawn.store).digest, len(before) + 1)
+    again = json.loads(run_cli("push", "baked", far, "--with-pixels", "--json").out)
+    assert (again["num_sent"], again["num_skipped"]) == (0, len(before) + 1)
+    card = (far / "README.md").read_text()
+    assert f"`{said['ticket_digest']}`" in card
+    assert "under the licence of that data set" in card
+    with FileServer(tmp_path / "www") as server:
+        pulled = run_cli("pull", f"{server.url}/crops", "--json")
+        assert pulled.code == 0, pulled.err
+        assert json.loads(pulled.out)["store"] == "crops"
+        assert {**file_digests(Path("crops")), "README.md": None} == {**before, "README.md": None}
+        # One byte of a shard is another there: it does not come here.
+        shard = next(far.glob("view-000/*.tar"))
+        content = bytearray(shard.read_bytes())
+        content[700] ^= 1
+        shard.write_bytes(content)
+        damaged = _said(run_cli("pull", f"{server.url}/crops", "other"))
+    assert f"view-000/{shard.name} has another SHA-256" in damaged
+    assert not Path("other").exists()
+    assert "is a store" not in _said(run_cli("pull", drawn.store, "crops"))
+    assert run_cli("verify", "crops").code == 0
+    Path("crops/classes.json").write_text("[]")
+    assert run_cli("verify", "crops").code == 1
+    assert "crops is damaged: classes.json" in _said(run_cli("push", "crops", tmp_path / "c.zip", "--with-pixels"))
+
+
+def test_a_baked_folder_in_a_zip_file(tmp_path: Path) -> None:
+    drawn = make_store(tmp_path / "drawn", counts=(3, 2), augment="crop", num_views=1)
+    assert run_cli("bake", "--tickets", drawn.store, "--shards", drawn.shards, "--out", "baked").code == 0
+    assert run_cli("push", "baked", "far.zip", "--with-pixels").code == 0
+    assert run_cli("pull", "far.zip", "near").code == 0
+    before = file_digests(Path("baked"))
+    assert {name: digest for name, digest in file_digests(Path("near")).items() if name in before} == before
+    assert "holds another baked folder" in _rebaked(drawn)
+
+
+def _rebaked(drawn: SmallStore) -> str:
+    """What a push of other bytes over far.zip says."""
+    options = ("--patches", "all", "--out", "other", "--workers", 0)
+    assert run_cli("bake", "--tickets", drawn.store, "--shards", drawn.shards, *options).code == 0
+    return _said(run_cli("push", "other", "far.zip", "--with-pixels"))
+
+
 @pytest.mark.parametrize(
     ("args", "parts"),
     [
@@ -108,9 +163,9 @@ def test_the_hub_by_its_url(store: Path, monkeypatch: pytest.MonkeyPatch, tmp_pa
         (("push", "s3://bucket/a", "far.zarr"), ("--store s3:", "fetch it first: dataltt pull URL")),
         (("push", "absent.zarr", "far.zarr"), ("there is no ticket store at absent.zarr",)),
         (("push", "STORE", "OTHER"), ("holds a store of other tickets", "--overwrite")),
-        (("push", "STORE", "thesis"), ("thesis exists and is not a ticket store",)),
+        (("push", "STORE", "thesis"), ("thesis exists and holds something else",)),
         (("pull", "absent.zarr"), ("there is no ticket store at absent.zarr",)),
-        (("pull", "STORE", "OTHER"), ("is a store in another state", "--overwrite")),
+        (("pull", "STORE", "OTHER"), ("is a ticket store in another state", "--overwrite")),
         (("pull", "STORE", "thesis"), ("thesis exists and is not a ticket store",)),
         (("pull", "STORE", "s3://bucket/a"), ("is a URL", "path on this machine")),
         (("card", "absent.zarr"), ("there is no ticket store at absent.zarr",)),

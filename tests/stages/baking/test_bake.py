@@ -339,7 +339,7 @@ def test_verify_and_inspect_know_it(drawn: SmallStore, tmp_path: Path, own_folde
     assert json.loads(run_cli("inspect", out, "--json").out)["num_baked"] == 25
     done = run_cli("verify", out, "--shards", drawn.shards)
     assert (done.code, "--shards:" in done.err) == (1, True)
-    for command in (("push", out, tmp_path / "copy"), ("view", out), ("train", "--tickets", out)):
+    for command in (("view", out), ("train", "--tickets", out)):
         done = run_cli(*command)
         assert done.code == 1
         assert "is a baked folder, not a ticket store: it is for dataltt train --baked" in done.err
