@@ -18,7 +18,7 @@ from ..manifest_file import is_store, read_root
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """What a root document names.
+    """Contents of an artifact, as its root document names them.
 
     Attributes:
         digest: the artifact's name for itself: of a store its ticket digest, of a baked folder the checksum of
@@ -56,7 +56,7 @@ class Kind:
     is_in: Callable[[Path], bool]
 
     def contents(self, root: bytes, place: str) -> Contents | None:
-        """What a root document names; None if it cannot be read."""
+        """Contents of a root document; None if it cannot be read."""
         try:
             return self.parse(root, place)
         except (ValueError, TypeError, KeyError, RecursionError, SchemaError, BakedError):
