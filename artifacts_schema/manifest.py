@@ -17,7 +17,7 @@ from .tickets import MAX_PATCHES
 from .token_labels import MAX_CLASSES, TOP_K
 
 SCHEMA_VERSION = "1.2"
-THINNED_VERSION = "2.0"  # since older readers would take a thinned ticket for the selector's own
+NEWEST_VERSION = "2.0"  # of stores with what older readers would misread, `needed_version`
 SUPPORTED_MAJORS = ("1", "2")
 MANIFEST_ATTRIBUTE = "dataltt"
 
@@ -34,6 +34,7 @@ LongText = Annotated[str, Field(max_length=65_536)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 ObjectSize = Annotated[int, Field(ge=0, le=MAX_OBJECT_BYTES)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Decoder = Literal["pillow", "torchvision"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,8 @@ class View:
     `replay` adds a crop box and flip per view (arrays views/boxes and views/flips); `augment` then says how they were
     drawn: at least the policy's `name`, its `version` and the `seed`. The other fields still describe the centre view,
     which is what students are tested on.
+
+    `decoder` decoded and resized the images, in the versions of `decoder_libraries`; without it, Pillow did.
     """
 
     kind: Literal["center", "replay"]
@@ -79,6 +82,13 @@ class View:
     mean: Annotated[list[Annotated[Finite, Field(ge=0, le=1)]], Field(min_length=1, max_length=16)]
     std: Annotated[list[Annotated[Finite, Field(gt=0)]], Field(min_length=1, max_length=16)]
     augment: dict[str, Any] | None = None
+    decoder: Decoder | None = None  # since 2.0; read it as `decoder_name`
+    decoder_libraries: dict[Name, ShortText] | None = None  # since 2.0
+
+    @property
+    def decoder_name(self) -> Decoder:
+        """The decoder that the pixels come from, of every version."""
+        return self.decoder or "pillow"
 
     @property
     def num_channels(self) -> int:
@@ -87,7 +97,7 @@ class View:
 
     @property
     def mode(self) -> Literal["L", "RGB"]:
-        """Mode that Pillow converts images to before they are cut: L (grey) for one channel, else RGB."""
+        """Mode that images are converted to before they are cut: L (grey) for one channel, else RGB."""
         return "L" if self.num_channels == 1 else "RGB"
 
     @property
@@ -191,6 +201,7 @@ class Manifest:
 
     def _plain(self) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        document["view"] = {k: v for k, v in document["view"].items() if v is not None or k not in _VIEW_SINCE_2_0}
         return document
 
     def upgraded(self, sizes: Mapping[str, int]) -> Manifest:
@@ -199,7 +210,7 @@ class Manifest:
         Args:
             sizes: bytes of each object.
         """
-        needed = THINNED_VERSION if self.thinned is not None else SCHEMA_VERSION
+        needed = needed_version(self.view, thinned=self.thinned)
         is_later = version_of({"schema_version": self.schema_version}) > version_of({"schema_version": needed})
         version = self.schema_version if is_later else needed
         dataset = dataclasses.replace(self.dataset, source="")
@@ -207,8 +218,18 @@ class Manifest:
 
 
 _SINCE_1_2 = frozenset({"sizes", "publication", "thinned", "ticket_digest", "checksum"})
+_VIEW_SINCE_2_0 = frozenset({"decoder", "decoder_libraries"})
 _ADAPTER = TypeAdapter(Manifest)
 _OBJECT_PATH = re.compile(r"^(?:[A-Za-z0-9_.-]+/)*[A-Za-z0-9_.-]+$")
+
+
+def needed_version(view: View, *, thinned: Thinned | None = None) -> str:
+    """The schema version that a store is written in: the newest where an older reader would misread its tickets."""
+    is_misread = (
+        thinned is not None,  # it would take the tickets for the selector's own
+        view.decoder_name != "pillow",  # it would show other pixels
+    )
+    return NEWEST_VERSION if any(is_misread) else SCHEMA_VERSION
 
 
 def parse_manifest(document: Any, store: str) -> Manifest:
@@ -324,7 +345,12 @@ def _identity_problems(m: Manifest, document: Mapping[str, Any]) -> Iterator[Pro
             "is not that of these tickets",
         ),
         ("sizes", set(m.sizes) == (set(m.objects) if is_sealed else set()), "should give the size of every object"),
-        ("thinned", m.thinned is None or version >= (2, 0), f"needs schema version {THINNED_VERSION}"),
+        ("thinned", m.thinned is None or version >= (2, 0), f"needs schema version {NEWEST_VERSION}"),
+        (
+            "view.decoder",
+            m.view.decoder_name == "pillow" or version >= (2, 0),
+            f"needs schema version {NEWEST_VERSION}",
+        ),
         ("thinned", m.num_keep < _selected_num_keep(m) or m.thinned is None, "should have kept more than num_keep"),
     ]
     return (Problem(where=where, kind="inconsistent", message=text) for where, ok, text in checks if not ok)

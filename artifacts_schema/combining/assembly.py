@@ -15,7 +15,7 @@ from ..access.location import Location
 from ..layout import specs_of
 from ..local_notes import noted_shards
 from ..locking import LOCK_TIMEOUT_S, held, lock_of
-from ..manifest import SCHEMA_VERSION, THINNED_VERSION, Manifest, parse_manifest
+from ..manifest import Manifest, needed_version, parse_manifest
 from ..space import check_space
 from ..store import TicketStore
 from ..token_labels import FOLDER
@@ -187,7 +187,7 @@ def shards_of(store: TicketStore) -> str | None:
 def _described(manifest: Manifest, plan: RowPlan, keys_sha256: str, target: Target) -> Manifest:
     return replace(
         manifest,
-        schema_version=SCHEMA_VERSION if manifest.thinned is None else THINNED_VERSION,
+        schema_version=needed_version(manifest.view, thinned=manifest.thinned),
         num_images=plan.num_images,
         dataset=replace(manifest.dataset, shards=plan.shards, source="", keys_sha256=keys_sha256),
         created=creation_time(),

@@ -11,8 +11,8 @@ from ..manifest import Manifest
 
 _SHOWN_CHARS = 80
 _HASH_CHARS = 12
-# Of replayed views; their pixels are compared by `pixels_xxh3`, whatever drew them.
-_NOT_COMPARED = "libraries"
+# Pixels of replayed views are compared by `pixels_xxh3`, whatever versions drew them.
+_NOT_COMPARED = frozenset({"augment.libraries", "decoder_libraries"})
 
 
 class Difference(NamedTuple):
@@ -48,14 +48,19 @@ def view_differences(first: Manifest, second: Manifest) -> list[Difference]:
     """Differences in the view alone, but for the libraries that drew the same pixels."""
     if first.view.augment is not None and second.view.augment is not None:
         return list(_of_documents("view", _view(first), _view(second)))
-    named = [asdict(m.view) | {"augment": m.view.policy_name} for m in (first, second)]
+    named = [_decoded(m) | {"augment": m.view.policy_name} for m in (first, second)]
     return list(_of_documents("view", *named))
 
 
+def _decoded(manifest: Manifest) -> dict[str, Any]:
+    view = asdict(manifest.view) | {"decoder": manifest.view.decoder_name}
+    return {name: value for name, value in view.items() if name not in _NOT_COMPARED}
+
+
 def _view(manifest: Manifest) -> dict[str, Any]:
-    view = asdict(manifest.view)
-    augment = view.pop("augment")
-    return view | {f"augment.{name}": value for name, value in augment.items() if name != _NOT_COMPARED}
+    view = _decoded(manifest)
+    augment = {f"augment.{name}": value for name, value in view.pop("augment").items()}
+    return view | {name: value for name, value in augment.items() if name not in _NOT_COMPARED}
 
 
 def _plain(first: Manifest, second: Manifest) -> Iterator[Difference]:

@@ -16,13 +16,13 @@ import pyarrow.compute as pc
 from ..errors import IncompletePartsError
 from ..layout import array_specs
 from ..manifest import (
-    SCHEMA_VERSION,
     Dataset,
     Manifest,
     Publication,
     Selector,
     SkippedSample,
     View,
+    needed_version,
     parse_manifest,
 )
 from ..strings import MAX_STRING_BYTES
@@ -180,7 +180,7 @@ def manifest_of(spec: StoreSpec, headers: Sequence[PartHeader], num_images: int,
     """The manifest of a store of these parts, without its objects."""
     skipped: list[SkippedSample] = [s for h in headers for s in h.skipped]
     return Manifest(
-        schema_version=SCHEMA_VERSION,
+        schema_version=needed_version(spec.view),
         grid=spec.grid,
         patch_px=spec.patch_px,
         image_px=spec.image_px,

@@ -20,6 +20,7 @@ from dataltt.artifacts_schema import (
     parse_manifest,
     read_manifest,
 )
+from dataltt.artifacts_schema.manifest import needed_version
 
 from ..schema_helpers import reseal
 
@@ -330,3 +331,31 @@ def test_a_centre_view_whose_augment_names_no_policy_has_none(augment: dict[str,
 
 def test_what_follows_from_a_view_is_not_written() -> None:
     assert parse_manifest(DOCUMENT, "s.zarr").to_json()["view"] == DOCUMENT["view"]
+
+
+def _decoded(decoder: str | None, version: str) -> dict[str, Any]:
+    def change(document: dict[str, Any]) -> None:
+        document["schema_version"] = version
+        document["sizes"] = dict.fromkeys(document["objects"], 1)
+        document["view"] |= {"decoder": decoder, "decoder_libraries": {"torchvision": "0.29.1"}}
+        document |= {"checksum": "", "ticket_digest": ""}
+        reseal(document)
+
+    return altered(change)
+
+
+def test_a_decoder_and_its_libraries_are_of_the_view_and_of_the_ticket_digest() -> None:
+    pillow, torchvision = (parse_manifest(_decoded(name, "2.0"), "some.zarr") for name in (None, "torchvision"))
+    assert torchvision.view.decoder_name == "torchvision"
+    assert torchvision.view.decoder_libraries == {"torchvision": "0.29.1"}
+    assert torchvision.to_json()["view"]["decoder"] == "torchvision"
+    assert pillow.view.decoder_name == "pillow"
+    assert "decoder" not in pillow.to_json()["view"]
+    assert pillow.digest != torchvision.digest
+    assert [needed_version(m.view) for m in (pillow, torchvision)] == ["1.2", "2.0"]
+
+
+def test_a_decoder_that_older_readers_would_pass_over_is_refused_in_their_versions() -> None:
+    assert problems_of(_decoded("torchvision", "1.2")) == {("view.decoder", "inconsistent")}
+    assert parse_manifest(_decoded("pillow", "1.2"), "some.zarr").view.decoder_name == "pillow"
+    assert problems_of(_decoded("turbo", "2.0")) == {("view.decoder", "literal_error")}
