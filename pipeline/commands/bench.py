@@ -26,8 +26,8 @@ class BenchConfig(Group):
     """Options of `dataltt bench`."""
 
     what: Annotated[
-        Literal["select", "train", "join", "baked", "store"],
-        Option(help="select, train, join, baked or store.", is_argument=True),
+        Literal["select", "train", "join", "input", "baked", "store"],
+        Option(help="select, train, join, input, baked or store.", is_argument=True),
     ]
     model: Annotated[str, Option(help="Student of train: deit_s, lvvit_s, swin_t (packed into a smaller image), …")] = (
         "deit_s"
@@ -49,8 +49,8 @@ class BenchConfig(Group):
 def bench(config: BenchConfig, as_json: bool) -> None:
     """Measure dataltt against what it should be no slower than, both timed in turn within one run.
 
-    select: over a plain forward. train: over the FLOPs saved. join: with tickets over without. baked: reading baked
-    patches over drawing the same views. store: bytes per image;
+    select: over a plain forward. train: over the FLOPs saved. join: with tickets over without. input: decoding by
+    torchvision over Pillow. baked: reading baked patches over drawing the same views. store: bytes per image;
     seconds to open it, and to join a shard; seconds and memory of commit, join, verify, merge and diff, and how memory
     grows from twenty thousand rows on; with --remote, how soon a far one is read.
 
@@ -92,6 +92,10 @@ def _run(config: BenchConfig, reporter: Reporter) -> list[BenchRow]:
         from ..bench.data import bench_join
 
         return bench_join(repeats=config.repeats, reporter=reporter)
+    if config.what == "input":
+        from ..bench.inputs import bench_input
+
+        return bench_input(repeats=config.repeats, reporter=reporter)
     if config.what == "baked":
         from ..bench.baked import bench_baked
 

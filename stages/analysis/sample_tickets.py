@@ -42,7 +42,7 @@ def sample_tickets(store: str | Location, shards: str, count: int) -> list[Sampl
     samples = (s for s in iter_samples(shard) if s.key not in skipped_keys)
     found = []
     for sample, ticket in itertools.islice(join.join(shard, samples), count):
-        image = decode_image(sample, manifest.view.mode, "mend the shard")
+        image = decode_image(sample, manifest.view.mode, manifest.view.decoder_name, "mend the shard")
         mask = unpack_mask(ticket.packed[0], manifest.num_patches).reshape(manifest.grid)
         shown = views.show(image, sample.key, ticket, 0)
         found.append(SampleTicket(key=sample.key, label=sample.label, image=shown, mask=mask))

@@ -17,7 +17,7 @@ from PIL import Image
 from ...artifacts_schema import Location, OptionError, TicketMismatchError, TicketStore, read_manifest
 from ...artifacts_schema.geometry import Box
 from ...artifacts_schema.tickets import Packed, Ranks
-from ..data.images import decode_image
+from ..data.images import decode_image, size_of
 from ..data.join import JoinConfig, TicketJoin
 from ..data.shards import RawSample, Shard, is_url, iter_samples, stored_shards
 from ..options import ErrorOrAllow, nearest
@@ -195,16 +195,15 @@ class ShownImages:
         of_class = self.store.read_labels(np.array(sorted(wanted.values()), dtype=np.int64))
         labels = dict(zip(sorted(wanted.values()), of_class.tolist(), strict=True))
         for sample, ticket in self._join.join(shard, _only(shard, wanted)):
-            image = decode_image(
-                sample, self.manifest.view.mode, "mend the shard: its ticket was made from a sound image"
-            )
+            view = self.manifest.view
+            image = decode_image(sample, view.mode, view.decoder_name, _MEND)
             row = wanted[sample.key]
             yield ShownImage(
                 key=sample.key,
                 row=row,
                 label=None if labels[row] < 0 else labels[row],
                 shard=shard.name,
-                size_px=image.size,
+                size_px=size_of(image),
                 views=[self._views.show(image, sample.key, ticket, v) for v in range(self.num_views)],
                 packed=ticket.packed,
                 ranks=ticket.ranks,

@@ -8,6 +8,7 @@ from PIL import Image
 
 from ...artifacts_schema import Manifest, TicketMismatchError
 from ..data.drawing import CenterViews, PolicyViews
+from ..data.images import Picture, to_pillow
 from ..data.join import Ticket
 from ..data.policies import POLICIES, Policy, replayed_policy
 
@@ -31,12 +32,12 @@ class ViewsOfStore:
             policy, self.colours = _policy_of_views(manifest, store)
             self._drawn = PolicyViews(policy, manifest.view, manifest.image_px)
 
-    def show(self, image: Image.Image, key: str, ticket: Ticket, number: int) -> Image.Image:
+    def show(self, image: Picture, key: str, ticket: Ticket, number: int) -> Image.Image:
         """View `number` of a decoded image, `image_px` squared."""
         if self._drawn is None or ticket.boxes is None or ticket.flips is None:
-            return self._center.draw(image, number).image
+            return to_pillow(self._center.draw(image, number).image)
         box, flip = ticket.boxes[number], bool(ticket.flips[number])
-        return self._drawn.show(image, box, flip, self._view.seed, key, number).image
+        return to_pillow(self._drawn.show(image, box, flip, self._view.seed, key, number).image)
 
 
 def _policy_of_views(manifest: Manifest, store: str) -> tuple[Policy, Colours]:

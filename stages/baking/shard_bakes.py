@@ -153,7 +153,12 @@ class _Baker:
         r = self._recipe
         _check_sample(sample)
         try:
-            image = decode_image(sample, r.manifest.view.mode, "mend the shard, or pass `on_bad_image='skip'`")
+            image = decode_image(
+                sample,
+                r.manifest.view.mode,
+                r.manifest.view.decoder_name,
+                "mend the shard, or pass `on_bad_image='skip'`",
+            )
         except BadImageError:
             if r.on_bad_image == "error":
                 raise

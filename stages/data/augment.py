@@ -8,22 +8,25 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import timm.data.auto_augment as aa
 import torch
-import torchvision.transforms.functional as tvf
 from PIL import Image, ImageOps
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation, str_to_interp_mode
 from torch import Tensor
 from torchvision.transforms import ColorJitter, InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
 from ...artifacts_schema import OptionError, View
 from ...artifacts_schema.geometry import BoxPx
-from ..runtime.randomness import generator_of, isolated_rng
+from ...artifacts_schema.manifest import Decoder
+from ..runtime.randomness import generator_of, isolated_rng, seed_of
+from .images import Picture, size_of
+from .tensor_colours import TENSOR_OPS, TensorJitter
 
 # timm's RandAugment operations that move no pixel (the others shear, rotate and translate).
 PHOTOMETRIC_OPS = (
@@ -50,29 +53,47 @@ class AugmentConfig:
 
 
 class PhotometricAugment:
-    """RandAugment over the photometric operations, DeiT III's three, colour jitter, or nothing, drawn by name."""
+    """RandAugment over the photometric operations, DeiT III's three, colour jitter, or nothing, drawn by name.
 
-    def __init__(self, config: AugmentConfig, mean: list[float]) -> None:
-        self._steps: list[Callable[[Image.Image], Image.Image]] = []
-        if config.auto_augment != "none":
-            self._steps.append(_auto_augment(config.auto_augment, mean))
+    What is drawn for some names does not depend on the decoder; how the pixels then change does, by rounding.
+    """
+
+    def __init__(self, config: AugmentConfig, mean: list[float], decoder: Decoder = "pillow") -> None:
+        self._randaugment: aa.RandAugment | None = None
+        self._numpy = np.random.RandomState()
+        self._steps: list[Callable[[Any], Picture]] = []
+        if config.auto_augment == "3a":
+            three = aa.auto_augment_transform("3a", {})
+            _redirect([op for policy in three.policy for op in policy], decoder)
+            self._steps.append(three)
+        elif config.auto_augment != "none":
+            self._randaugment = _rand_augment(config.auto_augment, mean, decoder)
+            self._steps.append(self._apply_drawn)
         if config.color_jitter > 0 and config.auto_augment in ("none", "3a"):
-            self._steps.append(ColorJitter(*[config.color_jitter] * 3))  # brightness, contrast, saturation
+            kind = TensorJitter if decoder == "torchvision" else ColorJitter
+            self._steps.append(kind(*[config.color_jitter] * 3))  # brightness, contrast, saturation
 
-    def __call__(self, image: Image.Image, *names: object) -> Image.Image:
-        """Augments an image; the same names give the same result."""
+    def __call__(self, picture: Picture, *names: object) -> Picture:
+        """Augments a picture; the same names give the same result."""
         if not self._steps:
-            return image
-        with isolated_rng(*names, "photometric"):
+            return picture
+        self._numpy.seed(seed_of(*names, "photometric") & 0xFFFFFFFF)
+        with isolated_rng(*names, "photometric", with_numpy=False):
             for step in self._steps:
-                image = step(image)
-        return image
+                picture = step(picture)
+        return picture
+
+    def _apply_drawn(self, picture: Picture) -> Picture:
+        """RandAugment as timm does it, but for the generator: to save NumPy's global one takes longer than this."""
+        drawn = self._randaugment
+        assert drawn is not None
+        replace = drawn.choice_weights is None
+        for op in self._numpy.choice(drawn.ops, drawn.num_layers, replace=replace, p=drawn.choice_weights):
+            picture = op(picture)
+        return picture
 
 
-def _auto_augment(spec: str, mean: list[float]) -> Callable[[Image.Image], Image.Image]:
-    if spec == "3a":
-        transform: Callable[[Image.Image], Image.Image] = aa.auto_augment_transform("3a", {})
-        return transform
+def _rand_augment(spec: str, mean: list[float], decoder: Decoder) -> aa.RandAugment:
     fill = tuple(min(255, round(255 * m)) for m in mean)
     try:
         randaugment = aa.rand_augment_transform(spec, {"img_mean": fill}, transforms=list(PHOTOMETRIC_OPS))
@@ -83,7 +104,15 @@ def _auto_augment(spec: str, mean: list[float]) -> Callable[[Image.Image], Image
     for op in randaugment.ops:
         if op.name == "PosterizeIncreasing":
             op.aug_fn = _posterize
+    _redirect(randaugment.ops, decoder)
     return randaugment
+
+
+def _redirect(ops: list[aa.AugmentOp], decoder: Decoder) -> None:
+    """Has timm's operations change tensors, where pictures are such."""
+    if decoder == "torchvision":
+        for op in ops:
+            op.aug_fn = TENSOR_OPS[op.name]
 
 
 def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
@@ -96,28 +125,30 @@ def draw_flip(share: float, *names: object) -> bool:
     return share > 0 and bool(generator_of(*names, "flip").random() < share)
 
 
-def draw_crop(image: Image.Image, scale: tuple[float, float], ratio: tuple[float, float], *names: object) -> BoxPx:
+def draw_crop(picture: Picture, scale: tuple[float, float], ratio: tuple[float, float], *names: object) -> BoxPx:
     """A crop box, drawn as timm's RandomResizedCrop draws it.
 
     Args:
         scale: share of the image's area, from and to; ratio: width over height, from and to.
     """
-    with isolated_rng(*names, "crop"):
-        top, left, height, width = RandomResizedCropAndInterpolation.get_params(image, scale, ratio)
+    with isolated_rng(*names, "crop", with_numpy=False):
+        top, left, height, width = RandomResizedCropAndInterpolation.get_params(picture, scale, ratio)
     height, width = max(1, height), max(1, width)  # of an image of few pixels, timm may ask for none
-    return BoxPx(min(top, image.height - height), min(left, image.width - width), height, width)
+    full_width, full_height = size_of(picture)
+    return BoxPx(min(top, full_height - height), min(left, full_width - width), height, width)
 
 
-def cut_view(image: Image.Image, box: BoxPx, *, flip: bool, view: View, image_px: int) -> Image.Image:
-    """The part of an image that a view shows, resized to `image_px` squared, and mirrored if `flip`."""
+def cut_view(picture: Picture, box: BoxPx, *, flip: bool, view: View, image_px: int) -> Picture:
+    """The part of a picture that a view shows, resized to `image_px` squared, and mirrored if `flip`."""
     interpolation: InterpolationMode = str_to_interp_mode(view.interpolation)
-    cut = tvf.resized_crop(image, *box, [image_px, image_px], interpolation)
+    cut: Picture = F.resized_crop(picture, *box, [image_px, image_px], interpolation, antialias=True)
     return mirror_image(cut) if flip else cut
 
 
-def mirror_image(image: Image.Image) -> Image.Image:
-    """The image mirrored left-right."""
-    return ImageOps.mirror(image)
+def mirror_image(picture: Picture) -> Picture:
+    """The picture mirrored left-right."""
+    mirrored: Picture = F.horizontal_flip(picture)
+    return mirrored
 
 
 class Erasing(NamedTuple):
@@ -136,7 +167,7 @@ def draw_erasing(
     Args:
         view: whose mean and std the noise has, before it is clipped to what a pixel can hold.
     """
-    with isolated_rng(*names, "erasing"):
+    with isolated_rng(*names, "erasing", with_numpy=False):
         if random.random() >= probability:
             return None
         erased = RandomErasing(1.0, mode="const", device="cpu")(torch.ones(1, *grid)) == 0

@@ -6,14 +6,19 @@ import io
 
 import numpy as np
 import torch
-import torchvision.transforms.functional as tvf
 from PIL import Image
 from timm.data.transforms import str_to_interp_mode
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
 from ...artifacts_schema import BadImageError, View
+from ...artifacts_schema.manifest import Decoder
+from .jpeg import decode_jpeg, plain_jpeg, torchvision_decodes
 from .shards import RawSample
+
+# A decoded picture: Pillow's, or uint8 [channels, H, W] where torchvision is the decoder.
+Picture = Image.Image | Tensor
 
 # Larger images are decompression bombs, not photographs.
 MAX_IMAGE_PIXELS = 1 << 27
@@ -24,29 +29,58 @@ _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 _SIXTEEN_BIT_AS_I = frozenset({"PNG", "PPM"})
 
 
-def decode_image(sample: RawSample, mode: str, way_out: str) -> Image.Image:
-    """Decodes a sample's image whole and converts it to `mode` ("RGB" or "L").
+def decode_image(sample: RawSample, mode: str, decoder: Decoder, way_out: str) -> Picture:
+    """Decodes a sample's image whole, in `mode` ("RGB" or "L").
 
     Args:
         way_out: the end of the error's sentence: what the user can do.
+
+    Returns:
+        Of Pillow its image; of torchvision uint8 [channels, H, W].
 
     Raises:
         BadImageError: it cannot be decoded, or claims a size that no photograph has.
     """
     try:
-        return decode_bytes(sample.image, mode)
+        return decode_bytes(sample.image, mode, decoder)
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged input
         reason = str(error).split(" <_io")[0] or type(error).__name__
         raise BadImageError(sample.shard, sample.key, reason, way_out) from error
 
 
-def decode_bytes(encoded: bytes, mode: str) -> Image.Image:
-    """Decodes an image whole and converts it by the rule of `converted`; raises whatever Pillow raises."""
+def decode_bytes(encoded: bytes, mode: str, decoder: Decoder) -> Picture:
+    """Decodes an image whole, in `mode`; raises whatever Pillow raises.
+
+    torchvision decodes grey and YCbCr JPEGs, unless colour is to become grey; Pillow all others, and JPEGs that
+    torchvision finds damaged, so that one decoder says of all images whether they are sound.
+    """
+    if decoder == "torchvision":
+        pixels = _decoded_by_torchvision(encoded, mode)
+        return pixels if pixels is not None else to_tensor(_decoded_by_pillow(encoded, mode))
+    return _decoded_by_pillow(encoded, mode)
+
+
+def _decoded_by_torchvision(encoded: bytes, mode: str) -> Tensor | None:
+    size = plain_jpeg(encoded)
+    if size is None or (mode == "L" and size.channels != 1) or not torchvision_decodes():
+        return None
+    _check_size(size.width, size.height)
+    try:
+        return decode_jpeg(encoded, 1 if mode == "L" else 3)
+    except RuntimeError:
+        return None
+
+
+def _decoded_by_pillow(encoded: bytes, mode: str) -> Image.Image:
     with Image.open(io.BytesIO(encoded)) as image:
-        if image.width * image.height > MAX_IMAGE_PIXELS:
-            raise ValueError(f"it claims {image.width}×{image.height} pixels, more than {MAX_IMAGE_PIXELS}")
+        _check_size(image.width, image.height)
         image.load()
         return converted(image, mode)
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_IMAGE_PIXELS:
+        raise ValueError(f"it claims {width}×{height} pixels, more than {MAX_IMAGE_PIXELS}")
 
 
 def converted(image: Image.Image, mode: str) -> Image.Image:
@@ -73,18 +107,37 @@ def converted(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def center_crop(image: Image.Image, view: View, image_px: int) -> Image.Image:
+def size_of(picture: Picture) -> tuple[int, int]:
+    """Width and height of a picture, in pixels."""
+    if isinstance(picture, Tensor):
+        return picture.shape[2], picture.shape[1]
+    return picture.size
+
+
+def center_crop(picture: Picture, view: View, image_px: int) -> Picture:
     """The centre view, as timm's evaluation transform makes it: shorter side resized, central square cut out."""
-    if image.size == (view.resize_px, view.resize_px) == (image_px, image_px):
-        return image
+    if size_of(picture) == (view.resize_px, view.resize_px) == (image_px, image_px):
+        return picture
     interpolation: InterpolationMode = str_to_interp_mode(view.interpolation)
-    return tvf.center_crop(tvf.resize(image, view.resize_px, interpolation), [image_px, image_px])
+    resized = F.resize(picture, [view.resize_px], interpolation, antialias=True)
+    cut: Picture = F.center_crop(resized, [image_px, image_px])
+    return cut
 
 
-def to_tensor(image: Image.Image) -> Tensor:
+def to_tensor(picture: Picture) -> Tensor:
     """Pixels as uint8 [channels, height, width]."""
-    pixels = np.array(image)
+    if isinstance(picture, Tensor):
+        return picture
+    pixels = np.array(picture)
     return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
+
+
+def to_pillow(picture: Picture) -> Image.Image:
+    """The picture as Pillow's, for reports."""
+    if not isinstance(picture, Tensor):
+        return picture
+    pixels = picture.permute(1, 2, 0).numpy()
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
 
 
 def normalize(images: Tensor, view: View) -> Tensor:

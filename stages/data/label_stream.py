@@ -85,7 +85,7 @@ class StoredViews(IterableDataset[Any]):
             if len(images) == self.images_per_batch:
                 yield StoredBatch(index=index, images=images)
                 images = []
-            image = decode_image(sample, shower.mode, "mend the shard: its ticket was made from a sound image")
+            image = decode_image(sample, shower.mode, shower.decoder, _MEND)
             images.append(torch.stack([to_tensor(v.image) for v in shower.show_all(image, sample.key, boxes, flips)]))
         yield StoredBatch(index=index, images=images, last=True)
 
@@ -132,6 +132,7 @@ class StoredViews(IterableDataset[Any]):
         )
 
 
+_MEND = "mend the shard: its ticket was made from a sound image"
 _WAY_OUT = "pass the `shards` it was made from, or select tickets for these shards"
 
 
@@ -140,7 +141,7 @@ class _StoredViewShower:
 
     def __init__(self, manifest: Manifest, policy: Policy | None) -> None:
         view = manifest.view
-        self.mode = view.mode
+        self.mode, self.decoder = view.mode, view.decoder_name
         self._numbers = range(manifest.num_views)
         self._seed = view.seed
         self._center = CenterViews(view, manifest.image_px)

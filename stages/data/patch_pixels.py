@@ -5,27 +5,24 @@ Letters: M patches, P patches of the grid, p patch side in pixels, C channels. P
 
 from __future__ import annotations
 
-import functools
 import io
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torchvision.io  # noqa: F401  (registers its operations)
 from PIL import Image
 from torch import Tensor
 
 from ...artifacts_schema import View
 from ...artifacts_schema.baked import mosaic_size
 from ...artifacts_schema.errors import one_line
+from .jpeg import decode_jpeg, plain_jpeg, torchvision_decodes
 
 Pixels = npt.NDArray[np.uint8]
 
 # JPEG transforms blocks of 8×8: patches of whole blocks do not bleed into each other.
 JPEG_BLOCK_PX = 8
 _EMPTY = 128
-_START = b"\xff\xd8"
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def patches_of(image: Pixels, patch_px: int) -> Pixels:
@@ -68,49 +65,25 @@ def decode_mosaic(encoded: bytes, num_patches: int, patch_px: int, channels: int
         ValueError: it is no JPEG, or one of another size.
     """
     rows, columns = mosaic_size(num_patches)
-    found, wanted = _shape_in_header(encoded), (rows * patch_px, columns * patch_px, channels)
+    found, wanted = plain_jpeg(encoded), (rows * patch_px, columns * patch_px, channels)
+    if found is None:
+        raise ValueError("is no JPEG that can be read")
     if found != wanted:  # before anything of that size is made
         shown, right = (f"{s[1]}×{s[0]} px of {s[2]} channel(s)" for s in (found, wanted))
         raise ValueError(f"has {shown}, and a mosaic of {num_patches} patches has {right}")
     decode = by_torchvision if torchvision_decodes() else by_pillow
     try:
-        return patches_of(decode(encoded), patch_px)[:num_patches]
+        return patches_of(decode(encoded, channels), patch_px)[:num_patches]
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged input
         raise ValueError(f"cannot be decoded ({one_line(error).split(' <_io')[0]})") from None
 
 
-def _shape_in_header(encoded: bytes) -> tuple[int, int, int]:
-    """Height, width and channels that a JPEG's header gives.
-
-    Raises:
-        ValueError: it has none.
-    """
-    place = 2
-    while encoded[:2] == _START and place + 10 <= len(encoded) and encoded[place] == 0xFF:
-        marker = encoded[place + 1]
-        if marker in _FRAMES:
-            height, width = (int.from_bytes(encoded[place + i : place + i + 2]) for i in (5, 7))
-            return height, width, encoded[place + 9]
-        place += 2 + int.from_bytes(encoded[place + 2 : place + 4])
-    raise ValueError("is no JPEG that can be read")
-
-
-@functools.cache
-def torchvision_decodes() -> bool:
-    """Tells whether torchvision has its JPEG decoder, which takes two thirds of Pillow's time for the same pixels.
-
-    Its Python function warns, since another package shall take its place; the operation behind it does not.
-    """
-    return hasattr(torch.ops.image, "decode_jpeg")
-
-
-def by_torchvision(encoded: bytes) -> Pixels:
+def by_torchvision(encoded: bytes, channels: int) -> Pixels:
     """The pixels uint8 [H, W, C] of a JPEG, by torchvision."""
-    decoded: Tensor = torch.ops.image.decode_jpeg(torch.frombuffer(bytearray(encoded), dtype=torch.uint8), 0, False)
-    return decoded.permute(1, 2, 0).numpy()
+    return decode_jpeg(encoded, channels).permute(1, 2, 0).numpy()
 
 
-def by_pillow(encoded: bytes) -> Pixels:
+def by_pillow(encoded: bytes, channels: int) -> Pixels:
     """The pixels uint8 [H, W, C] of a JPEG, by Pillow."""
     with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
-        return np.atleast_3d(np.asarray(image))
+        return np.atleast_3d(np.asarray(image))[..., :channels]

@@ -13,11 +13,12 @@ from importlib.resources import files
 from typing import Any
 
 import xxhash
+from torch import Tensor
 
 from ...artifacts_schema import OptionError, TicketMismatchError, View
 from ...artifacts_schema.geometry import BoxPx
 from .augment import AugmentConfig, PhotometricAugment, cut_view
-from .images import decode_bytes
+from .images import decode_bytes, size_of
 
 _LIBRARIES = ("numpy", "pillow", "timm", "torch", "torchvision")
 _PROBE_VIEWS = 96  # enough that every operation is drawn
@@ -136,14 +137,16 @@ def _with_min_crop(policy: Policy, numbers: Any) -> Policy:
 
 def pixels_digest(policy: Policy, view: View) -> str:
     """XXH3-64 (hex) of views of a built-in picture: decoding, cutting, resizing, mirroring and colours."""
-    image = decode_bytes(files(__package__).joinpath("probe.jpg").read_bytes(), view.mode)
-    photometric = PhotometricAugment(policy.augment, view.mean)
+    image = decode_bytes(files(__package__).joinpath("probe.jpg").read_bytes(), view.mode, view.decoder_name)
+    width, height = size_of(image)
+    photometric = PhotometricAugment(policy.augment, view.mean, view.decoder_name)
     digest = xxhash.xxh3_64()
     for i in range(_PROBE_VIEWS):
-        px = BoxPx(top=i % 7, left=i % 5, height=image.height - i // 2, width=image.width - i // 3)
-        px = BoxPx(px.top, px.left, min(px.height, image.height - px.top), min(px.width, image.width - px.left))
+        px = BoxPx(top=i % 7, left=i % 5, height=height - i // 2, width=width - i // 3)
+        px = BoxPx(px.top, px.left, min(px.height, height - px.top), min(px.width, width - px.left))
         cut = cut_view(image, px, flip=i % 2 == 1, view=view, image_px=_PROBE_PX)
-        digest.update(photometric(cut, "probe", i).tobytes())
+        shown = photometric(cut, "probe", i)
+        digest.update(shown.contiguous().numpy() if isinstance(shown, Tensor) else shown.tobytes())
     return digest.hexdigest()
 
 

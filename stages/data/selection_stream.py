@@ -23,6 +23,8 @@ from .images import decode_image, to_tensor
 from .loader import Failure
 from .shards import Shard, iter_samples
 
+_WAY_OUT = "mend the shard, or pass `on_bad_image='skip'`"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewBatch:
@@ -72,7 +74,7 @@ class ShardBatches(IterableDataset[Any]):
                 yield batch
                 batch = _empty(index)
             try:
-                image = decode_image(sample, self.mode, "mend the shard, or pass `on_bad_image='skip'`")
+                image = decode_image(sample, self.mode, self.views.decoder, _WAY_OUT)
             except BadImageError as error:
                 if self.on_bad_image == "error":
                     raise

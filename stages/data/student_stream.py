@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -27,7 +26,7 @@ from ...artifacts_schema.summary import position_prior
 from ..options import ErrorOrSkip, Subset, ViewMode
 from ..runtime.randomness import generator_of
 from .augment import AugmentConfig, erase_patches
-from .images import decode_image, to_tensor
+from .images import Picture, decode_image, size_of, to_tensor
 from .join import JoinConfig, Ticket, TicketJoin
 from .layouts import Shuffle, Stretch, left_after
 from .loader import Failure
@@ -373,17 +372,17 @@ class StreamWorker:
         """All views of a picture that this worker shows, by repeat: it is decoded once."""
         c, sample = self.config, picture.sample
         check_label(sample.shard, sample.key, sample.label, c.num_classes)
-        image = decode_image(sample, c.mode, "mend the shard, or pass `on_bad_image='skip'`")
+        image = decode_image(sample, c.mode, c.view.decoder_name, "mend the shard, or pass `on_bad_image='skip'`")
         return {r: self._show(image, sample, picture.ticket, self._repeats.view(r)) for r in picture.repeats}
 
-    def _show(self, image: Image.Image, sample: RawSample, ticket: Ticket | None, number: int) -> Shown:
+    def _show(self, image: Picture, sample: RawSample, ticket: Ticket | None, number: int) -> Shown:
         """A view of a picture, by its number: that of the epoch, where nothing is repeated."""
         c = self.config
         if c.view_mode == "replay" and ticket is not None:
             ticket = ticket.of_view(number % c.num_views - self._views.start)
         if c.view_mode == "warp" and ticket is not None and ticket.boxes is None:
             # A store of one centre view: its box follows from the image's size.
-            box = center_box(*image.size, resize_px=c.view.resize_px, crop_px=c.image_px)
+            box = center_box(*size_of(image), resize_px=c.view.resize_px, crop_px=c.image_px)
             ticket = replace(ticket, boxes=box[None], flips=np.zeros(1, np.uint8))
         shown = self._shower.show(image, sample.key, number, ticket)
         scores = self._chooser.scores(sample.key, number, ticket, shown)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from PIL import Image
-
 from ...artifacts_schema import View
 from ...artifacts_schema.geometry import center_box
 from ..options import ViewMode
 from .augment import AugmentConfig, PhotometricAugment, draw_flip, mirror_image
 from .drawing import DrawnView, PolicyViews
-from .images import center_crop
+from .images import Picture, center_crop, size_of
 from .join import Ticket
 from .policies import Policy
 
@@ -39,10 +37,10 @@ class ViewShower:
     ) -> None:
         self._mode, self._view, self._image_px, self._augment = mode, view, image_px, augment
         self._seed, self._stored_seed, self._num_views = seed, stored_seed, num_views
-        self._photometric = None if augment is None else PhotometricAugment(augment, view.mean)
+        self._photometric = None if augment is None else PhotometricAugment(augment, view.mean, view.decoder_name)
         self._drawn = None if policy is None else PolicyViews(policy, view, image_px)
 
-    def show(self, image: Image.Image, key: str, epoch: int, ticket: Ticket | None) -> DrawnView:
+    def show(self, image: Picture, key: str, epoch: int, ticket: Ticket | None) -> DrawnView:
         """The view of an image in an epoch; `ticket` holds the box and flip of a replayed one."""
         if self._mode == "static":
             return self._static(image, key, epoch)
@@ -55,8 +53,8 @@ class ViewShower:
         box, flip = ticket.boxes[0], bool(ticket.flips[0])
         return self._drawn.show(image, box, flip, self._stored_seed, key, epoch % self._num_views)
 
-    def _static(self, image: Image.Image, key: str, epoch: int) -> DrawnView:
-        box = center_box(*image.size, resize_px=self._view.resize_px, crop_px=self._image_px)
+    def _static(self, image: Picture, key: str, epoch: int) -> DrawnView:
+        box = center_box(*size_of(image), resize_px=self._view.resize_px, crop_px=self._image_px)
         image = center_crop(image, self._view, self._image_px)
         if self._augment is None or self._photometric is None:
             return DrawnView(image=image, box=box, flip=False)

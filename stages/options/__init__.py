@@ -6,9 +6,12 @@ from .declaration import (
     options_of,
 )
 from .shared import (
+    DEFAULT_DECODER,
     CacheOptions,
     CascadeOptions,
     Checkpoint,
+    Decoder,
+    DecoderChoice,
     ErrorOrAllow,
     ErrorOrSkip,
     EvalProtocol,
@@ -43,10 +46,13 @@ from .values import (
 )
 
 __all__ = [
+    "DEFAULT_DECODER",
     "CacheOptions",
     "CascadeOptions",
     "Checkpoint",
     "Declared",
+    "Decoder",
+    "DecoderChoice",
     "ErrorOrAllow",
     "ErrorOrSkip",
     "EvalProtocol",

@@ -22,6 +22,8 @@ ViewMode = Literal["static", "replay", "warp"]
 PatchInput = Literal["zero", "small-dense"]
 TokenTargets = Literal["store", "image"]
 Precision = Literal["fp32", "bf16"]
+Decoder = Literal["torchvision", "pillow"]
+DEFAULT_DECODER: Decoder = "torchvision"
 ErrorOrSkip = Literal["error", "skip"]
 ErrorOrAllow = Literal["error", "allow"]
 
@@ -53,6 +55,13 @@ Shards = Annotated[
         is_common=True,
         variable="DATALTT_SHARDS",
         on_resume="place",
+    ),
+]
+DecoderChoice = Annotated[
+    Decoder | None,
+    Option(
+        help="What decodes and resizes pictures: torchvision (the faster), or pillow (timm's own evaluation, to the "
+        "pixel). Default: that of the tickets or the run, else torchvision."
     ),
 ]
 Seed = Annotated[int, Option(help="Seed of all random draws.")]

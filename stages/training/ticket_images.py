@@ -164,7 +164,7 @@ class TicketImages(Dataset[TicketSample]):
                 f"{sample.shard}: the image of {sample.key!r} is not the one that its ticket in {self._path} was made "
                 "from; select tickets for these images, or pass `on_changed_image='allow'` for a re-encoded copy"
             )
-        image = decode_image(sample, m.view.mode, "mend it, or leave it out")
+        image = decode_image(sample, m.view.mode, m.view.decoder_name, "mend it, or leave it out")
         ticket, epoch = self._ticket(index), self.epoch
         shown = self._shower().show(image, key, epoch, ticket)
         scores = self._chooser.scores(key, epoch, ticket, shown)

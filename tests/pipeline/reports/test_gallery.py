@@ -67,7 +67,7 @@ def test_views_are_shown_as_the_selector_saw_them(replayed: SmallStore, tmp_path
     assert m.view.seed is not None
     assert (document["numViews"], document["rankBytes"]) == (2, 0)
     drawer = ViewDrawer(policy_of("deit"), m.view, image_px=m.image_px, num_views=2, seed=m.view.seed)
-    images = {sample.key: decode_bytes(sample.image, m.view.mode) for sample in replayed.samples}
+    images = {sample.key: decode_bytes(sample.image, m.view.mode, m.view.decoder_name) for sample in replayed.samples}
     for shown in document["images"]:
         drawn = drawer.draw_all(images[shown["key"]], shown["key"])
         assert shown["ranks"] is None

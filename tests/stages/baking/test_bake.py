@@ -70,7 +70,7 @@ def _drawn_pixels(store: SmallStore, view: int) -> dict[str, npt.NDArray[np.uint
     images = {s.key: s.image for s in store.samples}
     found = {}
     for i, key in enumerate(opened.read_keys(rows)):
-        image = decode_bytes(images[key], m.view.mode)
+        image = decode_bytes(images[key], m.view.mode, m.view.decoder_name)
         shown = drawer.show(image, boxes[i, view], bool(flips[i, view]), m.view.seed, key, view)
         found[key] = np.atleast_3d(np.asarray(shown.image))
     return found
@@ -139,7 +139,7 @@ def test_a_mosaic_gives_its_patches_back(num_patches: int, channels: int, patch_
     values = np.random.default_rng(seed).integers(0, 256, (num_patches, 1, 1, channels), np.uint8)
     patches = np.broadcast_to(values, (num_patches, patch_px, patch_px, channels)).copy()
     encoded = encode_mosaic(patches, 100)
-    np.testing.assert_array_equal(by_torchvision(encoded), by_pillow(encoded))
+    np.testing.assert_array_equal(by_torchvision(encoded, channels), by_pillow(encoded, channels))
     found = decode_mosaic(encoded, num_patches, patch_px, channels)
     # Plain patches: what bled from one into the next would show.
     assert np.abs(found.astype(int) - patches).max() <= 3

@@ -42,7 +42,7 @@ def _sample(image: bytes, key: str = "some/key") -> RawSample:
 
 
 def _decode(image: bytes, mode: str = "RGB") -> Image.Image:
-    return decode_image(_sample(image), mode, "mend the shard")
+    return decode_image(_sample(image), mode, "pillow", "mend the shard")
 
 
 def _noise(width_px: int, height_px: int, channels: int = 3) -> npt.NDArray[np.uint8]:

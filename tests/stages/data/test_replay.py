@@ -16,11 +16,12 @@ import pytest
 import torch
 from dataltt.artifacts_schema import OptionError, TicketStore, View
 from dataltt.artifacts_schema.geometry import BoxPx, box_of_px, box_to_px
+from dataltt.artifacts_schema.manifest import Decoder
 from dataltt.stages.data import images as images_module
 from dataltt.stages.data.augment import PhotometricAugment, cut_view, draw_crop
 from dataltt.stages.data.counting import count_shards
 from dataltt.stages.data.drawing import PolicyViews
-from dataltt.stages.data.images import normalize, to_tensor
+from dataltt.stages.data.images import Picture, normalize, to_tensor
 from dataltt.stages.data.join import JoinConfig
 from dataltt.stages.data.loader import iterate
 from dataltt.stages.data.patches import Subset
@@ -298,9 +299,9 @@ def test_stage_one_decodes_every_image_once(monkeypatch: pytest.MonkeyPatch, tmp
     decoded: list[bytes] = []
     decode = images_module.decode_bytes
 
-    def counted(encoded: bytes, mode: str) -> Image.Image:
+    def counted(encoded: bytes, mode: str, decoder: Decoder) -> Picture:
         decoded.append(encoded)
-        return decode(encoded, mode)
+        return decode(encoded, mode, decoder)
 
     monkeypatch.setattr(images_module, "decode_bytes", counted)
     made = make_store(tmp_path, counts=(4, 3), augment="deit", num_views=views)

@@ -221,7 +221,7 @@ def _photographs(deit: VisionTransformer) -> Tensor:
             file = tar.extractfile(member)
             assert file is not None
             sample = RawSample(shard="photographs", key=member.name, image=file.read(), label=-1)
-            found.append(to_tensor(center_crop(decode_image(sample, "RGB", ""), view, 224)))
+            found.append(to_tensor(center_crop(decode_image(sample, "RGB", "pillow", ""), view, 224)))
             if len(found) == _NUM_PHOTOGRAPHS:
                 break
     return normalize(torch.stack(found), view)

@@ -227,7 +227,8 @@ def _config(small: SmallStore, **changes: Any) -> LabelConfig:
 
 def _views(small: SmallStore, sample: Sample) -> list[Image.Image]:
     """The views of an image, drawn as stage one draws them."""
-    m, image = small.manifest, decode_bytes(sample.image, "L")
+    m = small.manifest
+    image = decode_bytes(sample.image, "L", m.view.decoder_name)
     if m.view.kind == "center":
         return [CenterViews(m.view, 28).draw(image, n).image for n in range(m.num_views)]
     assert m.view.augment is not None

@@ -385,7 +385,7 @@ def _center_images(vit: VisionTransformer) -> Tensor:
     view, found = center_view_of(vit), []
     for sample in fashion_samples(36):
         raw = RawSample(shard="train", key=sample.key, image=sample.image, label=sample.label or 0)
-        found.append(to_tensor(center_crop(decode_image(raw, "L", ""), view, 28)))
+        found.append(to_tensor(center_crop(decode_image(raw, "L", "pillow", ""), view, 28)))
     return normalize(torch.stack(found), view)
 
 

@@ -1,0 +1,71 @@
+"""Colours of uint8 tensors [channels, H, W]: timm's operations that move no pixel, by torchvision's functions.
+
+Differences to Pillow's are of rounding alone, but for the blur: Pillow's is an approximation by boxes.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torchvision.transforms import ColorJitter
+from torchvision.transforms.v2 import functional as F
+
+_BLUR_MIN, _BLUR_MAX = 0.1, 2.0  # standard deviation in pixels, as timm draws it
+
+
+def _solarize(pixels: Tensor, threshold: int, **_: object) -> Tensor:
+    """Inverts pixels from a threshold on; torchvision's takes ten times as long."""
+    return pixels ^ ((pixels >= threshold).view(torch.uint8) * 255)
+
+
+def _solarize_add(pixels: Tensor, add: int, **_: object) -> Tensor:
+    """Adds to pixels below 128; at most 128, so that nothing overflows."""
+    return pixels + (pixels < 128).view(torch.uint8) * add
+
+
+def _posterize(pixels: Tensor, bits: int, **_: object) -> Tensor:
+    return pixels if bits >= 8 else F.posterize(pixels, max(1, bits))
+
+
+def _blur(pixels: Tensor, factor: float, **_: object) -> Tensor:
+    """Blurs by a Gaussian of drawn width, along rows and then columns."""
+    sigma = random.uniform(_BLUR_MIN, _BLUR_MAX * factor)
+    radius = min(math.ceil(3 * sigma), *(side - 1 for side in pixels.shape[1:]))
+    size = 2 * radius + 1
+    blurred = F.gaussian_blur(F.gaussian_blur(pixels.float(), [size, 1], [sigma, sigma]), [1, size], [sigma, sigma])
+    return blurred.round_().to(torch.uint8)
+
+
+# By timm's names; arguments are those that timm draws, and keywords of geometric operations.
+TENSOR_OPS: Mapping[str, Callable[..., Tensor]] = {
+    "AutoContrast": lambda pixels, **_: F.autocontrast(pixels),
+    "Equalize": lambda pixels, **_: F.equalize(pixels),
+    "Invert": lambda pixels, **_: F.invert(pixels),
+    "PosterizeIncreasing": _posterize,
+    "Solarize": _solarize,
+    "SolarizeIncreasing": _solarize,
+    "SolarizeAdd": _solarize_add,
+    "ColorIncreasing": lambda pixels, factor, **_: F.adjust_saturation(pixels, factor),
+    "ContrastIncreasing": lambda pixels, factor, **_: F.adjust_contrast(pixels, factor),
+    "BrightnessIncreasing": lambda pixels, factor, **_: F.adjust_brightness(pixels, factor),
+    "SharpnessIncreasing": lambda pixels, factor, **_: F.adjust_sharpness(pixels, factor),
+    "Desaturate": lambda pixels, factor, **_: F.adjust_saturation(pixels, min(1.0, max(0.0, 1 - factor))),
+    "GaussianBlurRand": _blur,
+}
+
+
+class TensorJitter(ColorJitter):  # type: ignore[misc]
+    """torchvision's colour jitter, with the same draws, by its newer functions, which are faster on tensors."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Jitters brightness, contrast and saturation, in a drawn order."""
+        order, *factors = self.get_params(self.brightness, self.contrast, self.saturation, self.hue)
+        steps = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
+        for index in order.tolist():
+            if factors[index] is not None:
+                pixels = steps[index](pixels, factors[index])
+        return pixels
