@@ -26,21 +26,22 @@ def decoded_by(view: View, decoder: Decoder) -> View:
     return replace(view, decoder=decoder, decoder_libraries={name: version(name) for name in _LIBRARIES})
 
 
-def chosen_decoder(asked: Decoder | None, known: View | None, whose: str) -> Decoder:
-    """The decoder that is asked for, else that of a view that is known, else the default.
+def shown_by(view: View, asked: Decoder | None, *, known: View | None, whose: str) -> View:
+    """The view by the decoder that is to show it: that of tickets, where there are some, else the one asked for.
 
     Args:
-        known: the view that tickets are of, which can be shown by its own decoder alone; None where there is none.
-        whose: the view's, for the sentence.
+        asked: None for the default.
+        known: the view that tickets are of; they are shown by its own decoder alone.
+        whose: the store of the known view, for the sentence.
 
     Raises:
-        OptionError: another one is asked for than that of the known view.
+        OptionError: another decoder is asked for than that of the known view.
     """
     if known is None:
-        return asked or DEFAULT_DECODER
+        return decoded_by(view, asked or DEFAULT_DECODER)
     if asked is not None and asked != known.decoder_name:
         raise OptionError(
-            f"`decoder={asked!r}`: {whose} is of pictures that {known.decoder_name} decoded; leave it out, or select "
-            f"again with `decoder={asked!r}`"
+            f"`decoder={asked!r}`: the tickets of {whose} are of pictures that {known.decoder_name} decoded; leave it "
+            f"out, or select again with `decoder={asked!r}`"
         )
-    return known.decoder_name
+    return replace(view, decoder=known.decoder, decoder_libraries=known.decoder_libraries)

@@ -146,7 +146,7 @@ def pixels_digest(policy: Policy, view: View) -> str:
         px = BoxPx(px.top, px.left, min(px.height, height - px.top), min(px.width, width - px.left))
         cut = cut_view(image, px, flip=i % 2 == 1, view=view, image_px=_PROBE_PX)
         shown = photometric(cut, "probe", i)
-        digest.update(shown.contiguous().numpy() if isinstance(shown, Tensor) else shown.tobytes())
+        digest.update(shown.numpy().tobytes() if isinstance(shown, Tensor) else shown.tobytes())
     return digest.hexdigest()
 
 

@@ -40,25 +40,41 @@ def _blur(pixels: Tensor, factor: float, **_: object) -> Tensor:
     return blurred.round_().to(torch.uint8)
 
 
-# By timm's names; arguments are those that timm draws, and keywords of geometric operations.
+def _desaturate(pixels: Tensor, factor: float, **_: object) -> Tensor:
+    return F.adjust_saturation(pixels, min(1.0, max(0.0, 1 - factor)))
+
+
+class _Of:
+    """A function of torchvision's as timm calls its own: with keywords of geometric operations, which are dropped."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self._function = function
+
+    def __call__(self, pixels: Tensor, *drawn: float, **_: object) -> Tensor:
+        return self._function(pixels, *drawn)
+
+
+# By timm's names; arguments are those that timm draws.
 TENSOR_OPS: Mapping[str, Callable[..., Tensor]] = {
-    "AutoContrast": lambda pixels, **_: F.autocontrast(pixels),
-    "Equalize": lambda pixels, **_: F.equalize(pixels),
-    "Invert": lambda pixels, **_: F.invert(pixels),
+    "AutoContrast": _Of(F.autocontrast),
+    "Equalize": _Of(F.equalize),
+    "Invert": _Of(F.invert),
     "PosterizeIncreasing": _posterize,
     "Solarize": _solarize,
     "SolarizeIncreasing": _solarize,
     "SolarizeAdd": _solarize_add,
-    "ColorIncreasing": lambda pixels, factor, **_: F.adjust_saturation(pixels, factor),
-    "ContrastIncreasing": lambda pixels, factor, **_: F.adjust_contrast(pixels, factor),
-    "BrightnessIncreasing": lambda pixels, factor, **_: F.adjust_brightness(pixels, factor),
-    "SharpnessIncreasing": lambda pixels, factor, **_: F.adjust_sharpness(pixels, factor),
-    "Desaturate": lambda pixels, factor, **_: F.adjust_saturation(pixels, min(1.0, max(0.0, 1 - factor))),
+    "ColorIncreasing": _Of(F.adjust_saturation),
+    "ContrastIncreasing": _Of(F.adjust_contrast),
+    "BrightnessIncreasing": _Of(F.adjust_brightness),
+    "SharpnessIncreasing": _Of(F.adjust_sharpness),
+    "Desaturate": _desaturate,
     "GaussianBlurRand": _blur,
 }
 
 
-class TensorJitter(ColorJitter):  # type: ignore[misc]
+class TensorJitter(ColorJitter):
     """torchvision's colour jitter, with the same draws, by its newer functions, which are faster on tensors."""
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from ...artifacts_schema.locking import LOCK_TIMEOUT_S
 from ..options import (
     CascadeOptions,
     Checkpoint,
+    DecoderChoice,
     Group,
     LockTimeout,
     MinCrop,
@@ -51,6 +52,7 @@ class DrawnViewOptions(Group):
         ),
     ] = None
     min_crop: MinCrop = None
+    decoder: DecoderChoice = None
     seed: Seed = 0
 
 

@@ -16,14 +16,15 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ...artifacts_schema import OptionError, View
-from ..data.images import center_crop, converted, normalize, to_tensor
+from ..data.decoders import decoded_by
+from ..data.images import Picture, center_crop, converted, normalize, to_tensor
 from ..models.cascade import drop_blocks_of, keep_counts
 from ..models.checkpoints import find_weights
 from ..models.dropping_vit import check_drop_blocks
 from ..models.registry import center_view_of, check_plain_vit, entry_of, geometry_of, load_vit
 from ..models.selector import TicketSelector
 from ..models.student import Geometry
-from ..options import CascadeOptions
+from ..options import DEFAULT_DECODER, CascadeOptions, Decoder
 from ..runtime.distributed import resolve_device
 from ..runtime.precision import autocast
 
@@ -56,6 +57,7 @@ def tickets_for(
     batch_size: int = 128,
     device: str = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
+    decoder: Decoder = DEFAULT_DECODER,
 ) -> BatchTickets:
     """Finds the patches of some images that a ViT attends to most, as `dataltt select` finds them for shards.
 
@@ -73,6 +75,7 @@ def tickets_for(
         batch_size: images that go through the ViT at a time.
         device: where a named model is put.
         precision: of its arithmetic.
+        decoder: whose resizing makes the views, as `dataltt select` has it.
 
     Returns:
         Tensors on the device of `images`; on the CPU for PIL images.
@@ -94,7 +97,7 @@ def tickets_for(
     check_drop_blocks(blocks, len(vit.blocks), name)
     geometry = geometry_of(vit, name)
     counts = keep_counts(geometry.num_patches, cascade, len(blocks))
-    view = center_view_of(vit)
+    view = decoded_by(center_view_of(vit), decoder)
     views = _views(pictures, view, geometry)
     order = torch.cat([_order(vit, blocks, counts, part, view, precision) for part in views.split(batch_size)])
     place = images.device if isinstance(images, Tensor) else torch.device("cpu")
@@ -136,7 +139,9 @@ def _vit(model: str | nn.Module, checkpoint: str | Path | None, device: str) -> 
 
 def _views(pictures: Sequence[Image.Image], view: View, geometry: Geometry) -> Tensor:
     """Centre views, uint8 [B, channels, H, W]."""
-    of_mode = (_converted(p, geometry.mode) for p in pictures)
+    of_mode: Iterator[Picture] = (_converted(p, geometry.mode) for p in pictures)
+    if view.decoder_name == "torchvision":
+        of_mode = map(to_tensor, of_mode)
     return torch.stack([to_tensor(center_crop(p, view, geometry.image_px)) for p in of_mode])
 
 

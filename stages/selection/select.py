@@ -33,6 +33,7 @@ from ...artifacts_schema.writing.commit import StoreSpec, commit
 from ...artifacts_schema.writing.new_store import check_destination
 from ...artifacts_schema.writing.parts import Part, begin_plan, part_path, parts_dir, read_header, write_part
 from ...artifacts_schema.writing.room import selection_bytes
+from ..data.decoders import shown_by
 from ..data.drawing import ViewDrawer
 from ..data.images import normalize
 from ..data.policies import POLICIES, Policy, describe, policy_of
@@ -92,7 +93,7 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
         check_destination(config.out, overwrite=config.overwrite)  # once more: nobody else can make it now
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
         model = _model(config, quiet)
-        spec = _store_spec(config, model, shards, policy, num_views)
+        spec = _store_spec(config, model, shards, policy, num_views, base)
         if base is not None:
             spec = extending(base, spec, config, quiet)
         selector = TicketSelector(model, spec.selector.drop_blocks, spec.selector.keep_counts).to(process.device)
@@ -193,7 +194,12 @@ def _num_views(config: SelectConfig, policy: Policy | None) -> int:
 
 
 def _store_spec(
-    config: SelectConfig, model: VisionTransformer, shards: Sequence[Shard], policy: Policy | None, num_views: int
+    config: SelectConfig,
+    model: VisionTransformer,
+    shards: Sequence[Shard],
+    policy: Policy | None,
+    num_views: int,
+    base: TicketStore | None,
 ) -> StoreSpec:
     geometry = geometry_of(model, config.model)
     c = config.cascade
@@ -209,7 +215,8 @@ def _store_spec(
         ratio=c.ratio,
         keep_rate=c.keep_rate,
     )
-    view = center_view_of(model)
+    known = None if base is None else base.manifest.view
+    view = shown_by(center_view_of(model), config.views.decoder, known=known, whose=f"{config.extend}")
     if policy is not None:
         view = replace(view, kind="replay", augment=describe(policy, view, config.views.seed))
     return StoreSpec(

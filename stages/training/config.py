@@ -15,6 +15,7 @@ from ...artifacts_schema.locking import LOCK_TIMEOUT_S
 from ..options import (
     CascadeOptions,
     Checkpoint,
+    DecoderChoice,
     EvalProtocol,
     Group,
     JoinOptions,
@@ -140,6 +141,7 @@ class ViewOptions(Group):
         Option(help="Policy of static and warped views: deit, deit3, crop. Default: the store's, or deit."),
     ] = None
     min_crop: MinCrop = None
+    decoder: DecoderChoice = None
     hflip: Annotated[float | None, Option(help="Share of images mirrored, instead of the policy's.", min=0, max=1)] = (
         None
     )
@@ -368,6 +370,7 @@ class EvalConfig(Group):
         None
     )
     batch_size: Annotated[int, Option(help="Images per forward pass.", min=1)] = 256
+    decoder: DecoderChoice = None
     seed: Seed = 0
     on_bad_image: OnBadImage = "error"
     joins: JoinOptions = JoinOptions()

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from ...artifacts_schema import Location, Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
 from ...artifacts_schema.thinning import approximation
 from ..data.comparing import Comparison, compare_or_count
+from ..data.decoders import shown_by
 from ..data.fetching import fetch_tickets
 from ..data.images import normalize
 from ..data.join import JoinConfig
@@ -260,6 +261,9 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
             quiet.message(f"weights: {file}")
         name = config.model or (info.model if info else "the model")
         view = info.view if info else center_view_of(student.net, student.geometry.image_px)
+        known = None if tickets is None else read_manifest(tickets).view
+        decoder = config.decoder if known or config.decoder or info is None else view.decoder_name
+        view = shown_by(view, decoder, known=known, whose=f"{config.tickets}")
         num_classes = cast(int, student.net.num_classes)
         check_head(num_classes, file, shards, asked=config.num_classes)
         check_labels(num_classes, compared, None if tickets is None else TicketStore.open(tickets), doing="testing")
@@ -349,6 +353,7 @@ def eval_stream(
     if tickets is not None:
         manifest = read_manifest(tickets)
         check_tickets(manifest, str(tickets), geometry, view, model)
+        view = shown_by(view, None, known=manifest.view, whose=str(tickets))
         num_keep, skipped_keys = cut_down(manifest, str(tickets), ratio).num_keep, manifest.skipped_keys
         if subset == "ticket" and join is not None:
             join = replace(join, num_keep=joined_num_keep(manifest, str(tickets), ratio))

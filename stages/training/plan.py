@@ -11,6 +11,7 @@ from ...artifacts_schema.local_notes import noted_shards
 from ...artifacts_schema.thinning import approximation
 from ...artifacts_schema.token_labels import no_token_labels
 from ..data.class_list import ClassList, class_list_beside, listed_classes
+from ..data.decoders import shown_by
 from ..data.shards import Shard
 from ..data.spans import num_train_steps
 from ..data.student_stream import StreamConfig
@@ -125,6 +126,7 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
     if baked is not None:
         baked.check_student(student, name)
     view = manifest.view if manifest else center_view_of(student.net, student.geometry.image_px)
+    view = shown_by(view, config.views.decoder, known=None if manifest is None else view, whose=f"{config.tickets}")
     if manifest is not None:
         _check_store(config, manifest, student.geometry)
     else:

@@ -21,7 +21,7 @@ from dataltt.stages.data import images as images_module
 from dataltt.stages.data.augment import PhotometricAugment, cut_view, draw_crop
 from dataltt.stages.data.counting import count_shards
 from dataltt.stages.data.drawing import PolicyViews
-from dataltt.stages.data.images import Picture, normalize, to_tensor
+from dataltt.stages.data.images import Picture, decode_bytes, normalize, to_tensor
 from dataltt.stages.data.join import JoinConfig
 from dataltt.stages.data.loader import iterate
 from dataltt.stages.data.patches import Subset
@@ -87,20 +87,22 @@ def _named_by_class(samples: Iterable[Sample]) -> list[Sample]:
     return [replace(s, label=i) for i, s in enumerate(samples)]
 
 
-def _decoded(sample: Sample) -> Image.Image:
-    return Image.open(io.BytesIO(sample.image))
+def _decoded(sample: Sample, view: View) -> Picture:
+    return decode_bytes(sample.image, view.mode, view.decoder_name)
 
 
 def _redrawn(samples: Sequence[Sample], view: View) -> dict[tuple[str, int], Tensor]:
     """Every view of every image, drawn afresh from the store's seed (0), the key and the view's number."""
     views = PolicyViews(_DEIT, view, 28)
     return {
-        (s.key, v): to_tensor(views.draw(_decoded(s), 0, s.key, v).image) for s in samples for v in range(_NUM_VIEWS)
+        (s.key, v): to_tensor(views.draw(_decoded(s, view), 0, s.key, v).image)
+        for s in samples
+        for v in range(_NUM_VIEWS)
     }
 
 
-@pytest.fixture(scope="module")
-def selected(tmp_path_factory: pytest.TempPathFactory) -> Selected:
+@pytest.fixture(scope="module", params=["torchvision", "pillow"])
+def selected(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Selected:
     batches: list[Tensor] = []
     forward = TicketSelector.forward
 
@@ -116,7 +118,9 @@ def selected(tmp_path_factory: pytest.TempPathFactory) -> Selected:
             samples=_named_by_class(fashion_samples(36)),
             augment="deit",
             num_views=_NUM_VIEWS,
+            decoder=request.param,
         )
+    assert made.manifest.view.decoder_name == request.param
     return Selected(
         made=made,
         given=torch.cat(batches).reshape(36, _NUM_VIEWS, 1, 28, 28),
@@ -265,7 +269,7 @@ def test_boxes_and_flips_are_an_independent_draw(selected: Selected) -> None:
             for v in range(_NUM_VIEWS):
                 random.seed(seed_of(0, sample.key, v, "crop"))
                 top, left, height, width = RandomResizedCropAndInterpolation.get_params(
-                    _decoded(sample), (0.08, 1.0), (3 / 4, 4 / 3)
+                    Image.open(io.BytesIO(sample.image)), (0.08, 1.0), (3 / 4, 4 / 3)
                 )
                 box = np.array([top / 28, left / 28, height / 28, width / 28], dtype=np.float32)
                 assert np.array_equal(views[0][row, v], box)
@@ -277,7 +281,8 @@ def test_boxes_and_flips_are_an_independent_draw(selected: Selected) -> None:
 @pytest.mark.parametrize("changes", [{"batch_size": 1}, {"batch_size": 7}, {"workers": 2}], ids=str)
 def test_the_store_does_not_depend_on_how_it_was_made(selected: Selected, tmp_path: Path, changes: Any) -> None:
     made = selected.made
-    options = {"augment": "deit", "num_views": _NUM_VIEWS, "ranks": True, **changes}
+    decoder = made.manifest.view.decoder_name
+    options = {"augment": "deit", "num_views": _NUM_VIEWS, "ranks": True, "decoder": decoder, **changes}
     select(select_config(made.shards, made.weights, tmp_path / "store.zarr", **options))
     assert file_digests(tmp_path / "store.zarr") == file_digests(made.path)
 
@@ -379,7 +384,7 @@ def test_the_views_seed_is_the_stores(tmp_path: Path) -> None:
         masks = of_other.masks(epoch)
         assert len(shown) == 12
         for sample in samples:
-            drawn = to_tensor(views.draw(_decoded(sample), 77, sample.key, epoch).image)
+            drawn = to_tensor(views.draw(_decoded(sample, other.view), 77, sample.key, epoch).image)
             assert shown[sample.key] == Shown(drawn.numpy().tobytes(), _ticket(masks[sample.key]))
 
 
@@ -549,7 +554,7 @@ def test_two_ranks_train_on_replayed_views_as_one(tmp_path: Path) -> None:
 
 def _upscaled(sample: Sample) -> Sample:
     """The image with every pixel doubled, encoded anew."""
-    pixels = np.asarray(_decoded(sample))
+    pixels = np.asarray(Image.open(io.BytesIO(sample.image)))
     return replace(sample, image=encode(pixels.repeat(2, axis=0).repeat(2, axis=1)))
 
 
@@ -560,7 +565,7 @@ def test_a_larger_copy_of_the_data_is_cut_at_the_same_places(selected: Selected,
     views = TicketStore.open(made.store).read_views(range(36))
     assert views is not None
     config = _stream(made, shards, join=JoinConfig(store=made.store, on_changed_image="allow"))
-    photometric = PhotometricAugment(_DEIT.augment, made.manifest.view.mean)
+    photometric = PhotometricAugment(_DEIT.augment, made.manifest.view.mean, made.manifest.view.decoder_name)
     for view in range(_NUM_VIEWS):
         shown, masks = _shown(made, _run(config, epoch=view)), made.masks(view)
         assert len(shown) == 36
@@ -570,7 +575,9 @@ def test_a_larger_copy_of_the_data_is_cut_at_the_same_places(selected: Selected,
             doubled = BoxPx(*(2 * n for n in own_px))
             assert box_to_px(box, 28, 28) == own_px
             assert box_to_px(box, 56, 56) == doubled
-            cut = cut_view(_decoded(sample), doubled, flip=flip, view=made.manifest.view, image_px=28)
+            cut = cut_view(
+                _decoded(sample, made.manifest.view), doubled, flip=flip, view=made.manifest.view, image_px=28
+            )
             pixels = to_tensor(photometric(cut, 0, sample.key, view)).numpy().tobytes()
             assert shown[sample.key] == Shown(pixels, _ticket(masks[sample.key]))
 
@@ -658,7 +665,8 @@ def test_drawing_leaves_the_global_generators_alone(selected: Selected) -> None:
         return random.getstate(), numpy_state[1].tobytes(), numpy_state[2:], torch.get_rng_state().numpy().tobytes()
 
     before = states()
-    PolicyViews(_DEIT, selected.made.manifest.view, 28).draw(_decoded(selected.made.samples[0]), 0, "key", 0)
+    view = selected.made.manifest.view
+    PolicyViews(_DEIT, view, 28).draw(_decoded(selected.made.samples[0], view), 0, "key", 0)
     assert states() == before
 
 

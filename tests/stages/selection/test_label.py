@@ -29,7 +29,7 @@ from dataltt.artifacts_schema.local_notes import write_local_notes
 from dataltt.artifacts_schema.verify import verify_store
 from dataltt.artifacts_schema.writing.label_parts import label_parts_dir
 from dataltt.stages.data.drawing import CenterViews, PolicyViews
-from dataltt.stages.data.images import decode_bytes, to_tensor
+from dataltt.stages.data.images import decode_bytes, to_pillow, to_tensor
 from dataltt.stages.data.policies import POLICIES
 from dataltt.stages.models.dense_labels import DenseLabeller, resized
 from dataltt.stages.models.lvvit import LVViT
@@ -230,10 +230,12 @@ def _views(small: SmallStore, sample: Sample) -> list[Image.Image]:
     m = small.manifest
     image = decode_bytes(sample.image, "L", m.view.decoder_name)
     if m.view.kind == "center":
-        return [CenterViews(m.view, 28).draw(image, n).image for n in range(m.num_views)]
+        return [to_pillow(CenterViews(m.view, 28).draw(image, n).image) for n in range(m.num_views)]
     assert m.view.augment is not None
     drawn = PolicyViews(POLICIES[m.view.augment["name"]], m.view, 28)
-    return [drawn.draw_number(image, m.view.augment["seed"], sample.key, n).image for n in range(m.num_views)]
+    return [
+        to_pillow(drawn.draw_number(image, m.view.augment["seed"], sample.key, n).image) for n in range(m.num_views)
+    ]
 
 
 def _expected(small: SmallStore, weights: Path, samples: Sequence[Sample]) -> LabelMaps:

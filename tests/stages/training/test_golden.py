@@ -33,8 +33,9 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SmallStore]:
     folder = tmp_path_factory.mktemp("golden")
-    drawn = make_store(folder / "drawn", keep_rate=0.7, augment="deit", num_views=3, seed=5)
-    return {"center": make_store(folder / "center"), "drawn": drawn}
+    # Version 0.1.0 had Pillow alone.
+    drawn = make_store(folder / "drawn", keep_rate=0.7, augment="deit", num_views=3, seed=5, decoder="pillow")
+    return {"center": make_store(folder / "center", decoder="pillow"), "drawn": drawn}
 
 
 @pytest.mark.parametrize("name", ["center", "drawn"])
