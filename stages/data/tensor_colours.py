@@ -19,6 +19,8 @@ _BLUR_MIN, _BLUR_MAX = 0.1, 2.0  # standard deviation in pixels, as timm draws i
 
 def _solarize(pixels: Tensor, threshold: int, **_: object) -> Tensor:
     """Inverts pixels from a threshold on; torchvision's takes ten times as long."""
+    if threshold > 255:  # as a byte it would be 0
+        return pixels
     return pixels ^ ((pixels >= threshold).view(torch.uint8) * 255)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,10 @@ from dataltt.artifacts_schema import OptionError, TicketMismatchError, TicketSto
 from dataltt.stages.data import augment as augment_module
 from dataltt.stages.data import policies as policies_module
 from dataltt.stages.data.augment import PHOTOMETRIC_OPS, AugmentConfig, PhotometricAugment, erase_patches
+from dataltt.stages.data.decoders import decoded_by
 from dataltt.stages.data.drawing import PolicyViews
 from dataltt.stages.data.policies import POLICIES, Policy, describe, pixels_digest, policy_of, replayed_policy
+from dataltt.stages.data.tensor_colours import TENSOR_OPS
 from dataltt.stages.runtime.distributed import Process
 from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.selection.select import select
@@ -225,6 +227,28 @@ def test_jitter_changes_the_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     before = pixels_digest(POLICIES["deit3"], _VIEW)
     monkeypatch.setattr(ColorJitter, "forward", _altered(ColorJitter.forward))
     assert pixels_digest(POLICIES["deit3"], _VIEW) != before
+
+
+@pytest.mark.parametrize("name", ["decode_bytes", "cut_view"])
+def test_a_decoder_that_gives_other_pixels_is_noticed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    view = _replay_view(POLICIES["deit"], decoded_by(_RGB_VIEW, "torchvision"))
+    assert replayed_policy(view, _STORE) == POLICIES["deit"]
+    by_torchvision = (view.augment or {})["pixels_xxh3"]
+    assert by_torchvision != (_replay_view(POLICIES["deit"], _RGB_VIEW).augment or {})["pixels_xxh3"]
+    module_own = getattr(policies_module, name)
+    monkeypatch.setattr(policies_module, name, lambda *a, **k: module_own(*a, **k) ^ 1)
+    assert "policy 'deit' gives other pixels here" in _refusal(view)
+    assert replayed_policy(view, _STORE, allow_other_pixels=True) == POLICIES["deit"]
+
+
+@pytest.mark.parametrize("operation", ["Invert", "AutoContrast", "SharpnessIncreasing", "SolarizeAdd"])
+def test_an_operation_on_tensors_that_gives_other_pixels_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    view = _replay_view(POLICIES["deit"], decoded_by(_RGB_VIEW, "torchvision"))
+    own = TENSOR_OPS[operation]
+    monkeypatch.setitem(cast(dict[str, Any], TENSOR_OPS), operation, lambda *a, **k: own(*a, **k) ^ 1)
+    assert "gives other pixels here" in _refusal(view)
 
 
 def test_operations_that_give_other_pixels_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
