@@ -33,6 +33,22 @@ def _posterize(pixels: Tensor, bits: int, **_: object) -> Tensor:
     return pixels if bits >= 8 else F.posterize(pixels, max(1, bits))
 
 
+def _sharpness(pixels: Tensor, factor: float, **_: object) -> Tensor:
+    """Blends with the mean of 3×3 pixels, the middle one weighing 5; pixels at the edges stay.
+
+    torchvision's, which is a convolution, takes three times as long.
+    """
+    if min(pixels.shape[1:]) < 3:
+        return pixels
+    whole = pixels.to(torch.int16)
+    rows = whole[:, :-2] + whole[:, 1:-1] + whole[:, 2:]
+    middle = whole[:, 1:-1, 1:-1]
+    smooth = (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * middle).float().div_(13).round_()
+    result = pixels.clone()
+    result[:, 1:-1, 1:-1] = smooth.mul_(1 - factor).add_(middle, alpha=factor).clamp_(0, 255).to(torch.uint8)
+    return result
+
+
 def _blur(pixels: Tensor, factor: float, **_: object) -> Tensor:
     """Blurs by a Gaussian of drawn width, along rows and then columns."""
     sigma = random.uniform(_BLUR_MIN, _BLUR_MAX * factor)
@@ -70,7 +86,7 @@ TENSOR_OPS: Mapping[str, Callable[..., Tensor]] = {
     "ColorIncreasing": _Of(F.adjust_saturation),
     "ContrastIncreasing": _Of(F.adjust_contrast),
     "BrightnessIncreasing": _Of(F.adjust_brightness),
-    "SharpnessIncreasing": _Of(F.adjust_sharpness),
+    "SharpnessIncreasing": _sharpness,
     "Desaturate": _desaturate,
     "GaussianBlurRand": _blur,
 }
