@@ -164,11 +164,12 @@ def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[n
 
 
 def _view(m: Manifest) -> str:
+    decoded = f"decoded by {m.view.decoder_name}"
     if m.view.kind == "center":
-        return f"center: resized to {m.view.resize_px} px ({m.view.interpolation}), cut to {m.image_px} px"
+        return f"center: {decoded}, resized to {m.view.resize_px} px ({m.view.interpolation}), cut to {m.image_px} px"
     augment = m.view.augment or {}
     drawn = f"policy {m.view.policy_name!r}, version {augment.get('version')}, seed {m.view.seed}"
-    return f"replay: drawn by {drawn}, resized to {m.image_px} px ({m.view.interpolation})"
+    return f"replay: {decoded}, drawn by {drawn}, resized to {m.image_px} px ({m.view.interpolation})"
 
 
 def _parents(parents: list[dict[str, Any]]) -> str:

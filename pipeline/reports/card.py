@@ -175,10 +175,12 @@ def _dial(m: Manifest) -> str:
 
 
 def _view(m: Manifest) -> str:
-    if m.view.kind == "center":
-        return f"the centre, {m.image_px} px cut from {m.view.resize_px} px ({m.view.interpolation})"
-    augment = m.view.augment or {}
-    return f"drawn by policy {m.view.policy_name}, version {augment.get('version')}, seed {m.view.seed}; replayed"
+    v, augment = m.view, m.view.augment or {}
+    if v.kind == "center":
+        shown = f"the centre, {m.image_px} px cut from {v.resize_px} px ({v.interpolation})"
+    else:
+        shown = f"drawn by policy {v.policy_name}, version {augment.get('version')}, seed {v.seed}; replayed"
+    return f"{shown}; decoded by {v.decoder_name}"
 
 
 def _usage(place: str) -> list[str]:
@@ -200,6 +202,7 @@ def select_command(m: Manifest) -> str:
         scale = (augment.get("parameters") or {}).get("crop_scale")
         words += ["--min-crop", f"{scale[0]:g}"] if isinstance(scale, list) and scale else []
     words += ["--num-views", str(m.num_views)] if m.num_views > 1 or m.view.policy_name is not None else []
+    words += ["--decoder", "pillow"] if m.view.decoder_name == "pillow" else []
     words += ["--ranks"] if m.has_ranks else []
     words += ["--precision", s.precision] if s.precision != "fp32" else []
     words += ["--name", m.dataset.name, "--split", m.dataset.split]
@@ -207,7 +210,7 @@ def select_command(m: Manifest) -> str:
 
 
 def _libraries(m: Manifest) -> str:
-    found = (m.view.augment or {}).get("libraries")
+    found = (m.view.augment or {}).get("libraries") or m.view.decoder_libraries
     return ", ".join(f"{name} {version}" for name, version in found.items()) if isinstance(found, dict) else ""
 
 

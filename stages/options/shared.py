@@ -61,7 +61,8 @@ DecoderChoice = Annotated[
     Decoder | None,
     Option(
         help="What decodes and resizes pictures: torchvision (the faster), or pillow (timm's own evaluation, to the "
-        "pixel). Default: that of the tickets or the run, else torchvision."
+        "pixel). Default: that of the tickets or the run, else torchvision.",
+        on_resume="added",  # runs that were begun before there was a choice say nothing
     ),
 ]
 Seed = Annotated[int, Option(help="Seed of all random draws.")]

@@ -127,6 +127,7 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
         baked.check_student(student, name)
     view = manifest.view if manifest else center_view_of(student.net, student.geometry.image_px)
     view = shown_by(view, config.views.decoder, known=None if manifest is None else view, whose=f"{config.tickets}")
+    config = config.but(decoder=view.decoder_name)
     if manifest is not None:
         _check_store(config, manifest, student.geometry)
     else:

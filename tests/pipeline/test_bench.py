@@ -8,6 +8,7 @@ import pytest
 from dataltt.pipeline.bench.baked import bench_baked
 from dataltt.pipeline.bench.compute import bench_select, bench_train
 from dataltt.pipeline.bench.data import bench_join
+from dataltt.pipeline.bench.inputs import bench_input
 from dataltt.pipeline.bench.load import bench_memory, load_rows, measure, measure_in_process
 from dataltt.pipeline.bench.remote import bench_remote
 from dataltt.pipeline.bench.store import SyntheticRows, bytes_per_view, write_store
@@ -42,6 +43,15 @@ def test_select_and_train_say_what_they_measured() -> None:
     (train,) = bench_train(device="cpu", precision="fp32", batch_size=2, repeats=1, reporter=SilentReporter())
     # A DeiT-Small on 98 of 196 patches has a little over half the FLOPs of one on all.
     assert train.detail["flops_ratio"] == pytest.approx(2.05, abs=0.1)
+
+
+@pytest.mark.long
+def test_input_measures_each_path_of_decoding() -> None:
+    rows = bench_input(repeats=1, num_images=50, reporter=SilentReporter())
+    assert [row.goal for row in rows] == ["≥ 2.0", "≥ 1.8", "≥ 1.5"]
+    for row in rows:
+        slow, fast = row.detail["images_per_s"]
+        assert row.value == pytest.approx(fast / slow)
 
 
 @pytest.mark.long

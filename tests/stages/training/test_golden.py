@@ -47,6 +47,14 @@ def test_tickets_are_the_same(stores: dict[str, SmallStore], name: str) -> None:
     assert hashlib.sha256(store.read_ranks(rows).tobytes()).hexdigest() == expected["ranks_sha256"]
 
 
+def test_tickets_of_pictures_that_are_not_resized_are_the_same_by_torchvision(tmp_path: Path) -> None:
+    made = make_store(tmp_path, decoder="torchvision")
+    store, expected = TicketStore.open(made.store), GOLDEN["stores"]["center"]
+    assert store.manifest.schema_version == "2.0"
+    assert hashlib.sha256(store.read_tickets(range(36)).tobytes()).hexdigest() == expected["tickets_sha256"]
+    assert hashlib.sha256(store.read_ranks(range(36)).tobytes()).hexdigest() == expected["ranks_sha256"]
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_losses_are_the_same(stores: dict[str, SmallStore], tmp_path: Path, name: str) -> None:
     store, changes = RUNS[name]
