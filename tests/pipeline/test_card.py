@@ -104,7 +104,7 @@ def test_the_text_says_what_is_in_it(store: Path) -> None:
     for part in (
         "which 6 of 15 patches (40.0 %) of each of 11 images",
         "| ticket | 6 of 15 patches, 2 view(s) an image, with the rank of every patch |",
-        "| view | drawn by policy synthetic, version 1, seed 0; replayed |",
+        "| view | drawn by policy synthetic, version 1, seed 0; replayed; decoded by pillow |",
         f"| ticket digest | `{manifest.digest}` |",
         f"| `ranks` | {stored['ranks']:,} | {stored['ranks'] / 11:.2f} |",
         f"| all | {sum(stored.values()):,} |",
@@ -239,7 +239,7 @@ def test_the_command_of_a_centre_view(made: Made) -> None:
     )
     assert select_command(centre) == (
         "dataltt select --model synthetic --checkpoint WEIGHTS --shards SHARDS --keep-rate 0.7 --drop-blocks 3,6,9 "
-        "--precision bf16 --name 'two words' --split train"
+        "--decoder pillow --precision bf16 --name 'two words' --split train"
     )
 
 
