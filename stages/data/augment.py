@@ -25,7 +25,7 @@ from ...artifacts_schema import OptionError, View
 from ...artifacts_schema.geometry import BoxPx
 from ...artifacts_schema.manifest import Decoder
 from ..runtime.randomness import generator_of, isolated_rng, seed_of
-from .images import Picture, size_of
+from .images import Picture, cut_by, size_of
 from .tensor_colours import TENSOR_OPS, TensorJitter
 
 # timm's RandAugment operations that move no pixel (the others shear, rotate and translate).
@@ -141,6 +141,7 @@ def draw_crop(picture: Picture, scale: tuple[float, float], ratio: tuple[float, 
 def cut_view(picture: Picture, box: BoxPx, *, flip: bool, view: View, image_px: int) -> Picture:
     """The part of a picture that a view shows, resized to `image_px` squared, and mirrored if `flip`."""
     interpolation: InterpolationMode = str_to_interp_mode(view.interpolation)
+    picture = cut_by(picture, view.decoder_name)
     cut: Picture = F.resized_crop(picture, *box, [image_px, image_px], interpolation, antialias=True)
     return mirror_image(cut) if flip else cut
 

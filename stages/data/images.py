@@ -114,8 +114,14 @@ def size_of(picture: Picture) -> tuple[int, int]:
     return picture.size
 
 
+def cut_by(picture: Picture, decoder: Decoder) -> Picture:
+    """The picture in the form that a decoder cuts and resizes, whoever decoded it."""
+    return to_tensor(picture) if decoder == "torchvision" else to_pillow(picture)
+
+
 def center_crop(picture: Picture, view: View, image_px: int) -> Picture:
     """The centre view, as timm's evaluation transform makes it: shorter side resized, central square cut out."""
+    picture = cut_by(picture, view.decoder_name)
     if size_of(picture) == (view.resize_px, view.resize_px) == (image_px, image_px):
         return picture
     interpolation: InterpolationMode = str_to_interp_mode(view.interpolation)

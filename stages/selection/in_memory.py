@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...artifacts_schema import OptionError, View
 from ..data.decoders import decoded_by
-from ..data.images import Picture, center_crop, converted, normalize, to_tensor
+from ..data.images import center_crop, converted, normalize, to_tensor
 from ..models.cascade import drop_blocks_of, keep_counts
 from ..models.checkpoints import find_weights
 from ..models.dropping_vit import check_drop_blocks
@@ -139,9 +139,7 @@ def _vit(model: str | nn.Module, checkpoint: str | Path | None, device: str) -> 
 
 def _views(pictures: Sequence[Image.Image], view: View, geometry: Geometry) -> Tensor:
     """Centre views, uint8 [B, channels, H, W]."""
-    of_mode: Iterator[Picture] = (_converted(p, geometry.mode) for p in pictures)
-    if view.decoder_name == "torchvision":
-        of_mode = map(to_tensor, of_mode)
+    of_mode = (_converted(p, geometry.mode) for p in pictures)
     return torch.stack([to_tensor(center_crop(p, view, geometry.image_px)) for p in of_mode])
 
 

@@ -16,7 +16,7 @@ from dataltt.artifacts_schema.summary import kept_share
 from dataltt.pipeline.reports.gallery import Gallery, _write_pictures, write_gallery
 from dataltt.stages.analysis.shown_images import ShownImages
 from dataltt.stages.data.drawing import ViewDrawer
-from dataltt.stages.data.images import decode_bytes
+from dataltt.stages.data.images import decode_bytes, to_pillow
 from dataltt.stages.data.policies import policy_of
 from dataltt.stages.runtime.reporting import SilentReporter
 from PIL import Image
@@ -73,7 +73,7 @@ def test_views_are_shown_as_the_selector_saw_them(replayed: SmallStore, tmp_path
         assert shown["ranks"] is None
         for number, view in enumerate(drawn):
             with Image.open(tmp_path / "out" / shown["files"][number]) as file:
-                assert np.array_equal(np.asarray(file), np.asarray(view.image))
+                assert np.array_equal(np.asarray(file), np.asarray(to_pillow(view.image)))
             assert np.array_equal(mask_of(document, shown, number), replayed.masks(number)[shown["key"]])
             assert shown["views"][number] == pytest.approx([*view.box.tolist(), int(view.flip)], abs=5e-5)
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")

@@ -31,7 +31,7 @@ from dataltt.stages.baking.verify_baked import verify_baked
 from dataltt.stages.data.baked_stream import BakedSource
 from dataltt.stages.data.baked_tar import BakedTarWriter
 from dataltt.stages.data.drawing import PolicyViews
-from dataltt.stages.data.images import decode_bytes, normalize
+from dataltt.stages.data.images import decode_bytes, normalize, to_tensor
 from dataltt.stages.data.patch_pixels import (
     by_pillow,
     by_torchvision,
@@ -72,7 +72,7 @@ def _drawn_pixels(store: SmallStore, view: int) -> dict[str, npt.NDArray[np.uint
     for i, key in enumerate(opened.read_keys(rows)):
         image = decode_bytes(images[key], m.view.mode, m.view.decoder_name)
         shown = drawer.show(image, boxes[i, view], bool(flips[i, view]), m.view.seed, key, view)
-        found[key] = np.atleast_3d(np.asarray(shown.image))
+        found[key] = to_tensor(shown.image).permute(1, 2, 0).numpy()
     return found
 
 

@@ -204,8 +204,7 @@ def test_the_centre_view_is_near_pillows() -> None:
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_cut_view_is_near_pillows(interpolation: Any, flip: bool) -> None:
-    image, pixels = Image.fromarray(_photo()), decode_jpeg(_jpeg(), 3)
-    image = to_pillow(pixels)
+    pixels = decode_jpeg(_jpeg(), 3)
     for box in (BoxPx(0, 0, 110, 150), BoxPx(13, 40, 17, 90), BoxPx(90, 3, 5, 4)):
         view = View(
             kind="center",
@@ -215,8 +214,11 @@ def test_a_cut_view_is_near_pillows(interpolation: Any, flip: bool) -> None:
             mean=_VIEW.mean,
             std=_VIEW.std,
         )
-        ours = to_tensor(cut_view(pixels, box, flip=flip, view=view, image_px=56)).int()
-        assert (ours - to_tensor(cut_view(image, box, flip=flip, view=view, image_px=56)).int()).abs().max() <= 2
+        ours, theirs = (
+            to_tensor(cut_view(pixels, box, flip=flip, view=each, image_px=56)).int()
+            for each in (decoded_by(view, "torchvision"), view)
+        )
+        assert (ours - theirs).abs().max() <= 2
 
 
 @pytest.mark.parametrize("name", sorted(set(TENSOR_OPS) - {"GaussianBlurRand"}))
@@ -279,6 +281,16 @@ def test_a_view_names_its_decoder_and_libraries() -> None:
     assert view.decoder == "torchvision"
     assert set(view.decoder_libraries or {}) == {"pillow", "torch", "torchvision"}
     assert decoded_by(view, "pillow") == _VIEW
+
+
+def test_views_are_cut_by_their_own_decoder_whatever_is_given() -> None:
+    pixels = decode_jpeg(_jpeg(), 3)
+    for view in (decoded_by(_VIEW, "torchvision"), _VIEW):
+        for picture in (pixels, to_pillow(pixels)):
+            box = BoxPx(3, 4, 50, 60)
+            cut = cut_view(picture, box, flip=True, view=view, image_px=32), center_crop(picture, view, 56)
+            right = torch.Tensor if view.decoder else Image.Image
+            assert all(isinstance(each, right) for each in cut)
 
 
 def test_lanczos_is_pillows_alone() -> None:
