@@ -1,6 +1,7 @@
 """Input of training, path by path: from shards of photographs to batches, one loader process, one core.
 
-A path is a name and a function that reads an epoch: `PATHS` lists them. All are timed in turn within one run.
+A path is a name and a function that reads an epoch, in this process alone: `PATHS` lists them. All are timed in turn
+within one run, by the processor's time, so that what else the machine does counts less.
 """
 
 from __future__ import annotations
@@ -140,12 +141,12 @@ def _made(folder: Path, num_images: int) -> str:
 def _in_turn(
     shards: tuple[CountedShard, ...], num_read: int, repeats: int, reporter: Reporter
 ) -> dict[str, list[float]]:
-    """Seconds of an epoch of each path, in turn, there and back, after one warm-up of each."""
+    """Processor seconds of an epoch of each path, in turn, there and back, after one warm-up of each."""
 
     def once(path: Epoch) -> float:
-        started = time.perf_counter()
+        started = time.process_time()
         seen = path(shards)
-        taken = time.perf_counter() - started
+        taken = time.process_time() - started
         assert seen == num_read, f"{seen} of {num_read} samples came out"
         return taken
 
