@@ -40,6 +40,7 @@ class BenchConfig(Group):
         int | None,
         Option(help="Rows of the large store. Default: 2,000,000; with --remote 1,281,167.", min=STORE_SIZES[0]),
     ] = None
+    shards: Annotated[str | None, Option(help="Of input: shards to read, instead of photographs that are made.")] = None
     remote: Annotated[
         bool, Option(help="Of store: time until the first shard is joined over HTTP, with an empty and a full cache.")
     ] = False
@@ -86,6 +87,8 @@ def _run(config: BenchConfig, reporter: Reporter) -> list[BenchRow]:
         from ..bench.remote import bench_remote
 
         return bench_remote(config.rows or IMAGENET_ROWS, config.repeats, reporter.message)
+    if config.shards is not None and config.what != "input":
+        raise OptionError(f"`shards` are of input, and this is {config.what}; leave them out")
     if config.what == "store":
         return _store_rows(config.rows or STORE_SIZES[1], reporter)
     if config.what == "join":
@@ -95,7 +98,7 @@ def _run(config: BenchConfig, reporter: Reporter) -> list[BenchRow]:
     if config.what == "input":
         from ..bench.inputs import bench_input
 
-        return bench_input(repeats=config.repeats, reporter=reporter)
+        return bench_input(repeats=config.repeats, shards=config.shards, reporter=reporter)
     if config.what == "baked":
         from ..bench.baked import bench_baked
 

@@ -54,6 +54,12 @@ def test_input_measures_each_path_of_decoding() -> None:
         assert row.value == pytest.approx(fast / slow)
 
 
+def test_shards_are_of_input_alone() -> None:
+    result = run_cli("bench", "join", "--shards", "x.tar")
+    assert result.code != 0
+    assert "--shards are of input, and this is join; leave them out" in " ".join(result.err.split())
+
+
 @pytest.mark.long
 def test_baked_measures_reading_and_bytes() -> None:
     raw, jpeg, size = bench_baked(repeats=1, num_images=50, reporter=SilentReporter())
