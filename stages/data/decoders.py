@@ -21,7 +21,8 @@ def decoded_by(view: View, decoder: Decoder) -> View:
         return replace(view, decoder=None, decoder_libraries=None)
     if view.interpolation == "lanczos":
         raise OptionError(
-            "`decoder='torchvision'` has no lanczos, which this model's views need; pass `decoder='pillow'`"
+            "`decoder='torchvision'`: this model's views are resized by lanczos, which not every torchvision has; pass "
+            "`decoder='pillow'`"
         )
     return replace(view, decoder=decoder, decoder_libraries={name: version(name) for name in _LIBRARIES})
 
