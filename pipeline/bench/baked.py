@@ -64,11 +64,11 @@ def bench_baked(*, repeats: int, num_images: int = NUM_IMAGES, reporter: Reporte
     """
     with tempfile.TemporaryDirectory(prefix="dataltt-bench-") as folder:
         root = Path(folder)
-        replayed = _replayed(root, num_images)
+        replayed = replayed_views(root, num_images)
         streams = {"replay": replayed}
         baked: dict[str, BakedManifest] = {}
         for encoding in ("raw", "jpeg"):
-            streams[encoding], baked[encoding] = _baked(root, encoding, replayed)
+            streams[encoding], baked[encoding] = bake_views(root, encoding, replayed)
         seconds = _in_turn(streams, num_images, repeats, reporter)
         rates = {f"{name}_images_per_s": num_images / statistics.median(s) for name, s in seconds.items()}
         source = sum(path.stat().st_size for path in root.glob("bench-*.tar")) / num_images
@@ -90,7 +90,7 @@ def bench_baked(*, repeats: int, num_images: int = NUM_IMAGES, reporter: Reporte
         return [*rows, BenchRow(name=name, value=share, goal=f"≤ {BYTES_GOAL}", ok=share <= BYTES_GOAL, detail=detail)]
 
 
-def _replayed(root: Path, num_images: int) -> StreamConfig:
+def replayed_views(root: Path, num_images: int) -> StreamConfig:
     """A stream of replayed `deit` views of photographs, whose store lies beside them."""
     write_shards(
         photographs(num_images),
@@ -125,7 +125,7 @@ def _replayed(root: Path, num_images: int) -> StreamConfig:
     )
 
 
-def _baked(root: Path, encoding: str, replayed: StreamConfig) -> tuple[StreamConfig, BakedManifest]:
+def bake_views(root: Path, encoding: str, replayed: StreamConfig) -> tuple[StreamConfig, BakedManifest]:
     """The same views, baked."""
     out = root / encoding
     shards = str(root / "bench-*.tar")

@@ -101,6 +101,18 @@ def bench_train(
     ]
 
 
+def student_step(
+    model: str, num_keep: int, device: torch.device, precision: str, batch_size: int
+) -> Callable[[], None]:
+    """A training step of a student of 196 patches on ready tensors, on `num_keep` of them."""
+    student = _student(model, None, num_keep, device)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch_size, 3, 224, 224, generator=generator).to(device)
+    labels = torch.randint(0, 1000, (batch_size,), generator=generator).to(device)
+    keep = torch.rand(batch_size, _NUM_PATCHES, generator=generator).argsort(1)[:, :num_keep].to(device)
+    return _training_step(student, images, keep, labels, device, precision)
+
+
 def _student(model: str, patch_input: PatchInput | None, num_keep: int, device: torch.device) -> Student:
     return create_student(model, num_keep=num_keep, patch_input=patch_input).to(device).train()
 

@@ -26,8 +26,8 @@ class BenchConfig(Group):
     """Options of `dataltt bench`."""
 
     what: Annotated[
-        Literal["select", "train", "join", "input", "baked", "store"],
-        Option(help="select, train, join, input, baked or store.", is_argument=True),
+        Literal["select", "train", "join", "input", "baked", "loop", "store"],
+        Option(help="select, train, join, input, baked, loop or store.", is_argument=True),
     ]
     model: Annotated[str, Option(help="Student of train: deit_s, lvvit_s, swin_t (packed into a smaller image), …")] = (
         "deit_s"
@@ -51,9 +51,10 @@ def bench(config: BenchConfig, as_json: bool) -> None:
     """Measure dataltt against what it should be no slower than, both timed in turn within one run.
 
     select: over a plain forward. train: over the FLOPs saved. join: with tickets over without. input: decoding by
-    torchvision over Pillow. baked: reading baked patches over drawing the same views. store: bytes per image;
-    seconds to open it, and to join a shard; seconds and memory of commit, join, verify, merge and diff, and how memory
-    grows from twenty thousand rows on; with --remote, how soon a far one is read.
+    torchvision over Pillow. baked: reading baked patches over drawing the same views. loop: how fast a device may be
+    that does not wait for input. store: bytes per image; seconds to open it, and to join a shard; seconds and memory
+    of commit, join, verify, merge and diff, and how memory grows from twenty thousand rows on; with --remote, how soon
+    a far one is read.
 
     Example: dataltt bench select --json
     """
@@ -103,6 +104,10 @@ def _run(config: BenchConfig, reporter: Reporter) -> list[BenchRow]:
         from ..bench.baked import bench_baked
 
         return bench_baked(repeats=config.repeats, reporter=reporter)
+    if config.what == "loop":
+        from ..bench.loop import bench_loop
+
+        return bench_loop(model=config.model, device=config.device, precision=config.precision, reporter=reporter)
     from ..bench.compute import bench_select, bench_train
 
     options: dict[str, Any] = {

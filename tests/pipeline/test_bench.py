@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dataltt.pipeline.bench import loop
 from dataltt.pipeline.bench.baked import bench_baked
 from dataltt.pipeline.bench.compute import bench_select, bench_train
 from dataltt.pipeline.bench.data import bench_join
@@ -69,6 +72,40 @@ def test_baked_measures_reading_and_bytes() -> None:
     assert size.detail["raw_bytes"] == 512 + 75_264 + 2 * 1024 + 1024 / 50
     assert size.value == size.detail["jpeg_bytes"] / size.detail["source_bytes"]
     assert 0.15 < size.value < 0.25
+
+
+def test_a_device_waits_for_what_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def pass_time(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now)
+
+    def batches() -> Iterator[str]:
+        while True:
+            pass_time(0.03)
+            yield "batch"
+
+    assert loop.waiting_share(batches(), lambda: pass_time(0.07), skip=3) == pytest.approx(0.3)
+    assert loop.waiting_share(batches(), lambda: pass_time(0.0), skip=0) == pytest.approx(1)
+    assert loop.waiting_share(itertools.repeat("batch"), lambda: pass_time(0.07), skip=3) == 0
+
+
+@pytest.mark.slow
+def test_the_loop_is_measured_by_path_and_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "RATES", (10_000,))
+    monkeypatch.setattr(loop, "_MEASURE_S", 0.0)
+    monkeypatch.setattr(loop, "_EPOCH_IMAGES", 1000)
+    monkeypatch.setattr(loop, "num_workers_for", lambda _: 1)
+    rows = loop.bench_loop(model="deit_t", device="cpu", precision="fp32", num_images=50, reporter=SilentReporter())
+    assert [row.name.split("10%, ")[1] for row in rows] == [
+        f"{path}, 1 loader process(es)" for path in ("deit", "baked jpeg", "baked raw")
+    ]
+    for row in rows:
+        assert 0 <= row.detail["waits at 10000/s"] <= 1
+        assert row.value == (10_000 if row.detail["waits at 10000/s"] <= 0.1 else 0)
 
 
 @pytest.mark.long
