@@ -41,17 +41,17 @@ def interleaved(
 
 
 def ratio_row(
-    name: str, slow_s: list[float], fast_s: list[float], *, goal: float, divisor: float = 1.0, **detail: Any
+    name: str, slow_s: list[float], fast_s: list[float], *, goal: float | None, divisor: float = 1.0, **detail: Any
 ) -> BenchRow:
-    """median(slow) / median(fast) / divisor, which should be at least `goal`."""
+    """median(slow) / median(fast) / divisor, which should be at least `goal`, if there is one."""
     slow, fast = statistics.median(slow_s), statistics.median(fast_s)
     value = slow / fast / divisor
     pairs = sorted(a / b / divisor for a, b in zip(slow_s, fast_s, strict=True))
     return BenchRow(
         name=name,
         value=value,
-        goal=f"≥ {goal}",
-        ok=value >= goal,
+        goal="" if goal is None else f"≥ {goal}",
+        ok=goal is None or value >= goal,
         detail={
             "median_s": [slow, fast],
             "paired_min_median_max": [pairs[0], statistics.median(pairs), pairs[-1]],

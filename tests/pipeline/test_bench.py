@@ -5,17 +5,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dataltt.pipeline.bench import loop
-from dataltt.pipeline.bench.baked import bench_baked
+from dataltt.pipeline.bench.baked import bench_baked, photographs
 from dataltt.pipeline.bench.compute import bench_select, bench_train
 from dataltt.pipeline.bench.data import bench_join
 from dataltt.pipeline.bench.inputs import bench_input
 from dataltt.pipeline.bench.load import bench_memory, load_rows, measure, measure_in_process
+from dataltt.pipeline.bench.peers import PEERS, read_by
 from dataltt.pipeline.bench.remote import bench_remote
 from dataltt.pipeline.bench.store import SyntheticRows, bytes_per_view, write_store
 from dataltt.pipeline.bench.timing import interleaved, ratio_row
+from dataltt.stages.data.packing import write_shards
 from dataltt.stages.runtime.reporting import SilentReporter
 
 from ..helpers import run_cli
@@ -51,7 +54,7 @@ def test_select_and_train_say_what_they_measured() -> None:
 @pytest.mark.long
 def test_input_measures_each_path_of_decoding() -> None:
     rows = bench_input(repeats=1, num_images=50, reporter=SilentReporter())
-    assert [row.goal for row in rows] == ["≥ 2.0", "≥ 1.8", "≥ 1.5"]
+    assert [row.goal for row in rows] == ["≥ 2.0", "≥ 1.8", "≥ 1.5", *[""] * 4]
     for row in rows:
         slow, fast = row.detail["images_per_s"]
         assert row.value == pytest.approx(fast / slow)
@@ -91,6 +94,17 @@ def test_a_device_waits_for_what_is_not_ready(monkeypatch: pytest.MonkeyPatch) -
     assert loop.waiting_share(batches(), lambda: pass_time(0.07), skip=3) == pytest.approx(0.3)
     assert loop.waiting_share(batches(), lambda: pass_time(0.0), skip=0) == pytest.approx(1)
     assert loop.waiting_share(itertools.repeat("batch"), lambda: pass_time(0.07), skip=3) == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("views", ["center", "crop"])
+@pytest.mark.parametrize("peer", list(PEERS))
+def test_the_peers_read_every_image(peer: str, views: Any, tmp_path: Path) -> None:
+    classes = [str(c) for c in range(10)]
+    write_shards(photographs(6), tmp_path, name="p", max_count=4, classes=classes, total=6, reporter=SilentReporter())
+    tars = sorted(str(path) for path in tmp_path.glob("p-*.tar"))
+    assert len(tars) == 2
+    assert read_by(peer, tars, views, 32, 2) == 6
 
 
 @pytest.mark.slow
