@@ -113,14 +113,18 @@ def forward_kept(vit: VisionTransformer, images: Tensor, keep_indices: Tensor) -
 def _embed_patches(vit: VisionTransformer, images: Tensor, keep_indices: Tensor) -> Tensor:
     """Patch embeddings of the kept patches, [B, K, C]: pixels are gathered first, the rest is never embedded."""
     embed = vit.patch_embed
-    pixels = images if images.ndim == 5 else _gathered(images, keep_indices, embed.grid_size)
+    pixels = images if images.ndim == 5 else gather_patches(images, keep_indices, embed.grid_size)
     # A convolution whose stride is its kernel is a linear map of each patch.
     embedded: Tensor = embed.norm(F.linear(pixels.flatten(2), embed.proj.weight.flatten(1), embed.proj.bias))
     return embedded
 
 
-def _gathered(images: Tensor, keep_indices: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The kept patches' pixels, [B, K, channels, p, p]."""
+def gather_patches(images: Tensor, keep_indices: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The kept patches' pixels, [B, K, channels, p, p], of images [B, channels, H, W] of any dtype.
+
+    Args:
+        keep_indices: int64 [B, K].
+    """
     height, width = grid
     batch = torch.arange(len(images), device=images.device)[:, None]
     # [B, channels, height, p, width, p] with the grid dimensions moved to the front, still a view.

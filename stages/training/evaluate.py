@@ -20,6 +20,7 @@ from ..data.shards import Shard, given_shards, resolve_shards
 from ..data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition
 from ..data.watching import STALL_TIMEOUT_S
 from ..models.checkpoints import CheckpointInfo, find_weights, load_student
+from ..models.prune import gather_patches
 from ..models.registry import center_view_of
 from ..models.student import Geometry, Student
 from ..options import ErrorOrSkip, EvalProtocol, JoinOptions, Subset
@@ -181,12 +182,14 @@ def forward_batch(
     student: Student, batch: Batch, view: View, device: torch.device, *, num_own: int | None = None
 ) -> torch.Tensor:
     """Logits float [B, classes] of a batch as it comes from a stream; on `num_own` patches of the student's choice."""
-    images = normalize(batch.images.to(device, non_blocking=True), view)
-    keep: torch.Tensor | None
+    pixels = batch.images.to(device, non_blocking=True)
+    keep = None if batch.keep_indices is None else batch.keep_indices.to(device, non_blocking=True)
+    if num_own is None and keep is not None and student.takes_patches:  # nothing else is normalised
+        shown: torch.Tensor = student(normalize(gather_patches(pixels, keep, student.geometry.grid), view), keep)
+        return shown
+    images = normalize(pixels, view)
     if num_own is not None:
         keep = student.order_patches(images, num_own)[:, :num_own].sort(dim=1).values
-    else:
-        keep = None if batch.keep_indices is None else batch.keep_indices.to(device, non_blocking=True)
     logits: torch.Tensor = student(images, keep)
     return logits
 

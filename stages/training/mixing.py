@@ -12,6 +12,7 @@ Letters: B batch, P patches of the grid, K kept patches.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from ..data.student_stream import Batch
 from ..grid import Box, inside_box
+from ..models.prune import gather_patches
 from ..runtime.randomness import isolated_rng
 from .config import MixingOptions
 
@@ -37,7 +39,7 @@ class Mix(NamedTuple):
 class Mixed:
     """A mixed batch. `weights` is each image's own label's weight; its partner's is 1 - that."""
 
-    images: Tensor  # float [B, channels, H, W]
+    images: Tensor  # float [B, channels, H, W], or of the kept patches alone [B, K, channels, p, p]
     keep_indices: Tensor | None  # int64 [B, K], ascending; None for all patches
     weights: Tensor  # float32 [B]
     box: Box | None = None  # CutMix that the model is left to do on its tokens; `images` are then as they were
@@ -104,19 +106,60 @@ def mix_batch(
         num_keep: K.
         on_tokens: leave CutMix's pixels to the model, which mixes tokens (MixToken).
     """
+    keep, weights = _shown(scores, mix, grid, num_keep, images)
     if mix.box is None:
-        return _mixup(images, scores, mix.lam, num_keep)
+        return Mixed(images=_blend(images, images.flip(0), mix.lam), keep_indices=keep, weights=weights)
     pixels = images if on_tokens else _cut_in(images, mix.box, grid)
-    return _cutmix(pixels, scores, mix.box, grid, num_keep, mix.box if on_tokens else None)
+    return Mixed(images=pixels, keep_indices=keep, weights=weights, box=mix.box if on_tokens else None)
 
 
-def _mixup(images: Tensor, scores: Tensor | None, lam: float, num_keep: int) -> Mixed:
-    def mixed(values: Tensor) -> Tensor:
-        return values if lam == 1 else lam * values + (1 - lam) * values.flip(0)
+def mix_kept(
+    pixels: Tensor,
+    scores: Tensor,
+    mix: Mix,
+    *,
+    grid: tuple[int, int],
+    num_keep: int,
+    normalize: Callable[[Tensor], Tensor],
+) -> Mixed:
+    """`mix_batch`, bit for bit, of the kept patches alone: they are gathered first, and nothing else is normalised.
 
-    weights = torch.full((len(images),), lam, device=images.device)
-    keep = None if scores is None else top_patches(mixed(scores), num_keep)
-    return Mixed(images=mixed(images), keep_indices=keep, weights=weights)
+    Args:
+        pixels: uint8 [B, channels, H, W].
+        scores: float32 [B, P].
+        normalize: makes patches uint8 [B, K, channels, p, p] what a network takes.
+
+    Returns:
+        With `images` float [B, K, channels, p, p].
+    """
+    keep, weights = _shown(scores, mix, grid, num_keep, pixels)
+    assert keep is not None
+    ours = gather_patches(pixels, keep, grid)
+    if mix.box is None and mix.lam == 1:
+        return Mixed(images=normalize(ours), keep_indices=keep, weights=weights)
+    theirs = gather_patches(pixels.flip(0), keep, grid)
+    if mix.box is None:
+        return Mixed(images=_blend(normalize(ours), normalize(theirs), mix.lam), keep_indices=keep, weights=weights)
+    inside = inside_box(mix.box, grid, pixels.device)[keep][..., None, None, None]
+    return Mixed(images=normalize(torch.where(inside, theirs, ours)), keep_indices=keep, weights=weights)
+
+
+def _shown(
+    scores: Tensor | None, mix: Mix, grid: tuple[int, int], num_keep: int, images: Tensor
+) -> tuple[Tensor | None, Tensor]:
+    """Patches kept of a mixed batch, int64 [B, K] or None for all, and the weight of each image's own label [B]."""
+    if mix.box is None:
+        weights = torch.full((len(images),), mix.lam, device=images.device)
+        return None if scores is None else top_patches(_blend(scores, scores.flip(0), mix.lam), num_keep), weights
+    inside = inside_box(mix.box, grid, images.device)
+    if scores is None:
+        return None, (~inside).float().mean().expand(len(images))
+    keep = top_patches(torch.where(inside, scores.flip(0), scores), num_keep)
+    return keep, (~inside)[keep].float().mean(dim=1)
+
+
+def _blend(ours: Tensor, theirs: Tensor, lam: float) -> Tensor:
+    return ours if lam == 1 else lam * ours + (1 - lam) * theirs
 
 
 def _cut_in(images: Tensor, box: Box, grid: tuple[int, int]) -> Tensor:
@@ -126,17 +169,6 @@ def _cut_in(images: Tensor, box: Box, grid: tuple[int, int]) -> Tensor:
     mixed = images.clone()
     mixed[..., y, x] = images.flip(0)[..., y, x]
     return mixed
-
-
-def _cutmix(
-    mixed: Tensor, scores: Tensor | None, box: Box, grid: tuple[int, int], num_keep: int, left: Box | None
-) -> Mixed:
-    inside = inside_box(box, grid, mixed.device)
-    if scores is None:
-        weights = (~inside).float().mean().expand(len(mixed))
-        return Mixed(images=mixed, keep_indices=None, weights=weights, box=left)
-    keep = top_patches(torch.where(inside, scores.flip(0), scores), num_keep)
-    return Mixed(images=mixed, keep_indices=keep, weights=(~inside)[keep].float().mean(dim=1), box=left)
 
 
 def top_patches(scores: Tensor, num_keep: int) -> Tensor:

@@ -18,7 +18,6 @@ from ..models.student import Student
 from ..runtime.distributed import Process
 from ..runtime.randomness import seed_of
 from .config import TrainConfig
-from .inputs import network_inputs
 from .losses import StudentLoss
 from .mixing import pieces_of
 from .optimization import clip_gradients, create_optimizer, create_schedule, scaled_lr
@@ -54,7 +53,7 @@ class Updates:
             config, self.optimizer, epochs=config.recipe.epochs, steps_per_epoch=steps_per_epoch
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.runtime.precision == "fp16")
-        self.loss = StudentLoss(config, stream, process.rank, mixes_tokens=student.mixes_tokens)
+        self.loss = StudentLoss(config, stream, process.rank, student)
         self._is_finite = torch.ones((), dtype=torch.bool, device=device)
 
     def begin(self) -> None:
@@ -91,10 +90,7 @@ class Updates:
         total = torch.zeros((), device=self.process.device)
         for number, piece in enumerate(pieces):
             with self._joint_gradients(number == len(pieces) - 1):
-                images = network_inputs(piece, self.stream.view, self.process.device)
-                if self.student.channels_last:
-                    images = images.contiguous(memory_format=torch.channels_last)
-                loss = self.loss(self.model, piece, images, piece.labels, step)
+                loss = self.loss(self.model, piece, step)
                 loss = loss * (len(piece.labels) / len(batch.labels))
                 self.scaler.scale(loss).backward()
             total += loss.detach()

@@ -22,9 +22,10 @@ from dataltt.stages.data.policies import POLICIES
 from dataltt.stages.data.shards import resolve_shards
 from dataltt.stages.data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition
 from dataltt.stages.grid import Box
+from dataltt.stages.models.prune import gather_patches
 from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.training.config import MixingOptions, TrainConfig
-from dataltt.stages.training.mixing import Mix, Mixed, draw_mix, mix_batch
+from dataltt.stages.training.mixing import Mix, Mixed, draw_mix, mix_batch, mix_kept
 from dataltt.stages.training.train import train
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -318,6 +319,28 @@ def test_dense_cutmix_weighs_by_area(data: st.DataObject, case: Case) -> None:
     outside = 1 - _inside(case, box).mean()
     assert mixed.weights.tolist() == pytest.approx([outside] * len(case.images), abs=1e-6)
     assert torch.equal(mixed.images, case.mix(Mix(box=box)).images)
+
+
+# Of the kept patches alone
+
+
+@given(data=st.data(), case=_cases(), is_cut=st.booleans(), lam=st.one_of(st.just(1.0), st.floats(0, 1)))
+@settings(max_examples=100, deadline=None)
+def test_gathered_first_it_is_the_same_bit_for_bit(data: st.DataObject, case: Case, is_cut: bool, lam: float) -> None:
+    mix = Mix(box=data.draw(_boxes(case.grid))) if is_cut else Mix(lam=lam)
+    pixels = (case.images % 256).to(torch.uint8)
+
+    def normalize(values: Tensor) -> Tensor:
+        return values.float().div(255).sub(0.4).div(0.3)
+
+    sizes = {"grid": case.grid, "num_keep": case.num_keep}
+    whole = mix_batch(normalize(pixels), case.scores, mix, **sizes)
+    kept = mix_kept(pixels, case.scores, mix, normalize=normalize, **sizes)
+    assert whole.keep_indices is not None
+    assert kept.keep_indices is not None
+    assert torch.equal(kept.keep_indices, whole.keep_indices)
+    assert torch.equal(kept.weights, whole.weights)
+    assert torch.equal(kept.images, gather_patches(whole.images, whole.keep_indices, case.grid))
 
 
 # Mixup
