@@ -573,13 +573,17 @@ def _spied(monkeypatch: pytest.MonkeyPatch) -> list[Mixed]:
     from dataltt.stages.training import losses
 
     seen: list[Mixed] = []
-    mix: Callable[..., Mixed] = losses.mix_batch
 
     def recorded(*args: Any, **options: Any) -> Mixed:
-        seen.append(mix(*args, **options))
+        seen.append(mix_batch(*args, **options))
         return seen[-1]
 
+    def recorded_kept(pixels: Tensor, *args: Any, normalize: Callable[[Tensor], Tensor], **options: Any) -> Mixed:
+        recorded(normalize(pixels), *args, **options)  # whole images, to be compared
+        return mix_kept(pixels, *args, normalize=normalize, **options)
+
     monkeypatch.setattr(losses, "mix_batch", recorded)
+    monkeypatch.setattr(losses, "mix_kept", recorded_kept)
     return seen
 
 
