@@ -34,7 +34,7 @@ LongText = Annotated[str, Field(max_length=65_536)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 ObjectSize = Annotated[int, Field(ge=0, le=MAX_OBJECT_BYTES)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Decoder = Literal["pillow", "torchvision"]
+Decoder = Literal["torchvision", "pillow"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

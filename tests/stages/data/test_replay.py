@@ -20,6 +20,7 @@ from dataltt.artifacts_schema.manifest import Decoder
 from dataltt.stages.data import images as images_module
 from dataltt.stages.data.augment import PhotometricAugment, cut_view, draw_crop
 from dataltt.stages.data.counting import count_shards
+from dataltt.stages.data.decoders import decoded_by
 from dataltt.stages.data.drawing import PolicyViews
 from dataltt.stages.data.images import Picture, decode_bytes, normalize, to_tensor
 from dataltt.stages.data.join import JoinConfig
@@ -641,6 +642,7 @@ def _noise(width_px: int, height_px: int, mode: str) -> Image.Image:
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_a_crop_is_the_one_that_timm_makes(selected: Selected, size: tuple[int, int], mode: str) -> None:
     image = _noise(*size, mode)
+    view = decoded_by(selected.made.manifest.view, "pillow")
     theirs = RandomResizedCropAndInterpolation(32, (0.08, 1.0), (3 / 4, 4 / 3), "bicubic")
     boxes = set()
     for v in range(20):
@@ -650,9 +652,9 @@ def test_a_crop_is_the_one_that_timm_makes(selected: Selected, size: tuple[int, 
         assert tuple(ours) == theirs.get_params(image, theirs.scale, theirs.ratio)
         random.setstate(before)
         expected = theirs(image)
-        cut = cut_view(image, ours, flip=False, view=selected.made.manifest.view, image_px=32)
+        cut = cut_view(image, ours, flip=False, view=view, image_px=32)
         assert cut.tobytes() == expected.tobytes()
-        mirrored = cut_view(image, ours, flip=True, view=selected.made.manifest.view, image_px=32)
+        mirrored = cut_view(image, ours, flip=True, view=view, image_px=32)
         assert np.array_equal(np.asarray(mirrored), np.asarray(expected)[:, ::-1])
         boxes.add(ours)
     if max(size) < 2 * min(size):  # crops of long images hardly ever fit, and timm takes the middle
