@@ -10,7 +10,10 @@ from ...stages.training.evaluate import EvalProtocol
 from .engine import Arm, Comparison, Evaluation
 
 # Controls that train on as many patches as the ticket has; `random-matched` sees as many tokens as dense training.
-CONTROLS = ("random", "fixed-random", "inverse", "random-matched")
+PAPER_CONTROLS = ("random", "fixed-random", "inverse", "random-matched")
+# Ways to spend as many tokens that need no selector. They are tested on what they train on.
+PLAIN_CONTROLS: tuple[EvalProtocol, ...] = ("center", "resize")
+CONTROLS = (*PAPER_CONTROLS, *PLAIN_CONTROLS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +39,8 @@ def paper_arms(
 
     Args:
         base: what all share. Dense runs of it have no store, unless `base` names one (for its views, or token labels).
-        tests: of every arm but dense, beginning with the one that it is validated on.
+        tests: of every arm but dense, beginning with the one that it is validated on. Central patches and smaller
+            pictures are tested on themselves, and on all patches where the others are.
         prefix: of the arms' names, where a study has several students.
     """
     on_tickets = tuple(Evaluation(on="ticket", tickets=t.test, name=f"ticket {t.label}") for t in tickets)
@@ -57,19 +61,20 @@ def _of_ratio(
     prefix: str,
 ) -> list[Arm]:
     common = base.but(tickets=tickets.train, val_tickets=tickets.test, val_shards=test_shards, test=tests[0])
-    tested = tuple(Evaluation(on=on, tickets=tickets.test) for on in tests)
+    plain = base.but(tickets=tickets.train, val_tickets=tickets.test, val_shards=test_shards)
     trained = {
         "ticket": common.but(control="ticket"),
         "random": common.but(control="random"),
         "fixed-random": common.but(control="fixed-random"),
         "inverse": common.but(control="inverse"),
         "random-matched": common.but(control="random", match_tokens=True),
+        **{name: plain.but(control=name, test=name) for name in PLAIN_CONTROLS},
     }
     return [
         Arm(
             name=f"{prefix}{name}-{tickets.label}",
             train=trained[name],
-            tests=tested,
+            tests=tuple(Evaluation(on=on, tickets=tickets.test) for on in _tests_of(name, tests)),
             group=tickets.label,
             stored=("tickets",) if name == "ticket" else (),
         )
@@ -77,14 +82,21 @@ def _of_ratio(
     ]
 
 
+def _tests_of(arm: str, tests: Sequence[EvalProtocol]) -> Sequence[EvalProtocol]:
+    own = [name for name in PLAIN_CONTROLS if name == arm]
+    return (*own, *(on for on in tests if on == "dense")) if own else tests
+
+
 def claims(labels: Sequence[str], controls: Sequence[str] = CONTROLS, prefix: str = "") -> tuple[Comparison, ...]:
-    """(a) − (b), (c) − (a), and (a) minus each other control, all but (c) tested on tickets."""
+    """(a) − (b), (c) − (a), and (a) minus each other control, tested on tickets: but for (c), central patches and
+    smaller pictures, which are tested on themselves.
+    """
     found = []
     for label in labels:
         a = (f"{prefix}ticket-{label}", "ticket")
         for name in controls:
             what = "(a) − (b)" if name == "random" else f"(a) − {name}"
-            b = (f"{prefix}{name}-{label}", "ticket")
+            b = (f"{prefix}{name}-{label}", name if name in PLAIN_CONTROLS else "ticket")
             found.append(Comparison(name=f"{prefix}{what}, {label}", first=a, second=b))
         found.append(Comparison(name=f"{prefix}(c) − (a), {label}", first=(f"{prefix}dense", "dense"), second=a))
     return tuple(found)

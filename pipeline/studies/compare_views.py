@@ -7,6 +7,7 @@ from ...stages.selection.config import SelectConfig
 from ...stages.training.config import TrainConfig
 from ...stages.training.optimization import BASE_BATCH_SIZE
 from ..demo.run import MODEL
+from .arms import PLAIN_CONTROLS
 from .engine import Arm, Evaluation, Study, finish_run, make_store
 from .fashion import pack_fashion_shards
 from .inputs import StudyInputs
@@ -112,6 +113,14 @@ def _compare(
         Arm(name="warp", train=fresh.but(tickets=made["whole"]), tests=tickets, stored=("ranks",)),
         Arm(name="static", train=static, tests=tickets, stored=("tickets",)),
         Arm(name="random", train=fresh.but(tickets=made["center"], control="random"), tests=tickets),
+        *(
+            Arm(
+                name=name,
+                train=fresh.but(tickets=made["center"], control=name),
+                tests=(Evaluation(on=name, tickets=made["test"]),),
+            )
+            for name in PLAIN_CONTROLS
+        ),
     )
     note = {"epochs": base.recipe.epochs, "ratio": RATIO, "policy": POLICY, "min_crop": MIN_CROP}
     return Study(name=name, arms=arms, test_shards=test_shards, note=note)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ...stages.models.cascade import NUM_STAGES, keep_counts
 from ...stages.models.families import family_of, resolve_input
 from ...stages.options import CascadeOptions
-from .paper_rows import LABELLER, NUM_PATCHES, STUDENTS, PaperRow
+from .paper_rows import LABELLER, NUM_PATCHES, STUDENTS, PaperRow, controls_of
 
 _WIDTH = 116
 _VIT_EPOCHS = 300
@@ -18,9 +18,10 @@ _COMMON = """\
 The paper's rows on ImageNet: for whoever has the data and the GPUs.
 
 Each fine-tunes the selector with token dropping (30 epochs; not where it says otherwise), selects with 16 drawn views
-per image (--num-views), and trains dense, ticket, random, fixed-random, inverse and random-matched on those same views,
-by DeiT's recipe but for what the family is trained by elsewhere. `random-matched` is the paper's longer training of
-(b): as many tokens as dense training sees.
+per image (--num-views), and trains dense, ticket, random, fixed-random, inverse, center, resize (not LV-ViT, nor Swin
+with zeros) and random-matched on those same views, by DeiT's recipe but for what the family is trained by elsewhere.
+`random-matched` is the paper's longer training of (b): as many tokens as dense training sees. `center` and `resize` are
+not the paper's: as many patches that need no selector.
 
 Cost is that of one seed, counted: GMACs times epochs, 1 being dense training of the student on 224-px images. Fitting
 the selector and selecting, once, come to another .03 to .12 where nothing else is said (a training step counts three
@@ -38,13 +39,15 @@ class RowCost:
 
     Attributes:
         dense_gmacs: of a forward pass on all patches.
-        arm: of ticket, random, fixed-random and inverse, each.
+        arm: of ticket, random, fixed-random, inverse and center, each.
+        resize: of resize; 0 where the student cannot be shown smaller pictures.
         matched_epochs, matched: of random-matched, which sees as many tokens as dense training.
-        total: of all six arms.
+        total: of all arms.
     """
 
     dense_gmacs: float
     arm: float
+    resize: float
     matched_epochs: int
     matched: float
     total: float
@@ -63,12 +66,15 @@ def cost_of(row: PaperRow) -> RowCost:
     epochs = family_of(row.student).epochs
     matched_epochs = round(epochs / row.keep_rate**NUM_STAGES)
     matched = matched_epochs / epochs * arm
+    # A smaller picture's tokens are about as many as a ticket's; convolutions cost what its area is of the whole.
+    resize = 0.0 if "resize" not in controls_of(row) else arm if not zeroed else num_keep(row) / NUM_PATCHES
     return RowCost(
         dense_gmacs=gmacs[NUM_PATCHES],
         arm=arm,
+        resize=resize,
         matched_epochs=matched_epochs,
         matched=matched,
-        total=1 + 4 * arm + matched,
+        total=1 + 5 * arm + resize + matched,
     )
 
 
@@ -153,9 +159,11 @@ def _cost(row: PaperRow) -> str:
     epochs = family_of(row.student).epochs
     per_image = f"{cost.dense_gmacs:.2f} GMACs per image" + ("" if epochs == _VIT_EPOCHS else f", {epochs} epochs")
     if cost.arm == 1:
-        each = ", for zeros save nothing: dense, ticket, random, fixed-random and inverse 1 each"
+        each = ", for zeros save nothing: dense, ticket, random, fixed-random, inverse and center 1 each"
+        each += f", resize {_short(cost.resize, 2)}" if cost.resize else ""
     else:
-        each = f": dense 1, ticket, random, fixed-random and inverse {_short(cost.arm, 2)} each"
+        plain = "inverse, center and resize" if cost.resize else "inverse and center"
+        each = f": dense 1, ticket, random, fixed-random, {plain} {_short(cost.arm, 2)} each"
     matched = f"random-matched {_short(cost.matched, 2)} ({cost.matched_epochs} epochs)"
     text = f"{cost.total:.1f} dense trainings ({per_image}){each}, {matched}."
     return f"{text} {row.cost_note}" if row.cost_note else text

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...stages.models.families import family_of, resolve_input
 from ...stages.models.student import PatchInput
+from .arms import CONTROLS
 
 NUM_PATCHES = 196  # of 224 px
 LABELLER = "dm_nfnet_f6.dm_in1k"  # what the paper's LV-ViT students learned from
@@ -81,6 +83,13 @@ class PaperRow:
     def selector_name(self) -> str:
         """Name of the network that selects: the student itself where the row names none."""
         return self.selector or self.student
+
+
+def controls_of(row: PaperRow) -> tuple[str, ...]:
+    """The row's controls: all, but for smaller pictures where its student cannot be shown any (docs/method.md)."""
+    fixed_size = family_of(row.student).name == "Swin" and resolve_input(row.student, row.patch_input) == "zero"
+    is_left_out = fixed_size or family_of(row.student).learns_token_labels
+    return tuple(name for name in CONTROLS if not (name == "resize" and is_left_out))
 
 
 STUDENTS: Mapping[str, PaperStudent] = {

@@ -19,7 +19,7 @@ from .arms import Tickets, claims, paper_arms
 from .cost import CostPlan
 from .engine import Arm, Study, exists, label_store, make_store
 from .inputs import StudyInputs
-from .paper_rows import LABELLER, PaperRow
+from .paper_rows import LABELLER, PaperRow, controls_of
 
 NUM_VIEWS = 16
 DEIT_REPEATS = 3  # of DeiT's recipe
@@ -54,7 +54,7 @@ def study_of(row: PaperRow, inputs: StudyInputs, reporter: Reporter) -> Study:
     return Study(
         name=row.name,
         arms=arms_of(row, tickets, inputs),
-        comparisons=claims([tickets.label]),
+        comparisons=claims([tickets.label], controls_of(row)),
         test_shards=_given(inputs.test_shards),
         cost=CostPlan(
             model=row.student,
@@ -76,6 +76,7 @@ def arms_of(row: PaperRow, tickets: Tickets, inputs: StudyInputs) -> tuple[Arm, 
         train_config(row, tickets, inputs),
         [tickets],
         test_shards=_given(inputs.test_shards),
+        controls=controls_of(row),
         tests=tests,
         dense_on_tickets="dense" in tests,
     )

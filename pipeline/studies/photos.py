@@ -11,14 +11,14 @@ from ...stages.selection.config import LabelConfig, SelectConfig
 from ...stages.training.config import FitSelectorConfig, TrainConfig
 from ...stages.training.fit_selector import fit_selector
 from ...stages.training.optimization import BASE_BATCH_SIZE
-from .arms import Tickets, claims, paper_arms
+from .arms import PLAIN_CONTROLS, Tickets, claims, paper_arms
 from .cost import CostPlan
 from .engine import Arm, Evaluation, Study, label_store, make_store
 from .inputs import StudyInputs
 
 RATIO, SWIN_RATIO = 0.5, 0.51  # 98 of 196 patches; 100 of them, the nearest square, for small-dense Swin
 MODEL, EPOCHS, BATCH_SIZE, PEAK_LR = "vit_micro", 12, 20, 2e-3
-CONTROLS = ("random",)
+CONTROLS = ("random", *PLAIN_CONTROLS)
 # Larger students, to show that they train: one seed, few steps of a one-epoch schedule.
 LARGE_EPOCHS, LARGE_STEPS, LARGE_PEAK_LR = 1, 80, 5e-4
 FIT_EPOCHS, FIT_PEAK_LR = 1, 2e-4
@@ -33,9 +33,9 @@ def photos(inputs: StudyInputs, reporter: Reporter) -> Study:
     deit_tiny_patch16_224.safetensors
     Tickets: at ratio .5 by the checkpoint, a pretrained DeiT-Tiny, as it is. Token labels for LV-ViT-T: by the same
     DeiT-Tiny, fitted to these classes with token dropping (fit-selector).
-    Arms: dense, tickets and random of `vit_micro` (64 dim, 4 blocks), 12 epochs; tickets of Swin-T small-dense
-    and of LV-ViT-T, 80 steps, first seed only.
-    Cost: per seed 3 runs, about half an hour for 3,068 images on a CPU core that other jobs shared.
+    Arms: dense, tickets, random, center and resize of `vit_micro` (64 dim, 4 blocks), 12 epochs; tickets of Swin-T
+    small-dense and of LV-ViT-T, 80 steps, first seed only.
+    Cost: per seed 5 runs; 3 of them took about half an hour for 3,068 images on a CPU core that other jobs shared.
     To expect: students far from trained after so few images, and (a) not above (b); docs/results.md has the figures.
     """
     inputs.needs("photos", "shards", "test_shards", "checkpoint")

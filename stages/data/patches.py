@@ -43,6 +43,8 @@ class PatchChooser:
         """
         if self.subset == "dense":
             return None
+        if self.subset == "center":
+            return center_scores(self.grid)
         if self.subset == "random":
             return self._drawn("random", epoch, key)
         if self.subset == "fixed-random":
@@ -94,6 +96,20 @@ class PatchChooser:
             return mask
         ties = generator_of(self.seed, "ties", epoch, key).random(self._num_patches, dtype=np.float32)
         return mask + _TIE * ties
+
+
+def center_scores(grid: tuple[int, int]) -> Scores:
+    """Scores float32 [P], P - 1 for the patch nearest to the grid's centre: the K highest are a square, or as near to
+    one as K allows. Of a square's rim the sides come before the corners, of equals the first.
+    """
+    height, width = grid
+    down = np.abs(np.arange(height) * 2 - (height - 1))[:, None]
+    across = np.abs(np.arange(width) * 2 - (width - 1))[None]
+    rim, distance = np.maximum(down, across).ravel(), (down**2 + across**2).ravel()
+    order = np.lexsort((distance, rim))
+    scores = np.empty(height * width, dtype=np.float32)
+    scores[order] = np.arange(height * width - 1, -1, -1)
+    return scores
 
 
 def rank_scores(ranks: npt.NDArray[np.integer]) -> Scores:

@@ -108,6 +108,7 @@ class StreamConfig:
     shuffle_buffer: int = 2000
     repeats: int = 1  # views of a picture that an epoch shows
     training: bool = True
+    student_px: int | None = None  # side that the student's pictures are made smaller to, once mixed
     baked: BakedSource | None = None  # replayed views that are read instead of drawn; `shards` then name its parts
 
     @property

@@ -24,11 +24,12 @@ def count_gmacs(forward: Callable[[], object]) -> float:
     return float(counter.get_total_flops()) / _FLOPS_PER_MAC / 1e9
 
 
-def student_gmacs(student: Student, num_keep: int | None) -> float:
-    """GMACs of one image's forward pass on `num_keep` patches (None: all)."""
+def student_gmacs(student: Student, num_keep: int | None, *, image_px: int | None = None) -> float:
+    """GMACs of one image's forward pass on `num_keep` patches (None: all), of an image of `image_px` (None: its own)."""
     g = student.geometry
+    side = image_px or g.image_px
     device = next(student.parameters()).device
-    image = torch.zeros(1, 1 if g.mode == "L" else 3, g.image_px, g.image_px, device=device)
+    image = torch.zeros(1, 1 if g.mode == "L" else 3, side, side, device=device)
     keep: Tensor | None = None if num_keep is None else torch.arange(num_keep, device=device)[None]
     was_training = student.training
     gmacs = count_gmacs(lambda: student.eval()(image, keep))

@@ -26,6 +26,7 @@ class LVViTStudent(Student):
 
     mixes_tokens = True
     chooses_patches = True
+    no_smaller = "it learns a label at each patch of its grid, which a smaller picture has not, so train a plain ViT"
     net: LVViT
 
     def __init__(self, net: LVViT, name: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from timm.layers import PatchEmbed
+from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models import checkpoint_seq
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -103,7 +103,28 @@ def forward_kept(vit: VisionTransformer, images: Tensor, keep_indices: Tensor) -
     Args:
         images: float [B, channels, height, width], or just these patches, [B, K, channels, p, p].
     """
-    x = _add_prefix(vit, _embed_patches(vit, images, keep_indices), keep_indices)
+    positions = F.embedding(keep_indices + _num_embedded(vit), cast(Tensor, vit.pos_embed)[0])
+    return _forward_patches(vit, _embed_patches(vit, images, keep_indices) + positions)
+
+
+def forward_resized(vit: VisionTransformer, images: Tensor) -> Tensor:
+    """Logits of whole images of another size than the network's, float [B, channels, H, W].
+
+    Position embeddings are resampled by timm's function, as timm does when it loads weights for another size; the
+    gradient reaches those of the network's own grid.
+    """
+    embed, prefix = vit.patch_embed, _num_embedded(vit)
+    patches = embed.proj(images)
+    grid = list(patches.shape[2:])
+    patches = embed.norm(patches.flatten(2).transpose(1, 2))
+    of_all = cast(Tensor, vit.pos_embed)
+    positions = resample_abs_pos_embed(of_all, grid, list(embed.grid_size), num_prefix_tokens=prefix)
+    return _forward_patches(vit, patches + positions[:, prefix:])
+
+
+def _forward_patches(vit: VisionTransformer, patches: Tensor) -> Tensor:
+    """Logits from patches with their position embeddings, float [B, K, C]."""
+    x = _add_prefix(vit, patches)
     x = vit.norm_pre(vit.patch_drop(vit.pos_drop(x)))
     x = checkpoint_seq(vit.blocks, x) if vit.grad_checkpointing else vit.blocks(x)
     logits: Tensor = vit.forward_head(vit.norm(x))
@@ -132,16 +153,17 @@ def gather_patches(images: Tensor, keep_indices: Tensor, grid: tuple[int, int]) 
     return tiles[batch, keep_indices // width, keep_indices % width]
 
 
-def _add_prefix(vit: VisionTransformer, patches: Tensor, keep_indices: Tensor) -> Tensor:
-    """Position embeddings of the original grid positions, and prefix tokens in front: [B, T + K, C]."""
+def _num_embedded(vit: VisionTransformer) -> int:
+    """Prefix tokens that have position embeddings: those of older ViTs do, those of DeiT III and later do not."""
+    return 0 if vit.no_embed_class else vit.num_prefix_tokens
+
+
+def _add_prefix(vit: VisionTransformer, patches: Tensor) -> Tensor:
+    """Prefix tokens in front: [B, T + K, C]."""
     tokens: list[Tensor] = [t for t in (vit.cls_token, vit.reg_token) if t is not None]
-    # Older ViTs have position embeddings for prefix tokens too; DeiT III and later do not.
-    positions = cast(Tensor, vit.pos_embed)  # [1, T + P, C] or [1, P, C]
-    num_embedded = 0 if vit.no_embed_class else vit.num_prefix_tokens
-    patches = patches + F.embedding(keep_indices + num_embedded, positions[0])
     if not tokens:
         return patches
     prefix = torch.cat(tokens, dim=1)
-    if num_embedded:
-        prefix = prefix + positions[:, :num_embedded]
+    if num_embedded := _num_embedded(vit):
+        prefix = prefix + cast(Tensor, vit.pos_embed)[:, :num_embedded]  # [1, T + P, C]
     return torch.cat([prefix.expand(len(patches), -1, -1), patches], dim=1)

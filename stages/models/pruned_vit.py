@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..options import CascadeOptions
 from .cascade import default_drop_blocks, keep_counts
-from .prune import forward_kept
+from .prune import forward_kept, forward_resized
 from .registry import check_plain_vit, entry_of, geometry_of
 from .selector import TicketSelector
 from .student import Family, PatchInput, Student
@@ -27,6 +27,7 @@ class TokenPrunedViT(Student):
 
     chooses_patches = True
     takes_patches = True
+    takes_smaller = True
     net: VisionTransformer
 
     def __init__(self, vit: VisionTransformer, name: str = "the ViT") -> None:
@@ -39,13 +40,14 @@ class TokenPrunedViT(Student):
         Args:
             images: float [B, channels, height, width], normalised; or the kept patches alone, [B, K, channels, p, p].
             keep_indices: int64 [B, K], patches on the original grid, row-major, prefix tokens excluded; None for all
-                patches, which is timm's own forward.
+                patches, which is timm's own forward. Images are then of any size.
 
         Returns:
             float [B, classes]. With all P patches kept, in any order, equal to timm's logits up to rounding.
         """
         if keep_indices is None:
-            return self.net(images)
+            is_own_size = tuple(images.shape[2:]) == tuple(self.net.patch_embed.img_size)
+            return self.net(images) if is_own_size else forward_resized(self.net, images)
         return forward_kept(self.net, images, keep_indices)
 
     def order_patches(self, images: Tensor, num_keep: int) -> Tensor:

@@ -51,6 +51,8 @@ class Student(nn.Module, ABC):
         mixes_tokens: whether CutMix happens on tokens, inside (MixToken), rather than on pixels.
         chooses_patches: whether it has a CLS token, whose attention can choose patches (`order_patches`).
         channels_last: whether its images and weights lie with their channels last, as convolutions are faster.
+        takes_smaller: whether it can be shown whole pictures of fewer patches than its grid has (`--control resize`).
+        no_smaller: the way out where it cannot.
         takes_patches: whether kept patches alone, float [B, K, channels, p, p], may stand for images.
         summary: what a run's first line says of its patches, where that is not what the run is asked for.
     """
@@ -59,6 +61,8 @@ class Student(nn.Module, ABC):
     mixes_tokens: ClassVar[bool] = False
     chooses_patches: ClassVar[bool] = False
     channels_last: ClassVar[bool] = False
+    takes_smaller: ClassVar[bool] = False
+    no_smaller: ClassVar[str] = "train a plain ViT"
     takes_patches: ClassVar[bool] = False
     summary: str | None = None
 

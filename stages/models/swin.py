@@ -25,8 +25,16 @@ _FULL_SIDE = 14  # patches of 16 px along a side of 224 px
 _LAST_STRIDE_TO_WINDOW = 2  # Swin's last stage has n / 2 tokens along a side, which is one window
 
 
+class ZeroedSwin(ZeroedStudent):
+    """A Swin that is given images with all other patches zero; its windows fit images of one size alone."""
+
+    no_smaller = "use `swin_input='small-dense'`, which is built for smaller ones"
+
+
 class SmallDenseSwin(Student):
     """A Swin for images of n·16 px into which the K = n² kept patches of larger images are packed."""
+
+    takes_smaller = True
 
     def __init__(self, net: nn.Module, geometry: Geometry, num_keep: int) -> None:
         super().__init__(net, geometry)
@@ -36,12 +44,13 @@ class SmallDenseSwin(Student):
         """Class logits float [B, classes] of normalised images float [B, channels, H, W], from their kept patches.
 
         Args:
-            keep_indices: int64 [B, K], the kept patches; None for all, where the network is built for all.
+            keep_indices: int64 [B, K], the kept patches; None for all of images that have K.
 
         Raises:
             ModelError: K is not the number that the network is built for.
         """
-        num_keep = self.geometry.num_patches if keep_indices is None else keep_indices.shape[1]
+        shown = (images.shape[2] // PATCH_PX) * (images.shape[3] // PATCH_PX)
+        num_keep = shown if keep_indices is None else keep_indices.shape[1]
         if num_keep != self.fixed_num_keep:
             raise ModelError(f"this Swin is built for {self.fixed_num_keep} packed patches, not {num_keep}")
         if keep_indices is not None:
@@ -97,7 +106,7 @@ def _network_kwargs(patch_input: PatchInput | None, num_keep: int | None) -> Map
 
 def _wrap(net: nn.Module, name: str, patch_input: PatchInput | None) -> Student:
     if patch_input != "small-dense":
-        return ZeroedStudent(net, pixel_geometry(net, name))
+        return ZeroedSwin(net, pixel_geometry(net, name))
     embed = cast(Any, net).patch_embed
     side = int(embed.img_size[0]) // PATCH_PX
     mode = "L" if embed.proj.in_channels == 1 else "RGB"

@@ -35,6 +35,7 @@ class ConvolutionalStudent(ZeroedStudent):
     """Wraps a network of convolutions."""
 
     channels_last = True
+    takes_smaller = True
 
 
 def zero_patches(images: Tensor, keep_indices: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -10,6 +10,7 @@ from .shared import (
     CacheOptions,
     CascadeOptions,
     Checkpoint,
+    Control,
     Decoder,
     DecoderChoice,
     ErrorOrAllow,
@@ -33,6 +34,7 @@ from .shared import (
     Subset,
     TokenTargets,
     ViewMode,
+    subset_of,
 )
 from .values import (
     OnResume,
@@ -50,6 +52,7 @@ __all__ = [
     "CacheOptions",
     "CascadeOptions",
     "Checkpoint",
+    "Control",
     "Declared",
     "Decoder",
     "DecoderChoice",
@@ -83,5 +86,6 @@ __all__ = [
     "options_of",
     "parsed_value",
     "refuse_unknown",
+    "subset_of",
     "whole_numbers",
 ]

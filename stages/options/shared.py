@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from ...artifacts_schema.access.location import DEFAULT_CACHE_GB, Access, Location
 from ...artifacts_schema.errors import OptionError
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 # ---- Choices. One name each, here and in every signature.
 
-Subset = Literal["ticket", "random", "fixed-random", "inverse", "dense"]
-EvalProtocol = Literal["ticket", "random", "dense", "own"]  # `own`: patches that the student's own attention chooses
+Subset = Literal["ticket", "random", "fixed-random", "inverse", "center", "dense"]
+# `resize`: the whole view, made so small that its grid has about as many patches as a ticket.
+Control = Literal["ticket", "random", "fixed-random", "inverse", "center", "resize", "dense"]
+# `own`: patches that the student's own attention chooses.
+EvalProtocol = Literal["ticket", "random", "center", "resize", "dense", "own"]
 ViewMode = Literal["static", "replay", "warp"]
 PatchInput = Literal["zero", "small-dense"]
 TokenTargets = Literal["store", "image"]
@@ -91,6 +94,12 @@ MinCrop = Annotated[
 ]
 
 # ---- Groups that several commands take
+
+
+
+def subset_of(shown: Control | EvalProtocol) -> Subset:
+    """Patches of a view that are given to a student which is trained or tested on `shown`."""
+    return "dense" if shown in ("own", "resize") else cast(Subset, shown)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

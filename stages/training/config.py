@@ -15,6 +15,7 @@ from ...artifacts_schema.locking import LOCK_TIMEOUT_S
 from ..options import (
     CascadeOptions,
     Checkpoint,
+    Control,
     DecoderChoice,
     EvalProtocol,
     Group,
@@ -29,7 +30,6 @@ from ..options import (
     RemoteOptions,
     Seed,
     Shards,
-    Subset,
     TokenTargets,
     ViewMode,
 )
@@ -260,16 +260,22 @@ class TrainConfig(Group):
             on_resume="place",
         ),
     ] = None
-    control: Annotated[Subset, Option(help="Which patches to train on: the ticket, or a control.", is_common=True)] = (
-        "ticket"
-    )
+    control: Annotated[
+        Control,
+        Option(
+            help="Which patches to train on: the ticket, or a control. `resize`: the whole view at the size that has "
+            "about as many.",
+            is_common=True,
+        ),
+    ] = "ticket"
     val_tickets: Annotated[
         str | None, Option(help="Ticket store of the validation shards.", is_common=True, on_resume="added")
     ] = None
     test: Annotated[
         EvalProtocol | None,
         Option(
-            help="Patches to validate on, and so what best means. Default: ticket; dense for `control='dense'`.",
+            help="Patches to validate on, and so what best means. Default: ticket; as in training for "
+            "`control='dense'`, `control='center'` and `control='resize'`.",
             on_resume="added",
         ),
     ] = None
@@ -357,7 +363,7 @@ class EvalConfig(Group):
     tickets: Annotated[
         str | None,
         Option(
-            help="Ticket store of the shards (for `test='ticket'`, and for how many random or own patches).",
+            help="Ticket store of the shards (for `test='ticket'`, and for how many patches of another kind).",
             is_common=True,
         ),
     ] = None
@@ -366,9 +372,9 @@ class EvalConfig(Group):
         int | None, Option(help="Of the weights, where classes.json beside the shards lists another number.", min=1)
     ] = None
     ema: Annotated[bool, Option(help="Test a run's averaged weights.")] = False
-    num_keep: Annotated[int | None, Option(help="How many random or own patches. Default: as in training.", min=1)] = (
-        None
-    )
+    num_keep: Annotated[
+        int | None, Option(help="How many random, own, central or resized patches. Default: as in training.", min=1)
+    ] = None
     batch_size: Annotated[int, Option(help="Images per forward pass.", min=1)] = 256
     decoder: DecoderChoice = None
     seed: Seed = 0
@@ -404,11 +410,13 @@ def check_options(config: TrainConfig) -> None:
 
 
 def protocol_of(config: TrainConfig) -> EvalProtocol | None:
-    """Protocol of validation: as asked, else what (a), (b) and (c) of the paper are tested on; None without shards."""
+    """Protocol of validation: as asked, else what (a), (b) and (c) of the paper are tested on, and what central patches
+    and smaller pictures can only be fairly tested on: themselves. None without shards.
+    """
     if config.data.val_shards is None or config.test is not None:
         return config.test if config.data.val_shards is not None else None
-    if config.control == "dense":
-        return "dense"
+    if config.control in ("dense", "center", "resize"):
+        return config.control
     if config.val_tickets is None:
         raise OptionError(
             "which patches to validate on? give `val_tickets` (winning tickets), or `test='random'` or `test='dense'`"

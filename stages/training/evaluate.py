@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -22,8 +23,9 @@ from ..data.watching import STALL_TIMEOUT_S
 from ..models.checkpoints import CheckpointInfo, find_weights, load_student
 from ..models.prune import gather_patches
 from ..models.registry import center_view_of
+from ..models.resizing import check_resizable, resize_images, resized_in_words, resized_px
 from ..models.student import Geometry, Student
-from ..options import ErrorOrSkip, EvalProtocol, JoinOptions, Subset
+from ..options import ErrorOrSkip, EvalProtocol, JoinOptions, subset_of
 from ..runtime.distributed import Process, process_group
 from ..runtime.precision import autocast, tf32
 from ..runtime.reporting import Reporter, SilentReporter
@@ -132,7 +134,9 @@ def evaluate_stream(
         with autocast(process.device, precision):
             num_own = stream.num_keep if own_patches else None
             shown = filled_up(batch, stream.batch_size) if same_size else batch
-            logits = forward_batch(student, shown, stream.view, process.device, num_own=num_own).float()
+            logits = forward_batch(
+                student, shown, stream.view, process.device, num_own=num_own, student_px=stream.student_px
+            ).float()
             logits = logits[: len(batch.labels)]
         if checks_labels:
             seen[batch.labels] = 1
@@ -179,15 +183,23 @@ def filled_up(batch: Batch, size: int) -> Batch:
 
 
 def forward_batch(
-    student: Student, batch: Batch, view: View, device: torch.device, *, num_own: int | None = None
+    student: Student,
+    batch: Batch,
+    view: View,
+    device: torch.device,
+    *,
+    num_own: int | None = None,
+    student_px: int | None = None,
 ) -> torch.Tensor:
-    """Logits float [B, classes] of a batch as it comes from a stream; on `num_own` patches of the student's choice."""
+    """Logits float [B, classes] of a batch as it comes from a stream; on `num_own` patches of the student's choice, or
+    of images made smaller to `student_px`.
+    """
     pixels = batch.images.to(device, non_blocking=True)
     keep = None if batch.keep_indices is None else batch.keep_indices.to(device, non_blocking=True)
     if num_own is None and keep is not None and student.takes_patches:  # nothing else is normalised
         shown: torch.Tensor = student(normalize(gather_patches(pixels, keep, student.geometry.grid), view), keep)
         return shown
-    images = normalize(pixels, view)
+    images = resize_images(normalize(pixels, view), student_px)
     if num_own is not None:
         keep = student.order_patches(images, num_own)[:, :num_own].sort(dim=1).values
     logits: torch.Tensor = student(images, keep)
@@ -205,11 +217,13 @@ def check_protocol(student: Student, protocol: EvalProtocol, num_keep: int, mode
             f"`test='own'`: {model} has no CLS token whose attention could choose patches; test on ticket, random or "
             "dense"
         )
+    if protocol == "resize":
+        check_resizable(student, model, "`test='resize'`")
     fixed = student.fixed_num_keep
     shown = student.geometry.num_patches if protocol == "dense" else num_keep
     if fixed is None or shown == fixed:
         return
-    way_out = f"test on ticket or random, with tickets of {fixed} patches"
+    way_out = f"test on ticket, random, center or resize, with tickets of {fixed} patches"
     if protocol != "dense" and tickets is not None:
         way_out = f"{tickets} keeps {num_keep}: select these shards with the ratio of the training shards"
     raise OptionError(
@@ -218,12 +232,21 @@ def check_protocol(student: Student, protocol: EvalProtocol, num_keep: int, mode
     )
 
 
+_WHOSE: Mapping[EvalProtocol, str] = {
+    "own": "chosen by the student's own attention",
+    "random": "drawn at random",
+    "center": "the central ones",
+}
+
+
 def _say_patches(
     config: EvalConfig, stream: StreamConfig, student: Student, info: CheckpointInfo | None, reporter: Reporter
 ) -> None:
     """Says what there is to know of the patches that a student is tested on."""
-    if config.test in ("own", "random"):
-        whose = "chosen by the student's own attention" if config.test == "own" else "drawn at random"
+    if stream.student_px is not None:
+        reporter.message(resized_in_words(student.geometry, stream.student_px, stream.num_keep))
+    if config.test in _WHOSE:
+        whose = _WHOSE[config.test]
         reporter.message(f"{stream.num_keep} of {student.geometry.num_patches} patches, {whose}")
     if config.test != "ticket" or stream.join is None:
         return
@@ -253,7 +276,7 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
         compared = compare_for_testing(
             shards,
             tickets,
-            subset="dense" if config.test == "own" else config.test,
+            protocol=config.test,
             joins=config.joins,
             reporter=quiet,
         )
@@ -271,12 +294,10 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
         check_head(num_classes, file, shards, asked=config.num_classes)
         check_labels(num_classes, compared, None if tickets is None else TicketStore.open(tickets), doing="testing")
         num_keep = config.num_keep or (info.num_keep if info else None)
-        if config.test == "own" and num_keep is None and config.tickets is None:
-            raise OptionError("`test='own'`: how many patches? give `tickets` or `num_keep`")
         stream = eval_stream(
             compared,
             tickets,
-            subset="dense" if config.test == "own" else config.test,
+            protocol=config.test,
             view=view,
             geometry=student.geometry,
             model=name,
@@ -304,15 +325,15 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
             )
 
 
-def join_for_testing(tickets: Location | None, subset: Subset, joins: JoinOptions) -> JoinConfig | None:
+def join_for_testing(tickets: Location | None, protocol: EvalProtocol, joins: JoinOptions) -> JoinConfig | None:
     """Options of the join, where images are tested on tickets, or where those without a ticket are not tested on."""
-    if tickets is None or (subset != "ticket" and joins.on_missing_ticket == "error"):
+    if tickets is None or (protocol != "ticket" and joins.on_missing_ticket == "error"):
         return None
     return JoinConfig(store=tickets, on_missing_ticket=joins.on_missing_ticket, on_changed_image=joins.on_changed_image)
 
 
 def compare_for_testing(
-    shards: list[Shard], tickets: Location | None, *, subset: Subset, joins: JoinOptions, reporter: Reporter
+    shards: list[Shard], tickets: Location | None, *, protocol: EvalProtocol, joins: JoinOptions, reporter: Reporter
 ) -> Comparison:
     """Compares the shards to test on with their tickets, if these are needed.
 
@@ -320,9 +341,9 @@ def compare_for_testing(
         DatalttError: samples without tickets, or shards that cannot be read.
     """
     store = None if tickets is None else TicketStore.open(tickets)
-    if store is not None and subset == "ticket":
+    if store is not None and protocol == "ticket":
         check_center(store.manifest, store.path, "testing on tickets needs")
-    join = join_for_testing(None if store is None else store.location, subset, joins)
+    join = join_for_testing(None if store is None else store.location, protocol, joins)
     return compare_or_count(shards, store, join, reporter, recount=joins.recount)
 
 
@@ -330,7 +351,7 @@ def eval_stream(
     compared: Comparison,
     tickets: Location | None,
     *,
-    subset: Subset,
+    protocol: EvalProtocol,
     view: View,
     geometry: Geometry,
     model: str,
@@ -348,27 +369,28 @@ def eval_stream(
         ratio: share of the patches that tickets are cut down to, by rank.
 
     Raises:
-        OptionError: random subsets of unknown size.
+        OptionError: subsets of unknown size.
         TicketMismatchError: tickets for another grid or view.
     """
     skipped_keys: frozenset[str] = frozenset()
-    join = join_for_testing(tickets, subset, joins)
+    join = join_for_testing(tickets, protocol, joins)
     if tickets is not None:
         manifest = read_manifest(tickets)
         check_tickets(manifest, str(tickets), geometry, view, model)
         view = shown_by(view, None, known=manifest.view, whose=str(tickets))
         num_keep, skipped_keys = cut_down(manifest, str(tickets), ratio).num_keep, manifest.skipped_keys
-        if subset == "ticket" and join is not None:
+        if protocol == "ticket" and join is not None:
             join = replace(join, num_keep=joined_num_keep(manifest, str(tickets), ratio))
-    if subset == "random" and num_keep is None:
-        raise OptionError("`test='random'`: how many patches? give `tickets` or `num_keep`")
+    if protocol in ("random", "own", "center", "resize") and num_keep is None:
+        raise OptionError(f"`test={protocol!r}`: how many patches? give `tickets` or `num_keep`")
     return StreamConfig(
         shards=compared.shards,
         view=view,
         image_px=geometry.image_px,
         mode=geometry.mode,
         grid=geometry.grid,
-        subset=subset,
+        subset=subset_of(protocol),
+        student_px=resized_px(geometry, num_keep) if protocol == "resize" and num_keep else None,
         num_keep=num_keep or geometry.grid[0] * geometry.grid[1],
         batch_size=batch_size,
         num_classes=num_classes,

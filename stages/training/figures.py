@@ -38,6 +38,7 @@ class Figures:
     Args:
         student: on its device; one that drops patches by itself has no figures of arithmetic.
         num_keep: patches of each image that it is shown.
+        image_px: side of the images that it is shown whole; None for its own.
         images_per_step: of all processes.
         precision: of its matrix products, fp32 with `tf32` where the device has it.
     """
@@ -47,6 +48,7 @@ class Figures:
         student: Student,
         *,
         num_keep: int | None,
+        image_px: int | None = None,
         images_per_step: int,
         world_size: int,
         precision: str,
@@ -54,9 +56,10 @@ class Figures:
     ) -> None:
         self.device = next(student.parameters()).device
         self.images_per_step, self.world_size = images_per_step, world_size
-        self.patches_per_image = student.geometry.num_patches if num_keep is None else num_keep
+        whole = student.geometry.num_patches if image_px is None else (image_px // student.geometry.patch_px) ** 2
+        self.patches_per_image = whole if num_keep is None else num_keep
         shown = num_keep if student.saves_compute else None
-        gmacs = student_gmacs(student, shown) if student.summary is None else None
+        gmacs = student_gmacs(student, shown, image_px=image_px) if student.summary is None else None
         self.flops_per_image = None if gmacs is None else gmacs * _FLOPS_PER_GMAC * _PASSES
         self.peak = peak_flops(self.device, precision, tf32=tf32)
         self._run, self._logged, self._epoch = _Span(), _Span(), _Span()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..data.images import normalize
 from ..data.student_stream import Batch, StreamConfig
+from ..models.resizing import resize_images
 from ..models.student import Student
 from ..runtime.precision import autocast
 from .config import MixingOptions, TrainConfig
@@ -42,12 +43,14 @@ class StudentLoss:
         if not s.mixing:
             images = kept_inputs(batch, s, self.student)
             with autocast(device, c.runtime.precision):
-                plain_loss: Tensor = self.criterion(model(images, batch.keep_indices), batch.labels)
+                shown = resize_images(images, s.student_px)
+                plain_loss: Tensor = self.criterion(model(shown, batch.keep_indices), batch.labels)
             return plain_loss
         mixed = self._mix(batch, c.mixing, step)
         targets = mixed.targets(batch.labels, s.num_classes, c.recipe.smoothing)
         with autocast(device, c.runtime.precision):
-            mixed_loss: Tensor = self.soft_criterion(model(mixed.images, mixed.keep_indices), targets)
+            shown = resize_images(mixed.images, s.student_px)
+            mixed_loss: Tensor = self.soft_criterion(model(shown, mixed.keep_indices), targets)
         return mixed_loss
 
     def _mix(self, batch: Batch, config: MixingOptions, step: int, *, on_tokens: bool = False) -> Mixed:

@@ -24,9 +24,10 @@ from ..models.registry import (
     load_initial_weights,
     read_weights,
 )
+from ..models.resizing import check_resizable, resized_px, resized_side
 from ..models.student import Geometry, Student
 from ..models.weight_bounds import sketched
-from ..options import EvalProtocol, TokenTargets
+from ..options import EvalProtocol, TokenTargets, subset_of
 from ..runtime.distributed import Process
 from ..runtime.randomness import isolated_rng
 from ..runtime.reporting import Reporter, SilentReporter
@@ -125,6 +126,8 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
     student = _student(config, name, manifest, reporter)
     if baked is not None:
         baked.check_student(student, name)
+    if config.control == "resize":
+        check_resizable(student, name, "`control='resize'`")
     view = manifest.view if manifest else center_view_of(student.net, student.geometry.image_px)
     view = shown_by(view, config.views.decoder, known=None if manifest is None else view, whose=f"{config.tickets}")
     config = config.but(decoder=view.decoder_name)
@@ -224,9 +227,16 @@ def _epochs(config: TrainConfig, name: str, manifest: Manifest | None, reporter:
     if not config.match_tokens:
         return epochs
     assert manifest is not None  # check_options: match_tokens needs a store
-    matched = matched_epochs(epochs, manifest.selector, kept_share=kept_share(manifest))
+    matched = matched_epochs(epochs, manifest.selector, kept_share=_share_seen(config, manifest))
     reporter.message(f"{epochs} epochs become {matched}, to see as many tokens as on all patches (`match_tokens`)")
     return matched
+
+
+def _share_seen(config: TrainConfig, manifest: Manifest) -> float | None:
+    """Share of all patches that the run sees, where it is not what the selector kept."""
+    if config.control != "resize":
+        return kept_share(manifest)
+    return resized_side(manifest.num_keep, (manifest.grid[0], manifest.grid[1])) ** 2 / manifest.num_patches
 
 
 def _student(config: TrainConfig, name: str, manifest: Manifest | None, reporter: Reporter) -> Student:
@@ -326,7 +336,8 @@ def _train_stream(
         image_px=geometry.image_px,
         mode=geometry.mode,
         grid=geometry.grid,
-        subset=c.control,
+        subset=subset_of(c.control),
+        student_px=resized_px(geometry, manifest.num_keep) if manifest and c.control == "resize" else None,
         num_keep=manifest.num_keep if manifest else geometry.num_patches,
         batch_size=c.recipe.batch_size,
         num_classes=c.data.num_classes,
@@ -356,7 +367,7 @@ def _val_stream(
     return eval_stream(
         samples.validation,
         None if c.val_tickets is None else c.remote.location(c.val_tickets),
-        subset="dense" if protocol == "own" else protocol,
+        protocol=protocol,
         view=center_of(stream.view),
         geometry=geometry,
         model=c.student.model,

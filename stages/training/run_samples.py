@@ -118,8 +118,7 @@ def _validation(
         # The student is not there yet: what the training tickets are of is what it will have to see.
         theirs = read_manifest(tickets)
         check_tickets(theirs, str(tickets), _geometry_of(manifest), manifest.view, config.student.model)
-    subset = "dense" if protocol == "own" else protocol
-    compared = compare_for_testing(shards, tickets, subset=subset, joins=config.joins, reporter=reporter)
+    compared = compare_for_testing(shards, tickets, protocol=protocol, joins=config.joins, reporter=reporter)
     val_store = None if tickets is None else TicketStore.open(tickets)
     check_labels(config.data.num_classes, compared, val_store, doing="validation")
     return compared

@@ -29,6 +29,7 @@ from ..models.checkpoints import (
     save_weights,
 )
 from ..models.registry import load_weights, read_weights
+from ..models.resizing import resized_in_words
 from ..models.student import Student
 from ..options import EvalProtocol, Group
 from ..runtime.distributed import Process, process_group
@@ -162,7 +163,8 @@ class _Trainer:
         self._announce()
         self.figures = Figures(
             self.student,
-            num_keep=None if c.control == "dense" else self.stream.num_keep,
+            num_keep=None if self.stream.subset == "dense" else self.stream.num_keep,
+            image_px=self.stream.student_px,
             images_per_step=self.layout.global_batch,
             world_size=self.process.world_size,
             precision=c.runtime.precision,
@@ -216,9 +218,7 @@ class _Trainer:
 
     def _announce(self) -> None:
         c, s = self.config, self.stream
-        kept = "all patches" if c.control == "dense" else f"{s.num_keep} of {s.grid[0] * s.grid[1]} patches"
-        if c.control != "dense" and not self.student.saves_compute:
-            kept += " (the others are set to zero, which saves no compute)"
+        kept = self._shown_in_words()
         tested = "while dropping" if self.student.summary else f"on {self.protocol}"
         what = self.student.summary or f"{c.control}: {kept}"
         left_out = s.num_shown - self.steps_per_epoch * self.layout.global_batch
@@ -229,6 +229,15 @@ class _Trainer:
             + f", learning rate {self.updates.lr:.3g}"
             + (f"; best kept by testing {tested}" if self.protocol else "; no `val_shards`: no best is kept")
         )
+
+    def _shown_in_words(self) -> str:
+        s, num_patches = self.stream, self.student.geometry.num_patches
+        if s.student_px is not None:
+            return resized_in_words(self.student.geometry, s.student_px, s.num_keep)
+        if s.subset == "dense":
+            return "all patches"
+        zeroed = "" if self.student.saves_compute else " (the others are set to zero, which saves no compute)"
+        return f"{s.num_keep} of {num_patches} patches{zeroed}"
 
     def _is_to_stop(self) -> bool:
         at_end = self.step >= self.epochs * self.steps_per_epoch

@@ -190,12 +190,17 @@ def test_the_papers_arms_differ_in_their_patches_alone() -> None:
         "fixed-random-0.5",
         "inverse-0.5",
         "random-matched-0.5",
+        "center-0.5",
+        "resize-0.5",
     ]
     assert [(t.label, t.on, t.tickets) for t in arms[0].tests] == [
         ("dense", "dense", None),
         ("ticket 0.5", "ticket", "b.zarr"),
     ]
-    for arm in arms[1:]:
+    for arm in arms[6:]:
+        assert [t.on for t in arm.tests] == [arm.train.control, "dense"]
+        assert replace(arm.train, control="ticket", test="ticket") == arms[1].train
+    for arm in arms[1:6]:
         assert [t.on for t in arm.tests] == ["ticket", "random", "dense", "own"]
         same = replace(arm.train, control="ticket", match_tokens=False)
         assert same == arms[1].train
@@ -206,6 +211,11 @@ def test_the_papers_arms_differ_in_their_patches_alone() -> None:
         ("ticket-0.5", "ticket"),
         ("random-0.5", "ticket"),
     )
+    assert [c.second for c in claims(["0.5"])][-3:] == [
+        ("center-0.5", "center"),
+        ("resize-0.5", "resize"),
+        ("ticket-0.5", "ticket"),
+    ]
 
 
 def test_cost_is_measured_once(center: SmallStore, tmp_path: Path) -> None:
@@ -247,9 +257,9 @@ def test_the_views_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch, 
     result = run_cli(*options, "--seeds", "0", "--json")
     assert result.code == 0, result.err
     rows = json.loads(result.out)["results"]
-    assert [row["arm"] for row in rows] == ["dense", "replay-1", "replay-2", "warp", "static", "random"]
+    assert [row["arm"] for row in rows] == ["dense", "replay-1", "replay-2", "warp", "static", "random", "center", "resize"]
     assert {row["num_steps"] for row in rows} == {2}
-    assert {row["tested_on"] for row in rows} == {"dense", "ticket"}
+    assert {row["tested_on"] for row in rows} == {"dense", "ticket", "center", "resize"}
     bytes_of = {row["arm"]: row["bytes_per_image"] for row in rows}
     assert bytes_of["dense"] == bytes_of["random"] == 0
     assert bytes_of["replay-2"] == pytest.approx(2 * bytes_of["replay-1"])
@@ -267,7 +277,8 @@ def test_the_fashion_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch
     result = run_cli("study", "fashion", "--out", out, "--workers", 0, "--seeds", "0,1", "--device", "cpu")
     assert result.code == 0, result.err
     document = json.loads((out / "study.json").read_text())
-    arms = ["ticket-0.5", "random-0.5", "fixed-random-0.5", "inverse-0.5", "random-matched-0.5"]
+    names = ("ticket", "random", "fixed-random", "inverse", "random-matched", "center", "resize")
+    arms = [f"{name}-0.5" for name in names]
     assert list(dict.fromkeys(r["arm"] for r in document["results"])) == ["dense", *arms]
     steps = {r["arm"]: r["num_steps"] for r in document["results"]}
     assert steps == {**dict.fromkeys(["dense", *arms], 2), "random-matched-0.5": 4}
@@ -276,6 +287,8 @@ def test_the_fashion_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch
         "(a) − fixed-random, 0.5",
         "(a) − inverse, 0.5",
         "(a) − random-matched, 0.5",
+        "(a) − center, 0.5",
+        "(a) − resize, 0.5",
         "(c) − (a), 0.5",
     ]
     assert all(d["paired"]["low"] <= d["paired"]["mean"] <= d["paired"]["high"] for d in document["differences"])

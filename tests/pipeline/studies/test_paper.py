@@ -14,7 +14,7 @@ from dataltt.pipeline.studies import paper_study
 from dataltt.pipeline.studies.arms import Tickets
 from dataltt.pipeline.studies.engine import StudyInputs, run_study
 from dataltt.pipeline.studies.paper_describe import command_of, cost_of, describe_row, num_keep
-from dataltt.pipeline.studies.paper_rows import PAPER_ROWS, STUDENTS, PaperRow
+from dataltt.pipeline.studies.paper_rows import PAPER_ROWS, STUDENTS, PaperRow, controls_of
 from dataltt.pipeline.studies.paper_study import arms_of, study_of, train_config
 from dataltt.stages.models.cost import student_gmacs
 from dataltt.stages.models.families import create_student
@@ -61,7 +61,7 @@ def test_a_row_of_the_paper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert (manifest.num_views, manifest.view.kind, manifest.selector.keep_rate) == (2, "replay", 0.8)
     assert manifest.selector.weights_sha256 != weights_sha256(load_vit("vit_fashion", inputs.checkpoint))
     arms = {r["arm"]: r["num_steps"] for r in document["results"]}
-    names = ("ticket", "random", "fixed-random", "inverse", "random-matched")
+    names = ("ticket", "random", "fixed-random", "inverse", "random-matched", "center", "resize")
     assert arms == {"dense": 2, **{f"{name}-r0.8": 2 for name in names}, "random-matched-r0.8": 4}
     assert study.cost is not None
     assert study.cost.model == "vit_fashion"
@@ -195,11 +195,11 @@ def test_a_row_that_comes_after_another_selects_by_its_student(row: PaperRow) ->
 @pytest.mark.parametrize(
     ("name", "num", "cost"),
     [
-        ("paper_deit_s_08", 101, (4.5989, 0.49836, 586, 0.97346, 3.96690)),
-        ("paper_lvvit_t_085", 121, (2.8680, 0.73923, 488, 1.20248, 5.15938)),
-        ("paper_swin_t_zero_08", 101, (4.4906, 1.0, 586, 1.95333, 6.95333)),
-        ("paper_swin_b_small_dense", 144, (15.4309, 0.73087, 412, 1.00372, 4.92718)),
-        ("paper_resnet50_09", 144, (4.0892, 1.0, 123, 1.36667, 6.36667)),
+        ("paper_deit_s_08", 101, (4.5989, 0.49836, 586, 0.97346, 4.96361)),
+        ("paper_lvvit_t_085", 121, (2.8680, 0.73923, 488, 1.20248, 5.89860)),
+        ("paper_swin_t_zero_08", 101, (4.4906, 1.0, 586, 1.95333, 7.95333)),
+        ("paper_swin_b_small_dense", 144, (15.4309, 0.73087, 412, 1.00372, 6.38891)),
+        ("paper_resnet50_09", 144, (4.0892, 1.0, 123, 1.36667, 8.10136)),
     ],
 )
 def test_cost_of_a_row(name: str, num: int, cost: tuple[float, ...]) -> None:
@@ -238,8 +238,8 @@ Where NFNet-F6 cannot be downloaded, the study stops before it labels; then
 dataltt label --tickets studies/paper_lvvit_s_085/train.zarr --model dm_nfnet_f6 --checkpoint FILE
 and the same command again.
 Tickets: by a fine-tuned LV-ViT-S.
-Cost: 4.7 dense trainings (6.55 GMACs per image): dense 1, ticket, random, fixed-random and inverse .66 each,
-random-matched 1.08 (488 epochs). Labelling 16 views by NFNet-F6 comes to another .6, once.
+Cost: 5.4 dense trainings (6.55 GMACs per image): dense 1, ticket, random, fixed-random, inverse and center .66
+each, random-matched 1.08 (488 epochs). Labelling 16 views by NFNet-F6 comes to another .6, once.
 To expect: (a) ≈ (c) > (b). The published dense LV-ViT-S has 83.3 % top-1.
 """,
     "paper_deit_b_576_095": """\
@@ -252,8 +252,8 @@ Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_b_576_
 There are no published weights to start the selector from: train it first, with dataltt train --control dense
 --model deit_b_576 --shards … --out runs/dense; that costs another 1.
 Tickets: by a fine-tuned 576-wide DeiT-Base.
-Cost: 5.5 dense trainings (10.04 GMACs per image): dense 1, ticket, random, fixed-random and inverse .86 each,
-random-matched 1.01 (350 epochs).
+Cost: 7.2 dense trainings (10.04 GMACs per image): dense 1, ticket, random, fixed-random, inverse, center and resize
+.86 each, random-matched 1.01 (350 epochs).
 To expect: (a) ≈ (c) > (b). There is no published dense figure.
 """,
     "paper_swin_s_small_dense": """\
@@ -263,8 +263,8 @@ Paper: (a), (b) and (c) for Swin, small dense input, at a larger size; upstream 
 Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_swin_s_small_dense --shards 'train-*.tar'
 --test-shards 'val-*.tar' --precision bf16 --seeds 0
 Tickets: by a fine-tuned DeiT-Small at keep rate .9.
-Cost: 4.9 dense trainings (8.74 GMACs per image): dense 1, ticket, random, fixed-random and inverse .73 each,
-random-matched 1.00 (412 epochs).
+Cost: 6.4 dense trainings (8.74 GMACs per image): dense 1, ticket, random, fixed-random, inverse, center and resize
+.73 each, random-matched 1.00 (412 epochs).
 To expect: (a) ≈ (c) > (b). The published dense Swin-S has 83.0 % top-1.
 """,
     "paper_resnet50_09": """\
@@ -274,9 +274,9 @@ Paper: upstream's variant for CNNs, scripts-cnn/run-resnet50-block-data-keeprate
 Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_resnet50_09 --shards 'train-*.tar'
 --test-shards 'val-*.tar' --precision bf16 --seeds 0
 Tickets: by a fine-tuned DeiT-Small at keep rate .9.
-Cost: 6.4 dense trainings (4.09 GMACs per image, 90 epochs), for zeros save nothing: dense, ticket, random,
-fixed-random and inverse 1 each, random-matched 1.37 (123 epochs). Fitting the selector and selecting come to
-another .38.
+Cost: 8.1 dense trainings (4.09 GMACs per image, 90 epochs), for zeros save nothing: dense, ticket, random,
+fixed-random, inverse and center 1 each, resize .73, random-matched 1.37 (123 epochs). Fitting the selector and
+selecting come to another .38.
 To expect: unknown: (a) − (b) says whether tickets matter to a CNN. Torchvision's dense ResNet-50 has 76.1 % top-1.
 """,
     "paper_deit_s_085_tiny_selector": """\
@@ -288,8 +288,8 @@ Command: torchrun --nproc-per-node 8 --no-python dataltt study paper_deit_s_085_
 --test-shards 'val-*.tar' --precision bf16 --seeds 0 --checkpoint studies/paper_deit_t_085/runs/ticket-r0.85-0
 The checkpoint is the student that paper_deit_t_085 trained on tickets.
 Tickets: by a DeiT-Tiny that was itself trained on tickets.
-Cost: 4.4 dense trainings (4.60 GMACs per image): dense 1, ticket, random, fixed-random and inverse .60 each,
-random-matched .98 (488 epochs). paper_deit_t_085 comes before it.
+Cost: 5.6 dense trainings (4.60 GMACs per image): dense 1, ticket, random, fixed-random, inverse, center and resize
+.60 each, random-matched .98 (488 epochs). paper_deit_t_085 comes before it.
 To expect: (a) close to that of paper_deit_s_085, (c) the same.
 """,
 }
@@ -361,7 +361,8 @@ def test_a_row_can_be_trained(row: PaperRow) -> None:
     arms = arms_of(row, tickets, inputs)
     assert [arm.name for arm in arms] == [
         "dense",
-        *(f"{name}-r" for name in ("ticket", "random", "fixed-random", "inverse", "random-matched")),
+        *(f"{name}-r" for name in ("ticket", "random", "fixed-random", "inverse", "random-matched", "center")),
+        *(["resize-r"] if "resize" in controls_of(row) else []),
     ]
     for arm in arms:
         check_options(arm.train)
