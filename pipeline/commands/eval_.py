@@ -12,7 +12,7 @@ from ..progress import reporting
 
 @takes(EvalConfig)
 def eval_(config: EvalConfig, as_json: bool) -> None:
-    """Test a student: top-1, top-5 and loss on tickets, random patches, all, or those its own attention chooses.
+    """Test a student: top-1, top-5 and loss on tickets, random, central or all patches, smaller pictures, its choice.
 
     Example: dataltt eval --checkpoint runs/deit_s_50 --shards 'imagenet/val-*.tar' --tickets val.zarr --test ticket
     """

@@ -16,7 +16,8 @@ def train(config: TrainConfig, as_json: bool) -> None:
     --val-tickets val.zarr
 
     Controls: --control random draws K patches anew for every image and step, fixed-random once per image, inverse
-    takes the K lowest-ranked (needs ranks), dense takes all. They are shown the same views, mixed in the same way.
+    takes the K lowest-ranked (needs ranks), center the K central ones, resize all of a view that is made so small that
+    it has about K, dense all. They are shown the same views, mixed in the same way.
 
     Views: a ticket belongs to one view of an image. replay shows the views that the selector saw, view (epoch mod V)
     in each epoch. static shows the centre view, mirrored and recoloured but never cropped. warp crops afresh and lets

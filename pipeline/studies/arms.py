@@ -68,7 +68,8 @@ def _of_ratio(
         "fixed-random": common.but(control="fixed-random"),
         "inverse": common.but(control="inverse"),
         "random-matched": common.but(control="random", match_tokens=True),
-        **{name: plain.but(control=name, test=name) for name in PLAIN_CONTROLS},
+        "center": plain.but(control="center", test="center"),
+        "resize": plain.but(control="resize", test="resize"),
     }
     return [
         Arm(

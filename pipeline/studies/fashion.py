@@ -25,8 +25,8 @@ def fashion(inputs: StudyInputs, reporter: Reporter) -> Study:
     Paper: its main comparison of (a), (b) and (c), at small scale, with the controls of its ablations.
     Command: dataltt study fashion
     Tickets: at ratios .7, .5 and .3, by one dense model that is no arm of the study (seed "selector").
-    Arms: dense; for each ratio tickets, random, fixed-random, inverse, random for as many tokens as dense sees, and what
-    needs no selector: the central patches (center), the whole picture made smaller (resize).
+    Arms: dense; for each ratio tickets, random, fixed-random, inverse, random for as many tokens as dense sees, and
+    what needs no selector: the central patches (center), the whole picture made smaller (resize).
     Cost: per seed 22 runs of 4 epochs (matched-token ones of 6, 8 and 13); 16 of them took an hour on a CPU core that
     others used.
     To expect: (a) some points below (c), and the further above (b) the fewer patches are kept; see docs/results.md.

@@ -25,7 +25,9 @@ def count_gmacs(forward: Callable[[], object]) -> float:
 
 
 def student_gmacs(student: Student, num_keep: int | None, *, image_px: int | None = None) -> float:
-    """GMACs of one image's forward pass on `num_keep` patches (None: all), of an image of `image_px` (None: its own)."""
+    """GMACs of one image's forward pass on `num_keep` patches (None: all), of an image of `image_px` (None: the
+    network's own).
+    """
     g = student.geometry
     side = image_px or g.image_px
     device = next(student.parameters()).device

@@ -96,7 +96,6 @@ MinCrop = Annotated[
 # ---- Groups that several commands take
 
 
-
 def subset_of(shown: Control | EvalProtocol) -> Subset:
     """Patches of a view that are given to a student which is trained or tested on `shown`."""
     return "dense" if shown in ("own", "resize") else cast(Subset, shown)

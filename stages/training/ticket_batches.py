@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -264,6 +264,8 @@ def ticket_batches(
         raise OptionError(f"`batch_size` {batch_size} should be at least 1")
     if (rank is None) != (world_size is None):
         raise OptionError("`rank` and `world_size` go together; give both, or neither")
+    if cast(str, subset) == "resize":
+        raise OptionError("`subset` 'resize' is none: take 'dense', and make the batch's images smaller")
     store = tickets if isinstance(tickets, TicketStore) else TicketStore.open(tickets)
     path = store.path
     manifest = store.manifest

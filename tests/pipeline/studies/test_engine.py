@@ -257,7 +257,16 @@ def test_the_views_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch, 
     result = run_cli(*options, "--seeds", "0", "--json")
     assert result.code == 0, result.err
     rows = json.loads(result.out)["results"]
-    assert [row["arm"] for row in rows] == ["dense", "replay-1", "replay-2", "warp", "static", "random", "center", "resize"]
+    assert [row["arm"] for row in rows] == [
+        "dense",
+        "replay-1",
+        "replay-2",
+        "warp",
+        "static",
+        "random",
+        "center",
+        "resize",
+    ]
     assert {row["num_steps"] for row in rows} == {2}
     assert {row["tested_on"] for row in rows} == {"dense", "ticket", "center", "resize"}
     bytes_of = {row["arm"]: row["bytes_per_image"] for row in rows}

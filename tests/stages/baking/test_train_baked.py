@@ -53,7 +53,9 @@ def _assert_same(
     assert all(torch.equal(tensor, b[1][name]) for name, tensor in a[1].items())
 
 
-@pytest.mark.parametrize("options", [{}, {"control": "random"}, {"control": "inverse"}, {"control": "dense"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"control": "random"}, {"control": "center"}, {"control": "resize"}, {"control": "dense"}]
+)
 def test_all_patches_give_the_same_weights(drawn: SmallStore, tmp_path: Path, options: dict[str, Any]) -> None:
     bake_of(drawn, tmp_path / "baked")
     replayed = _train(tmp_path / "replayed", tickets=drawn.store, **options)
@@ -115,6 +117,8 @@ def test_a_jpeg_bake_trains(coloured: SmallStore, tmp_path: Path) -> None:
     [
         ({"control": "random"}, r"`control='random'` needs other patches than the 25 of 49 in .*`patches='all'`"),
         ({"control": "dense"}, r"`control='dense'` needs other patches"),
+        ({"control": "center"}, r"`control='center'` needs other patches"),
+        ({"control": "resize"}, r"`control='resize'` needs other patches"),
         ({"model": "resnet50"}, r"resnet50 needs whole images, and .* has 25 of 49 patches; train a plain ViT"),
         ({"shards": "x.tar"}, r"`shards` beside `baked`: the folder has its own"),
         ({"view_mode": "warp"}, r"`view_mode='warp'`: a baked folder replays its views; leave it out"),

@@ -25,13 +25,13 @@ from dataltt.stages.data.drawing import PolicyViews
 from dataltt.stages.data.images import Picture, decode_bytes, normalize, to_tensor
 from dataltt.stages.data.join import JoinConfig
 from dataltt.stages.data.loader import iterate
-from dataltt.stages.data.patches import Subset
 from dataltt.stages.data.policies import POLICIES
 from dataltt.stages.data.shards import resolve_shards
 from dataltt.stages.data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition
 from dataltt.stages.models.checkpoints import latest_checkpoint
 from dataltt.stages.models.registry import load_vit
 from dataltt.stages.models.selector import TicketSelector
+from dataltt.stages.options import Control
 from dataltt.stages.runtime.distributed import Process
 from dataltt.stages.runtime.randomness import generator_of, seed_of
 from dataltt.stages.runtime.reporting import SilentReporter
@@ -389,8 +389,8 @@ def test_the_views_seed_is_the_stores(tmp_path: Path) -> None:
             assert shown[sample.key] == Shown(drawn.numpy().tobytes(), _ticket(masks[sample.key]))
 
 
-@pytest.mark.parametrize("control", ["random", "fixed-random", "inverse", "dense"])
-def test_controls_see_the_same_pixels(selected: Selected, control: Subset) -> None:
+@pytest.mark.parametrize("control", ["random", "fixed-random", "inverse", "center", "resize", "dense"])
+def test_controls_see_the_same_pixels(selected: Selected, control: Control) -> None:
     ticket, other = (_planned(selected.made, control=c) for c in ("ticket", control))
     for epoch in (0, 4):
         ours, theirs = _run(other, epoch=epoch), _run(ticket, epoch=epoch)
@@ -401,7 +401,11 @@ def test_controls_see_the_same_pixels(selected: Selected, control: Subset) -> No
         if control == "inverse":
             ranks = selected.made.ranks(epoch % _NUM_VIEWS)
             assert {k: s.keep for k, s in shown.items()} == {k: _ticket(r >= 49 - 25) for k, r in ranks.items()}
-        elif control == "dense":
+        elif control == "center":
+            square = np.arange(49).reshape(7, 7)[1:6, 1:6]
+            assert {s.keep for s in shown.values()} == {tuple(square.ravel().tolist())}
+        elif control in ("dense", "resize"):
+            assert other.student_px == (20 if control == "resize" else None)
             assert {s.keep for s in shown.values()} == {None}
         else:
             keeps = [s.keep for s in shown.values() if s.keep is not None]

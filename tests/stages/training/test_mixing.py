@@ -598,16 +598,16 @@ def test_every_control_is_mixed_alike(replayed: SmallStore, tmp_path: Path, monk
     drawn = [draw_mix(MixingOptions(), GRID, 0, step, 0) for step in range(6)]
     assert len({m.box is None for m in drawn}) == 2
     pixels: list[bytes] = []
-    controls: list[Any] = ["ticket", "random", "fixed-random", "inverse", "dense"]
+    controls: list[Any] = ["ticket", "random", "fixed-random", "inverse", "center", "resize", "dense"]
     for control in controls:
         seen.clear()
         assert _train(replayed, tmp_path / control, control=control, epochs=2, random_erasing=0.0) == 6
-        assert _kept(seen) == {(None if control == "dense" else 25): 6}
+        assert _kept(seen) == {(None if control in ("dense", "resize") else 25): 6}
         pixels.append(b"".join(m.images.numpy().tobytes() for m in seen))
         for mixed, mix in zip(seen, drawn, strict=True):
             if mix.box is None:
                 assert mixed.weights.tolist() == pytest.approx([mix.lam] * 4)
-            elif control == "dense":
+            elif control in ("dense", "resize"):
                 area = (mix.box.bottom - mix.box.top) * (mix.box.right - mix.box.left)
                 assert mixed.weights.tolist() == pytest.approx([1 - area / 49] * 4)
     assert len(set(pixels)) == 1

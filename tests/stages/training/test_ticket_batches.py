@@ -92,6 +92,14 @@ def test_a_store_that_is_replaced_between_epochs_is_refused(tmp_path: Path) -> N
     _same(list(data), first)
 
 
+def test_smaller_pictures_are_no_subset(small: SmallStore) -> None:
+    with pytest.raises(OptionError, match="`subset` 'resize' is none: take 'dense'"):
+        _data(small, subset="resize")
+    batch = next(iter(_data(small, subset="center")))
+    assert batch.keep_indices is not None
+    assert len({tuple(kept.tolist()) for kept in batch.keep_indices}) == 1
+
+
 def test_batches_have_names_and_the_stores_tickets(small: SmallStore) -> None:
     data = _data(small, training=False)
     store, seen = open_store(small.path), []

@@ -210,6 +210,27 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert _metrics(out) == _metrics(whole)
 
 
+class _Heard(SilentReporter):
+    """Messages of a run."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_a_run_on_smaller_pictures_resumes_and_says_how_many_tokens(small: SmallStore, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"control": "resize", "epochs": 1}
+    heard = _Heard()
+    train(_config(small, tmp_path / "whole", **options), heard)
+    assert "resize: whole views resized to 20 px, 25 patches in place of 25 of 49; 36 images" in " ".join(heard.said)
+    _train(small, tmp_path / "run", max_steps=4, **options)
+    _train(small, tmp_path / "run", resume=True, **options)
+    _check_equal(_weights(tmp_path / "run"), _weights(tmp_path / "whole"))
+    assert _weights(tmp_path / "run")["pos_embed"].shape == (1, 50, 64)  # as other controls' students
+
+
 def test_a_run_with_momentum_and_clipped_gradients_resumes(small: SmallStore, tmp_path: Path) -> None:
     options: dict[str, Any] = {"opt": "sgd", "momentum": 0.8, "clip_grad": 0.5, "epochs": 1}
     _train(small, tmp_path / "whole", **options)
@@ -390,8 +411,10 @@ def test_ranks_take_equal_steps_on_unequal_shards(validation: Validation, tmp_pa
 
 # Controls and protocols
 
+_CONTROLS = ("ticket", "random", "fixed-random", "inverse", "center", "resize", "dense")
 
-@pytest.mark.parametrize("control", ["ticket", "random", "fixed-random", "inverse", "dense"])
+
+@pytest.mark.parametrize("control", _CONTROLS)
 def test_every_control_trains(small: SmallStore, tmp_path: Path, control: Any) -> None:
     result = _train(small, tmp_path / "run", control=control, max_steps=2)
     assert result.step == 2
@@ -404,11 +427,11 @@ def test_every_control_trains(small: SmallStore, tmp_path: Path, control: Any) -
 
 def test_controls_train_on_other_patches(small: SmallStore, tmp_path: Path) -> None:
     losses = {}
-    for control in ("ticket", "random", "fixed-random", "inverse", "dense"):
+    for control in _CONTROLS:
         plain = {"drop_path": 0.0, "random_erasing": 0.0}
         _train(small, tmp_path / control, control=control, max_steps=1, **plain)
         losses[control] = _metrics(tmp_path / control)[0]["loss"]
-    assert len(set(losses.values())) == 5
+    assert len(set(losses.values())) == len(_CONTROLS)
 
 
 @pytest.fixture(scope="module")
@@ -418,7 +441,7 @@ def with_skipped(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
     return make_store(tmp_path_factory.mktemp("skipped"), samples=samples, on_bad_image="skip")
 
 
-@pytest.mark.parametrize("control", ["ticket", "random", "fixed-random", "inverse", "dense"])
+@pytest.mark.parametrize("control", _CONTROLS)
 @pytest.mark.parametrize("recount", [True, False])
 def test_images_skipped_at_selection_are_passed_over(
     with_skipped: SmallStore, tmp_path: Path, control: Any, recount: bool
@@ -427,7 +450,7 @@ def test_images_skipped_at_selection_are_passed_over(
     assert (result.step, result.num_skipped) == (3, 0)
 
 
-@pytest.mark.parametrize("test", ["ticket", "random", "dense"])
+@pytest.mark.parametrize("test", ["ticket", "random", "center", "dense"])
 def test_images_skipped_at_selection_are_not_tested_on(with_skipped: SmallStore, test: EvalProtocol) -> None:
     found = evaluate(_eval(with_skipped, with_skipped.weights, test, model=MODEL))
     assert (found.num_samples, found.num_skipped) == (33, 0)
@@ -450,6 +473,8 @@ def test_dense_needs_no_store(small: SmallStore, tmp_path: Path) -> None:
         ({"test": "dense"}, "dense"),
         ({"control": "random"}, "ticket"),
         ({"control": "random", "test": "random", "val_tickets": None}, "random"),
+        ({"control": "center"}, "center"),
+        ({"control": "resize"}, "resize"),
         ({"control": "dense"}, "dense"),
         ({"control": "dense", "test": "ticket"}, "ticket"),
     ],
@@ -801,7 +826,7 @@ def _directly(small: SmallStore, weights: Path, keep_of: dict[str, Any] | None) 
 
 
 @pytest.mark.parametrize("batch_size", [7, 36, 100])
-@pytest.mark.parametrize("test", ["ticket", "random", "dense"])
+@pytest.mark.parametrize("test", ["ticket", "random", "center", "dense"])
 def test_testing_is_the_direct_computation(
     small: SmallStore, tmp_path: Path, test: EvalProtocol, batch_size: int
 ) -> None:
@@ -811,6 +836,9 @@ def test_testing_is_the_direct_computation(
         keep_of = {key: np.flatnonzero(mask) for key, mask in small.masks().items()}
     if test == "random":
         keep_of = {key: generator_of(3, "random", 0, key).permutation(49)[:25] for key in small.label_of}
+    if test == "center":
+        square = np.arange(49).reshape(7, 7)[1:6, 1:6].ravel()
+        keep_of = dict.fromkeys(small.label_of, square)
     expected = _directly(small, weights, keep_of)
     found = evaluate(_eval(small, weights, test, batch_size=batch_size, model=MODEL, seed=3))
     assert (found.top1, found.top5) == (expected.top1, expected.top5)
@@ -818,10 +846,28 @@ def test_testing_is_the_direct_computation(
     assert found.loss == pytest.approx(expected.loss, rel=1e-5)
 
 
+def test_testing_on_smaller_pictures_is_timms_network_of_their_size(small: SmallStore, tmp_path: Path) -> None:
+    weights = save_selector_weights(tmp_path / "weights.safetensors", seed=5)
+    vit = load_vit(MODEL, weights).eval()
+    vit.set_input_size(img_size=20)
+    images = torch.from_numpy(fashion("train")[0][:36].copy()).float()[:, None]
+    labels = torch.from_numpy(fashion("train")[1][:36].astype(np.int64))
+    shown = F.interpolate((images / 255 - 0.2860) / 0.3530, size=(20, 20), mode="bicubic", antialias=True)
+    with torch.inference_mode():
+        expected = F.cross_entropy(vit(shown), labels)
+    found = evaluate(_eval(small, weights, "resize", model=MODEL))
+    assert found.loss == pytest.approx(float(expected), rel=1e-5)
+    assert found == evaluate(_eval(small, weights, "resize", tickets=None, num_keep=26, model=MODEL))  # 5² again
+    assert found.loss != evaluate(_eval(small, weights, "resize", tickets=None, num_keep=36, model=MODEL)).loss
+
+
+_PROTOCOLS: tuple[EvalProtocol, ...] = ("ticket", "random", "center", "resize", "dense")
+
+
 def test_protocols_differ(small: SmallStore, tmp_path: Path) -> None:
     weights = save_selector_weights(tmp_path / "weights.safetensors", seed=5)
-    losses = {evaluate(_eval(small, weights, t, model=MODEL)).loss for t in ("ticket", "random", "dense")}
-    assert len(losses) == 3
+    losses = {evaluate(_eval(small, weights, t, model=MODEL)).loss for t in _PROTOCOLS}
+    assert len(losses) == 5
 
 
 def test_workers_test_the_same(small: SmallStore, tmp_path: Path) -> None:
@@ -832,11 +878,12 @@ def test_workers_test_the_same(small: SmallStore, tmp_path: Path) -> None:
     assert shared.loss == pytest.approx(alone.loss, rel=1e-6)
 
 
-def test_random_subsets_need_a_size(small: SmallStore) -> None:
-    with pytest.raises(OptionError, match="`test='random'`: how many patches"):
-        evaluate(_eval(small, small.weights, "random", tickets=None, model=MODEL))
-    found = evaluate(_eval(small, small.weights, "random", tickets=None, model=MODEL, num_keep=25))
-    assert found == evaluate(_eval(small, small.weights, "random", model=MODEL))
+@pytest.mark.parametrize("test", ["random", "center", "resize", "own"])
+def test_subsets_need_a_size(small: SmallStore, test: EvalProtocol) -> None:
+    with pytest.raises(OptionError, match=f"`test='{test}'`: how many patches"):
+        evaluate(_eval(small, small.weights, test, tickets=None, model=MODEL))
+    found = evaluate(_eval(small, small.weights, test, tickets=None, model=MODEL, num_keep=25))
+    assert found == evaluate(_eval(small, small.weights, test, model=MODEL))
 
 
 def test_tickets_are_needed_to_test_on_them(small: SmallStore) -> None:
