@@ -48,7 +48,8 @@ def run_demo(
     overwrite: bool = False,
     reporter: Reporter,
 ) -> DemoResult:
-    """Packs, trains dense (c), selects with it, trains on tickets (a) and on random subsets (b), tests them all.
+    """Packs, trains dense (c), selects with it, trains on tickets (a), on random subsets (b) and on smaller pictures, and
+    tests them all.
 
     Everything it makes stands in `out`, where the same commands can be tried by hand.
 
@@ -77,6 +78,8 @@ def run_demo(
     train(pruned.but(out=out / "runs" / "ticket", control="ticket"), reporter)
     reporter.heading("(b) random: as many patches, drawn anew for every image and step")
     train(pruned.but(out=out / "runs" / "random", control="random"), reporter)
+    reporter.heading("resize: whole pictures, made so small that they have as many patches")
+    train(pruned.but(out=out / "runs" / "resize", control="resize"), reporter)
     runs = {"(a)": "ticket", "(b)": "random", "(c)": "dense"}
     manifest = read_manifest(str(store))
     rows = list(_test_all(out, test_shards, str(test_store), seed, reporter))
@@ -163,6 +166,7 @@ def _test_all(out: Path, shards: str, store: str, seed: int, reporter: Reporter)
         ("(c)", "dense", "dense"),
         ("(a)", "ticket", "ticket"),
         ("(b)", "random", "ticket"),
+        ("", "resize", "resize"),
         ("", "random", "random"),
         ("", "random", "dense"),
         ("", "dense", "ticket"),

@@ -30,6 +30,12 @@ DEFAULT_DECODER: Decoder = "torchvision"
 ErrorOrSkip = Literal["error", "skip"]
 ErrorOrAllow = Literal["error", "allow"]
 
+
+def subset_of(shown: Control | EvalProtocol) -> Subset:
+    """Patches of a view that are given to a student which is trained or tested on `shown`."""
+    return "dense" if shown in ("own", "resize") else cast(Subset, shown)
+
+
 # ---- Single options that several commands take
 
 OnBadImage = Annotated[
@@ -94,11 +100,6 @@ MinCrop = Annotated[
 ]
 
 # ---- Groups that several commands take
-
-
-def subset_of(shown: Control | EvalProtocol) -> Subset:
-    """Patches of a view that are given to a student which is trained or tested on `shown`."""
-    return "dense" if shown in ("own", "resize") else cast(Subset, shown)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -101,9 +101,10 @@ def _check_options(config: TrainConfig, folder: Path, baked: BakedManifest) -> N
         )
     if config.num_views is not None and config.num_views > baked.num_views:
         raise OptionError(f"`num_views={config.num_views}`: {folder} has {baked.num_views}; ask for at most so many")
-    if config.control != "ticket" and not baked.is_whole:
+    others = f"`dense_epochs={config.dense_epochs}`" if config.control == "ticket" else f"`control={config.control!r}`"
+    if (config.control != "ticket" or config.dense_epochs) and not baked.is_whole:
         raise OptionError(
-            f"`control={config.control!r}` needs other patches than the {baked.num_baked} of "
+            f"{others} needs other patches than the {baked.num_baked} of "
             f"{baked.tickets.num_patches} in {folder}; bake with `patches='all'`, or train on the store and its shards"
         )
 

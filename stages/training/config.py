@@ -298,6 +298,10 @@ class TrainConfig(Group):
             "rate r, epochs / R of a ratio R)."
         ),
     ] = False
+    dense_epochs: Annotated[
+        int,
+        Option(help="Train the last so many of the epochs on all patches, tickets and controls alike.", min=0),
+    ] = 0
     on_other_pixels: OnOtherPixels = "error"
     run: RunOptions = RunOptions()
     student: StudentOptions = StudentOptions()
@@ -401,6 +405,10 @@ def check_options(config: TrainConfig) -> None:
         raise OptionError(f"`ratio={config.ratio:g}` cuts tickets down, and this run has none; leave it out")
     if config.match_tokens and config.control == "dense":
         raise OptionError("`match_tokens`: dense training sees all tokens already; leave it out")
+    if config.dense_epochs and config.control == "dense":
+        raise OptionError(
+            f"`dense_epochs={config.dense_epochs}`: dense training sees all patches already; leave it out"
+        )
     if config.student.token_labels == "store" and not has_tickets:
         raise OptionError("`token_labels='store'` needs `tickets`, which they are in; or give `token_labels='image'`")
     if config.val_tickets is not None and config.data.val_shards is None:

@@ -32,6 +32,25 @@ class _Span:
     waited_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """Work on an image in training: patches, and operations of a forward and a backward pass, where they are known."""
+
+    num_patches: int
+    flops: float | None
+
+    @classmethod
+    def of(cls, student: Student, num_keep: int | None, image_px: int | None) -> _Work:
+        g = student.geometry
+        whole = g.num_patches if image_px is None else (image_px // g.patch_px) ** 2
+        shown = num_keep if student.saves_compute else None
+        gmacs = student_gmacs(student, shown, image_px=image_px) if student.summary is None else None
+        return cls(
+            num_patches=whole if num_keep is None else num_keep,
+            flops=None if gmacs is None else gmacs * _FLOPS_PER_GMAC * _PASSES,
+        )
+
+
 class Figures:
     """Figures of a run under way, of one process of many that do the same.
 
@@ -39,6 +58,7 @@ class Figures:
         student: on its device; one that drops patches by itself has no figures of arithmetic.
         num_keep: patches of each image that it is shown.
         image_px: side of the images that it is shown whole; None for its own.
+        ends_dense: whether there are epochs on all patches too.
         images_per_step: of all processes.
         precision: of its matrix products, fp32 with `tf32` where the device has it.
     """
@@ -49,6 +69,7 @@ class Figures:
         *,
         num_keep: int | None,
         image_px: int | None = None,
+        ends_dense: bool = False,
         images_per_step: int,
         world_size: int,
         precision: str,
@@ -56,11 +77,9 @@ class Figures:
     ) -> None:
         self.device = next(student.parameters()).device
         self.images_per_step, self.world_size = images_per_step, world_size
-        whole = student.geometry.num_patches if image_px is None else (image_px // student.geometry.patch_px) ** 2
-        self.patches_per_image = whole if num_keep is None else num_keep
-        shown = num_keep if student.saves_compute else None
-        gmacs = student_gmacs(student, shown, image_px=image_px) if student.summary is None else None
-        self.flops_per_image = None if gmacs is None else gmacs * _FLOPS_PER_GMAC * _PASSES
+        self.usual = _Work.of(student, num_keep, image_px)
+        self.dense = _Work.of(student, None, None) if ends_dense else self.usual
+        self.work = self.usual
         self.peak = peak_flops(self.device, precision, tf32=tf32)
         self._run, self._logged, self._epoch = _Span(), _Span(), _Span()
 
@@ -77,9 +96,17 @@ class Figures:
                 span.waited_s += time.perf_counter() - began
             yield item
 
-    def begin_epoch(self) -> None:
-        """Counts an epoch's waiting from here."""
+    def begin_epoch(self, *, is_dense: bool = False) -> None:
+        """Counts an epoch's waiting from here, and its work as what an image costs now."""
         self._epoch = _Span()
+        self.work = self.dense if is_dense else self.usual
+
+    def tflops_spent(self, num_usual: int, num_dense: int) -> float | None:
+        """Arithmetic of so many steps, and of so many on all patches, in 10¹² operations of all processes."""
+        if self.usual.flops is None or self.dense.flops is None:
+            return None
+        per_step = num_usual * self.usual.flops + num_dense * self.dense.flops
+        return self.images_per_step * per_step / 1e12
 
     def stepped(self) -> None:
         """Counts a step."""
@@ -99,11 +126,11 @@ class Figures:
         images_per_s = span.num_steps * self.images_per_step / took
         found = {
             "images_per_s": images_per_s,
-            "patches_per_s": images_per_s * self.patches_per_image,
+            "patches_per_s": images_per_s * self.work.num_patches,
             "wait_share": min(1.0, span.waited_s / took),
         }
-        if self.flops_per_image is not None:
-            flops = images_per_s * self.flops_per_image
+        if self.work.flops is not None:
+            flops = images_per_s * self.work.flops
             found["tflops_per_s"] = flops / 1e12
             if self.peak is not None:
                 found["peak_share"] = flops / self.world_size / self.peak

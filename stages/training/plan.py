@@ -71,6 +71,12 @@ class RunPlan:
         assert self.config.recipe.epochs is not None  # a default that is filled in
         return self.config.recipe.epochs
 
+    def stream_of(self, epoch: int) -> StreamConfig:
+        """The stream of an epoch: in the last `dense_epochs` of the run, the same views with all patches."""
+        if epoch < self.epochs - self.config.dense_epochs:
+            return self.stream
+        return replace(self.stream, subset="dense", student_px=None)
+
 
 def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_labels: bool = False) -> RunPlan:
     """Resolves a configuration, in the order in which it can fail, cheapest first; the student is made last.
@@ -128,6 +134,8 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
         baked.check_student(student, name)
     if config.control == "resize":
         check_resizable(student, name, "`control='resize'`")
+    if config.dense_epochs:
+        _check_dense_end(student, config)
     view = manifest.view if manifest else center_view_of(student.net, student.geometry.image_px)
     view = shown_by(view, config.views.decoder, known=None if manifest is None else view, whose=f"{config.tickets}")
     config = config.but(decoder=view.decoder_name)
@@ -224,12 +232,29 @@ def out_of(config: TrainConfig) -> Path:
 def _epochs(config: TrainConfig, name: str, manifest: Manifest | None, reporter: Reporter) -> int:
     """Epochs as asked, else the family's; more of them where they are to make up for the patches left out."""
     epochs = family_of(name).epochs if config.recipe.epochs is None else config.recipe.epochs
+    num_dense = config.dense_epochs
+    if num_dense > epochs:
+        raise OptionError(f"`dense_epochs={num_dense}` of {epochs} epoch(s); give at most so many")
     if not config.match_tokens:
         return epochs
     assert manifest is not None  # check_options: match_tokens needs a store
-    matched = matched_epochs(epochs, manifest.selector, kept_share=_share_seen(config, manifest))
+    share = _share_seen(config, manifest)
+    matched = num_dense + matched_epochs(epochs - num_dense, manifest.selector, kept_share=share)
     reporter.message(f"{epochs} epochs become {matched}, to see as many tokens as on all patches (`match_tokens`)")
     return matched
+
+
+def _check_dense_end(student: Student, config: TrainConfig) -> None:
+    """Refuses to end on all patches with a student that is built for fewer.
+
+    Raises:
+        OptionError
+    """
+    if student.fixed_num_keep not in (None, student.geometry.num_patches):
+        raise OptionError(
+            f"`dense_epochs={config.dense_epochs}` shows {student.geometry.num_patches} patches, and this student "
+            f"(`swin_input='small-dense'`) is built for images packed from {student.fixed_num_keep}; leave it out"
+        )
 
 
 def _share_seen(config: TrainConfig, manifest: Manifest) -> float | None:

@@ -20,7 +20,7 @@ from ..data.class_list import keep_class_list
 from ..data.fetching import fetch_tickets
 from ..data.layouts import Stretch
 from ..data.loader import iterate
-from ..data.student_stream import Batch, SampleStream, StreamPosition
+from ..data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition
 from ..models.checkpoints import (
     CheckpointInfo,
     latest_checkpoint,
@@ -55,6 +55,8 @@ class TrainResult:
     """Result of a run. `validation` is the last one, `ema_validation` that of the averaged weights, `best_top1` the
     best of either, all by `protocol`.
 
+    `tflops` is the arithmetic of the whole run so far in 10¹² operations, counted: three forward passes a step; None of
+    a student that drops patches by itself.
     `num_skipped` counts bad images that were left out, as often as they were; `num_missing` the samples that have no
     ticket and so were no part of the run.
     """
@@ -68,6 +70,7 @@ class TrainResult:
     best_top1: float | None
     num_skipped: int
     num_missing: int = 0
+    tflops: float | None = None
 
 
 def train(
@@ -138,6 +141,7 @@ class _Trainer:
         )
         self.config, self.student, self.steps_per_epoch = plan.config, plan.student, plan.steps_per_epoch
         self.stream, self.val_stream, self.protocol = plan.stream, plan.val_stream, plan.protocol
+        self.stream_of = plan.stream_of
         self.epochs, self.classes, self.logger = plan.epochs, plan.classes, logger
         self.updates = Updates(plan.config, plan.student, plan.stream, process, steps_per_epoch=plan.steps_per_epoch)
         self.layout = layout_of(plan.config, process.world_size)
@@ -165,6 +169,7 @@ class _Trainer:
             self.student,
             num_keep=None if self.stream.subset == "dense" else self.stream.num_keep,
             image_px=self.stream.student_px,
+            ends_dense=c.dense_epochs > 0,
             images_per_step=self.layout.global_batch,
             world_size=self.process.world_size,
             precision=c.runtime.precision,
@@ -190,7 +195,13 @@ class _Trainer:
             best_top1=self.best_top1,
             num_skipped=self.num_skipped,
             num_missing=self.stream.num_missing,
+            tflops=self.figures.tflops_spent(self.step - self._num_dense_steps, self._num_dense_steps),
         )
+
+    @property
+    def _num_dense_steps(self) -> int:
+        """Steps so far on all patches, in the run's dense end."""
+        return max(0, self.step - (self.epochs - self.config.dense_epochs) * self.steps_per_epoch)
 
     def _begin(self) -> None:
         begin_run(self.out, self.record)
@@ -227,6 +238,7 @@ class _Trainer:
             f"{c.student.model}, {what}; {s.num_samples} images{repeated}, {self.steps_per_epoch} steps per epoch"
             + (f" (each epoch leaves out another {left_out}, less than a batch)" if left_out else "")
             + f", learning rate {self.updates.lr:.3g}"
+            + (f"; the last {c.dense_epochs} epoch(s) on all patches" if c.dense_epochs else "")
             + (f"; best kept by testing {tested}" if self.protocol else "; no `val_shards`: no best is kept")
         )
 
@@ -258,8 +270,10 @@ class _Trainer:
         per_step = self.layout.global_batch
         self.reporter.start(f"epoch {epoch + 1}/{self.epochs}", self.steps_per_epoch * per_step, "images")
         self.reporter.advance(first * per_step)
-        self.figures.begin_epoch()
-        for batch in self._batches(position):
+        self.figures.begin_epoch(is_dense=epoch >= self.epochs - c.dense_epochs)
+        stream = self.stream_of(epoch)
+        self.updates.show(stream)
+        for batch in self._batches(stream, position):
             self._train_step(batch)
             if self._is_to_stop():
                 break
@@ -281,11 +295,11 @@ class _Trainer:
         self._save()
         self.figures.skip()
 
-    def _batches(self, position: StreamPosition) -> Iterator[Batch]:
+    def _batches(self, stream: StreamConfig, position: StreamPosition) -> Iterator[Batch]:
         c, device = self.config, self.process.device
         assert c.runtime.workers is not None
         batches: Iterator[Batch] = iterate(
-            SampleStream(self.stream, position),
+            SampleStream(stream, position),
             c.runtime.workers,
             pin_memory=device.type == "cuda",
             stall_timeout_s=c.runtime.stall_timeout_s,

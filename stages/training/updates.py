@@ -56,6 +56,10 @@ class Updates:
         self.loss = StudentLoss(config, stream, process.rank, student)
         self._is_finite = torch.ones((), dtype=torch.bool, device=device)
 
+    def show(self, stream: StreamConfig) -> None:
+        """Goes on with batches of another stream of the same views."""
+        self.stream = self.loss.stream = stream
+
     def begin(self) -> None:
         """Compiles the student and joins the processes, once its weights are those that it begins with."""
         if self.config.student.compile:

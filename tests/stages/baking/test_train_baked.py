@@ -117,6 +117,7 @@ def test_a_jpeg_bake_trains(coloured: SmallStore, tmp_path: Path) -> None:
     [
         ({"control": "random"}, r"`control='random'` needs other patches than the 25 of 49 in .*`patches='all'`"),
         ({"control": "dense"}, r"`control='dense'` needs other patches"),
+        ({"dense_epochs": 1}, r"`dense_epochs=1` needs other patches"),
         ({"control": "center"}, r"`control='center'` needs other patches"),
         ({"control": "resize"}, r"`control='resize'` needs other patches"),
         ({"model": "resnet50"}, r"resnet50 needs whole images, and .* has 25 of 49 patches; train a plain ViT"),

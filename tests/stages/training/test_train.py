@@ -210,6 +210,52 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert _metrics(out) == _metrics(whole)
 
 
+@pytest.mark.parametrize("control", ["ticket", "resize"])
+def test_a_run_that_ends_on_all_patches_resumes_across_the_switch(
+    small: SmallStore, tmp_path: Path, control: str
+) -> None:
+    options: dict[str, Any] = {"control": control, "dense_epochs": 1}
+    whole = _train(small, tmp_path / "whole", **options)
+    for i, stop in enumerate([4, 6, 8, None]):  # before it, at it, after it
+        result = _train(small, tmp_path / "run", max_steps=stop, resume=i > 0, **options)
+    assert result == replace(whole, run=result.run)
+    for name in ("model", "ema"):
+        _check_equal(_weights(tmp_path / "run", name), _weights(tmp_path / "whole", name))
+    assert _metrics(tmp_path / "run") == _metrics(tmp_path / "whole")
+
+
+def test_a_dense_end_is_dense_training_from_there_on(small: SmallStore, tmp_path: Path) -> None:
+    """All epochs on all patches is `dense`, loss by loss; one of two costs what half of each costs."""
+    _train(small, tmp_path / "dense", control="dense")
+    _train(small, tmp_path / "all", dense_epochs=2)
+    _train(small, tmp_path / "ticket")
+    _train(small, tmp_path / "half", dense_epochs=1)
+    runs = ("dense", "all", "ticket", "half")
+    losses = {run: [line["loss"] for line in _metrics(tmp_path / run)] for run in runs}
+    assert losses["all"] == losses["dense"]
+    assert losses["half"][:6] == losses["ticket"][:6]
+    assert losses["half"][6] != losses["ticket"][6]
+    results = [_train(small, tmp_path / run, resume=True, **o) for run, o in zip(runs, _ASKED, strict=True)]
+    dense, everything, ticket, half = (result.tflops or 0 for result in results)
+    assert 0 < ticket < half < dense == everything
+    assert half == pytest.approx((dense + ticket) / 2)
+
+
+_ASKED: tuple[dict[str, Any], ...] = ({"control": "dense"}, {"dense_epochs": 2}, {}, {"dense_epochs": 1})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"control": "dense"}, "`dense_epochs=3`: dense training sees all patches already; leave it out"),
+        ({}, r"`dense_epochs=3` of 2 epoch\(s\); give at most so many"),
+    ],
+)
+def test_a_dense_end_that_cannot_be(small: SmallStore, tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        _train(small, tmp_path / "run", dense_epochs=3, **options)
+
+
 class _Heard(SilentReporter):
     """Messages of a run."""
 

@@ -179,8 +179,8 @@ def test_figures_are_of_all_processes_and_of_each_patch() -> None:
     figures_now = found.since_last()
     assert set(figures_now) == {"images_per_s", "patches_per_s", "wait_share", "tflops_per_s"}
     assert figures_now["patches_per_s"] == pytest.approx(25 * figures_now["images_per_s"])
-    assert found.flops_per_image is not None
-    assert figures_now["tflops_per_s"] * 1e12 == pytest.approx(found.flops_per_image * figures_now["images_per_s"])
+    assert found.work.flops is not None
+    assert figures_now["tflops_per_s"] * 1e12 == pytest.approx(found.work.flops * figures_now["images_per_s"])
     assert 0 <= figures_now["wait_share"] <= 1
     left = found.seconds_left(4)
     assert left is not None
@@ -190,7 +190,7 @@ def test_figures_are_of_all_processes_and_of_each_patch() -> None:
 def test_fewer_patches_are_less_arithmetic() -> None:
     student = create_student(MODEL, num_classes=10)
     counts = [
-        Figures(student, num_keep=k, images_per_step=1, world_size=1, precision="fp32", tf32=True).flops_per_image
+        Figures(student, num_keep=k, images_per_step=1, world_size=1, precision="fp32", tf32=True).work.flops
         for k in (10, 25, None)
     ]
     assert counts == sorted(counts, key=lambda each: each or 0)
