@@ -26,7 +26,8 @@ def demo(config: DemoConfig, as_json: bool) -> None:
     """Both stages on embedded real images (Fashion-MNIST), in a few minutes on two cores.
 
     Trains a small ViT on all patches (c), selects tickets with it, trains one on the tickets (a) and one on random
-    subsets of the same size (b), tests them, prints the table, and writes report.html.
+    subsets of the same size (b), and one on whole pictures made as small (resize); tests them, prints the table, and
+    writes report.html.
 
     Example: dataltt demo --out dataltt-demo
     """

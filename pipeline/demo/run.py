@@ -48,8 +48,7 @@ def run_demo(
     overwrite: bool = False,
     reporter: Reporter,
 ) -> DemoResult:
-    """Packs, trains dense (c), selects with it, trains on tickets (a), on random subsets (b) and on smaller pictures, and
-    tests them all.
+    """Packs, trains dense (c), selects with it, trains on tickets (a), random subsets (b), smaller pictures; tests all.
 
     Everything it makes stands in `out`, where the same commands can be tried by hand.
 

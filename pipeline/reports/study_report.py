@@ -16,7 +16,7 @@ from ...stages.analysis.statistics import Paired, lottery_conclusion
 from ...stages.runtime.version import tool_version
 from ...stages.training.run_log import METRICS_FILE
 from ..escaping import in_page
-from .figures import Points, curve_figure, group_figure, lottery_figure, to_svg
+from .figures import Points, Spent, compute_figure, curve_figure, group_figure, lottery_figure, to_svg
 
 REPORT_FILE = "report.html"
 STUDY_FILE = "study.json"
@@ -30,6 +30,7 @@ def write_study_report(out: Path) -> Path:
     lottery = json.loads(lottery_path.read_text()) if lottery_path.exists() else None
     curves = _curves(out, document)
     by_share = _by_group(document)
+    spent = _spent(document)
     environment = jinja2.Environment(autoescape=True, finalize=in_page, undefined=jinja2.StrictUndefined)
     environment.filters["interval"] = lambda paired: str(Paired(**paired))
     template = environment.from_string((files(__package__) / "study.html.jinja").read_text(encoding="utf-8"))
@@ -39,6 +40,7 @@ def write_study_report(out: Path) -> Path:
         has_bytes=any(row["bytes_per_image"] for row in document["results"]),
         curves={group: to_svg(curve_figure(lines, "top-1 (%)")) for group, lines in curves.items()},
         by_share=to_svg(group_figure(by_share, *_dense(document))) if by_share else "",
+        by_compute=to_svg(compute_figure(spent)) if spent else "",
         lottery=lottery,
         lottery_figure=to_svg(lottery_figure(lottery)) if lottery else "",
         conclusion=lottery_conclusion(lottery) if lottery else "",
@@ -81,6 +83,16 @@ def _by_group(document: Mapping[str, Any]) -> dict[str, Points]:
         if row["group"] and row["tested_on"] == "ticket":
             found.setdefault(kind, []).append((row["group"], row["mean"], row["sd"]))
     return {kind: points for kind, points in found.items() if len(points) > 1}
+
+
+def _spent(document: Mapping[str, Any]) -> list[Spent]:
+    """Arms by the test that comes first, the one that they are validated on, where their arithmetic is known."""
+    first = {row["arm"]: row for row in reversed(document["results"])}
+    return [
+        Spent(name=f"{arm}, on {row['tested_on']}", tflops=row["tflops"], mean=row["mean"], sd=row["sd"])
+        for arm, row in reversed(first.items())
+        if row.get("tflops") is not None
+    ]
 
 
 def _dense(document: Mapping[str, Any]) -> tuple[float | None, float | None]:

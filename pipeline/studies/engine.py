@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...artifacts_schema import TicketStore, read_manifest
 from ...artifacts_schema.files import write_atomically
@@ -87,7 +87,10 @@ class Study:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultRow:
-    """Result of one arm under one test. Top-1 in per cent by seed, their mean and standard deviation."""
+    """Result of one arm under one test. Top-1 in per cent by seed, their mean and standard deviation.
+
+    `tflops` is the arithmetic of a seed's training, counted; None of runs that an earlier version trained.
+    """
 
     arm: str
     group: str
@@ -99,6 +102,15 @@ class ResultRow:
     loss: float
     bytes_per_image: float
     num_steps: int
+    tflops: float | None
+
+
+class _Done(NamedTuple):
+    """A run that is trained and tested: metrics by test, its steps, and its arithmetic in 10¹² operations."""
+
+    metrics: dict[str, Metrics]
+    num_steps: int
+    tflops: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,21 +186,14 @@ def run_study(study: Study, inputs: StudyInputs, reporter: Reporter) -> dict[str
     Returns:
         The document that was written.
     """
-    measured: dict[str, dict[int, dict[str, Metrics]]] = {arm.name: {} for arm in study.arms}
-    steps: dict[str, int] = {}
+    done: dict[str, dict[int, _Done]] = {arm.name: {} for arm in study.arms}
     for seed in inputs.seeds:
         for arm in study.arms:
             if arm.seeds is not None and seed not in arm.seeds:
                 continue
             reporter.heading(f"{arm.name}, seed {seed}")
-            done = _run(study, arm, seed, inputs, reporter)
-            measured[arm.name][seed], steps[arm.name] = done
-    rows = [
-        _row(arm, test, {s: m[test.label] for s, m in measured[arm.name].items()}, steps[arm.name])
-        for arm in study.arms
-        if measured[arm.name]
-        for test in arm.tests
-    ]
+            done[arm.name][seed] = _run(study, arm, seed, inputs, reporter)
+    rows = [_row(arm, test, done[arm.name]) for arm in study.arms if done[arm.name] for test in arm.tests]
     differences = list(_differences(study.comparisons, rows))
     cost = None if study.cost is None else measured_cost(study.cost, inputs.folder / "cost.json", reporter)
     document = {
@@ -206,7 +211,9 @@ def run_study(study: Study, inputs: StudyInputs, reporter: Reporter) -> dict[str
     return found
 
 
-def _row(arm: Arm, test: Evaluation, metrics: Mapping[int, Metrics], num_steps: int) -> ResultRow:
+def _row(arm: Arm, test: Evaluation, done: Mapping[int, _Done]) -> ResultRow:
+    metrics = {seed: each.metrics[test.label] for seed, each in done.items()}
+    last = list(done.values())[-1]
     top1 = {seed: m.top1 for seed, m in metrics.items()}
     mean, sd = spread(top1)
     return ResultRow(
@@ -219,7 +226,8 @@ def _row(arm: Arm, test: Evaluation, metrics: Mapping[int, Metrics], num_steps: 
         sd=sd,
         loss=spread({seed: m.loss for seed, m in metrics.items()})[0],
         bytes_per_image=bytes_per_image(arm),
-        num_steps=num_steps,
+        num_steps=last.num_steps,
+        tflops=last.tflops,
     )
 
 
@@ -237,7 +245,7 @@ def _differences(comparisons: Sequence[Comparison], rows: Sequence[ResultRow]) -
     ]
 
 
-def _run(study: Study, arm: Arm, seed: int, inputs: StudyInputs, reporter: Reporter) -> tuple[dict[str, Metrics], int]:
+def _run(study: Study, arm: Arm, seed: int, inputs: StudyInputs, reporter: Reporter) -> _Done:
     """Trains and tests one run, or reads what an earlier call made of it; tests that are new are made up for."""
     out = inputs.folder / "runs" / f"{arm.name}-{seed}"
     path = out / _RESULT_FILE
@@ -247,19 +255,20 @@ def _run(study: Study, arm: Arm, seed: int, inputs: StudyInputs, reporter: Repor
     if not missing:
         shown = ", ".join(f"{t.label} {found[t.label].top1:.2f}" for t in arm.tests)
         reporter.message(f"done before: {shown}")
-        return found, document["step"]
-    step = document["step"]
+        return _Done(found, document["step"], document.get("tflops"))
+    step, tflops = document["step"], document.get("tflops")
     if step is None:
         config = arm.train.but(out=out, seed=seed, auto_resume=True)
-        step = train(config, reporter).step
+        result = train(config, reporter)
+        step, tflops = result.step, result.tflops
     for test in missing:
         found[test.label] = _test(study, arm, test, last_weights(out), inputs, reporter)
     if is_main_process():
-        document = {"step": step, "tests": {label: asdict(m) for label, m in found.items()}}
+        document = {"step": step, "tflops": tflops, "tests": {label: asdict(m) for label, m in found.items()}}
         write_atomically(path, (json.dumps(document) + "\n").encode())
     with process_group(inputs.runtime.device) as process:
         process.barrier()
-    return found, step
+    return _Done(found, step, tflops)
 
 
 def _test(study: Study, arm: Arm, test: Evaluation, weights: Path, inputs: StudyInputs, reporter: Reporter) -> Metrics:

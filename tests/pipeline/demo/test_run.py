@@ -26,10 +26,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoResult]:
 
 def test_the_table_has_the_papers_rows_first(made: tuple[Path, DemoResult]) -> None:
     _, result = made
-    assert [(r.label, r.trained_on, r.tested_on) for r in result.rows[:3]] == [
+    assert [(r.label, r.trained_on, r.tested_on) for r in result.rows[:4]] == [
         ("(c)", "dense", "dense"),
         ("(a)", "ticket", "ticket"),
         ("(b)", "random", "ticket"),
+        ("", "resize", "resize"),
     ]
     assert all(0 <= r.top1 <= 100 and np.isfinite(r.loss) for r in result.rows)
     assert (result.num_keep, result.num_patches) == (25, 49)

@@ -302,7 +302,10 @@ def test_the_fashion_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch
     ]
     assert all(d["paired"]["low"] <= d["paired"]["mean"] <= d["paired"]["high"] for d in document["differences"])
     page = (out / "report.html").read_text()
-    assert page.count("<svg") == 1  # curves; with one ratio there is nothing to draw over ratios
+    assert page.count("<svg") == 2  # compute and curves; with one ratio there is nothing to draw over ratios
+    spent = {r["arm"]: r["tflops"] for r in document["results"]}
+    assert 0 < spent["ticket-0.5"] == spent["center-0.5"] < spent["dense"]
+    assert spent["resize-0.5"] == pytest.approx(spent["ticket-0.5"])
     assert "(a) − (b), 0.5" in page
     assert "online (upstream)" in page
     assert "(a) − (b)" in result.out
