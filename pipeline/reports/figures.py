@@ -190,7 +190,7 @@ def group_figure(kinds: Mapping[str, Points], dense: float | None, dense_sd: flo
 
 
 class Spent(NamedTuple):
-    """What an arm came to, in per cent of top-1, and what its training took, in 10¹² operations."""
+    """Result of an arm, in per cent of top-1, and the arithmetic of its training, in 10¹² operations."""
 
     name: str
     tflops: float

@@ -27,7 +27,7 @@ def resized_px(geometry: Geometry, num_keep: int) -> int:
 
 
 def resized_in_words(geometry: Geometry, image_px: int, num_keep: int) -> str:
-    """What a student is shown, for people: the smaller picture, and how its tokens compare with a ticket's."""
+    """Smaller pictures as a run's first line names them: their side, and how its tokens compare with a ticket's."""
     side = image_px // geometry.patch_px
     return (
         f"whole views resized to {image_px} px, {side * side} patches in place of {num_keep} of {geometry.num_patches}"

@@ -51,7 +51,7 @@ class Student(nn.Module, ABC):
         mixes_tokens: whether CutMix happens on tokens, inside (MixToken), rather than on pixels.
         chooses_patches: whether it has a CLS token, whose attention can choose patches (`order_patches`).
         channels_last: whether its images and weights lie with their channels last, as convolutions are faster.
-        takes_smaller: whether it can be shown whole pictures of fewer patches than its grid has (`--control resize`).
+        takes_smaller: whether it can be shown whole pictures of fewer patches than its grid has (`control='resize'`).
         no_smaller: the way out where it cannot.
         takes_patches: whether kept patches alone, float [B, K, channels, p, p], may stand for images.
         summary: what a run's first line says of its patches, where that is not what the run is asked for.
