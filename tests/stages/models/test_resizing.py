@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from dataltt.stages.models.registry import create_vit
 from dataltt.stages.models.resizing import check_resizable, resize_images, resized_px, resized_side
 from dataltt.stages.models.student import Student
 from dataltt.stages.models.weight_bounds import sketched
+from dataltt.stages.training.config import TrainConfig
+from dataltt.stages.training.plan import _check_dense_end
 from hypothesis import given
 from hypothesis import strategies as st
 from timm.models.vision_transformer import VisionTransformer
@@ -99,6 +102,13 @@ def test_networks_of_one_size_are_refused(name: str, kind: object, way_out: str)
         OptionError, match=f"`control='resize'`: {name} takes images of its own size alone; .*{way_out}"
     ):
         check_resizable(student, name, "`control='resize'`")
+
+
+def test_a_packed_swin_cannot_end_on_all_patches() -> None:
+    student = sketched(lambda: create_student("swin_t", num_keep=100, patch_input="small-dense"))
+    config = TrainConfig.of(out=Path(), tickets="s.zarr", dense_epochs=1)
+    with pytest.raises(OptionError, match=r"`dense_epochs=1` shows 196 patches, .* built for images packed from 100"):
+        _check_dense_end(student, config)
 
 
 @given(st.integers(1, 16), st.data())
