@@ -20,6 +20,7 @@ from .paper_describe import describe_row
 from .paper_rows import PAPER_ROWS, PaperRow
 from .paper_study import study_of
 from .photos import photos
+from .transfer import transfer
 
 StudyMaker = Callable[[StudyInputs, Reporter], Study]
 
@@ -37,6 +38,7 @@ class PaperStudy:
 STUDIES: Mapping[str, StudyMaker] = {
     "fashion": fashion,
     "photos": photos,
+    "transfer": transfer,
     "views-fashion": views_fashion,
     "views-photos": views_photos,
     **{row.name: PaperStudy(row) for row in PAPER_ROWS},

@@ -1,0 +1,96 @@
+"""Transfer: pretrained students are fine-tuned on few labelled photographs, where from scratch nothing can be learnt."""
+
+from __future__ import annotations
+
+from ...stages.runtime.reporting import Reporter
+from ...stages.selection.config import SelectConfig
+from ...stages.training.config import TrainConfig
+from ...stages.training.optimization import BASE_BATCH_SIZE
+from .arms import Tickets, claims, paper_arms
+from .engine import Study, make_store
+from .inputs import StudyInputs
+
+RATIOS = (0.5, 0.3)
+EPOCHS = (3, 10)
+MODEL = "deit_t"
+BATCH_SIZE, PEAK_LR = 32, 1e-4
+CONTROLS = ("random",)
+
+
+def transfer(inputs: StudyInputs, reporter: Reporter) -> Study:
+    """Fine-tuning on photographs: a pretrained DeiT-Tiny chooses the patches, and the same network is trained on.
+
+    Paper: none of its tables; its main comparison of (a), (b) and (c) where students begin with pretrained weights.
+    Command: dataltt study transfer --shards 'photos/train-*.tar' --test-shards 'photos/test-*.tar' --checkpoint
+    deit_tiny_patch16_224.safetensors --seeds 0,1,2,3,4
+    Tickets: at ratios .5 and .3 by the checkpoint, as it is, of the centre view.
+    Arms: for 3 and for 10 epochs dense, and for each ratio tickets and random.
+    Cost: per seed 10 runs, 65 passes over the photographs.
+    To expect: docs/results.md.
+    """
+    inputs.needs("transfer", "shards", "test_shards", "checkpoint")
+    assert inputs.test_shards is not None
+    tickets = [_tickets(inputs, ratio, inputs.test_shards, reporter) for ratio in RATIOS]
+    labels = [t.label for t in tickets]
+    arms, comparisons = [], []
+    for epochs in EPOCHS:
+        prefix = f"{epochs}-epochs-"
+        arms += paper_arms(
+            _recipe(inputs, epochs),
+            tickets,
+            test_shards=inputs.test_shards,
+            controls=CONTROLS,
+            tests=("ticket", "random", "dense"),
+            prefix=prefix,
+        )
+        comparisons += claims(labels, CONTROLS, prefix)
+    note = {"model": MODEL, "epochs": list(EPOCHS), "batch_size": inputs.batch_size or BATCH_SIZE, "peak_lr": PEAK_LR}
+    return Study(
+        name="transfer",
+        arms=tuple(arms),
+        comparisons=tuple(comparisons),
+        test_shards=inputs.test_shards,
+        note=note,
+    )
+
+
+def _tickets(inputs: StudyInputs, ratio: float, test_shards: str, reporter: Reporter) -> Tickets:
+    config = SelectConfig.of(
+        model=MODEL,
+        checkpoint=inputs.checkpoint,
+        shards=inputs.shards,
+        out=inputs.folder / f"train-{ratio}.zarr",
+        ratio=ratio,
+        ranks=True,
+        workers=inputs.runtime.workers,
+        device=inputs.runtime.device,
+    )
+    test = config.but(out=inputs.folder / f"test-{ratio}.zarr", shards=test_shards)
+    return Tickets(label=str(ratio), train=make_store(config, reporter), test=make_store(test, reporter))
+
+
+def _recipe(inputs: StudyInputs, epochs: int) -> TrainConfig:
+    """Centre views, mirrored, with DeiT's weights to begin with, and what mixes or erases left out: runs are short."""
+    batch_size = inputs.batch_size or BATCH_SIZE
+    return TrainConfig.of(
+        out=inputs.folder,
+        shards=inputs.shards,
+        model=MODEL,
+        init=inputs.checkpoint,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=PEAK_LR * BASE_BATCH_SIZE / batch_size,
+        warmup_epochs=epochs / 10,
+        drop_path=0.0,
+        view_mode="static",
+        augment="crop",
+        random_erasing=0.0,
+        mixup=0.0,
+        cutmix=0.0,
+        ema_decay=0.0,
+        shuffle_buffer=10_000,
+        val_interval=epochs,
+        workers=inputs.runtime.workers,
+        device=inputs.runtime.device,
+        precision=inputs.runtime.precision,
+    )
