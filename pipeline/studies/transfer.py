@@ -6,7 +6,7 @@ from ...stages.runtime.reporting import Reporter
 from ...stages.selection.config import SelectConfig
 from ...stages.training.config import TrainConfig
 from ...stages.training.optimization import BASE_BATCH_SIZE
-from .arms import Tickets, claims, paper_arms
+from .arms import PLAIN_CONTROLS, Tickets, claims, paper_arms
 from .engine import Study, make_store
 from .inputs import StudyInputs
 
@@ -14,7 +14,7 @@ RATIOS = (0.5, 0.3)
 EPOCHS = (3, 10)
 MODEL = "deit_t"
 BATCH_SIZE, PEAK_LR = 32, 1e-4
-CONTROLS = ("random",)
+CONTROLS = ("random", *PLAIN_CONTROLS)
 
 
 def transfer(inputs: StudyInputs, reporter: Reporter) -> Study:
@@ -24,8 +24,8 @@ def transfer(inputs: StudyInputs, reporter: Reporter) -> Study:
     Command: dataltt study transfer --shards 'photos/train-*.tar' --test-shards 'photos/test-*.tar' --checkpoint
     deit_tiny_patch16_224.safetensors --seeds 0,1,2,3,4
     Tickets: at ratios .5 and .3 by the checkpoint, as it is, of the centre view.
-    Arms: for 3 and for 10 epochs dense, and for each ratio tickets and random.
-    Cost: per seed 10 runs, 65 passes over the photographs.
+    Arms: for 3 and for 10 epochs dense, and for each ratio tickets, random, center and resize.
+    Cost: per seed 18 runs, 117 passes over the photographs: an hour for 1,405 of them on two CPU cores that others use.
     To expect: docs/results.md.
     """
     inputs.needs("transfer", "shards", "test_shards", "checkpoint")

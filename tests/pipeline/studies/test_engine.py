@@ -12,7 +12,7 @@ import pytest
 from dataltt.artifacts_schema import Selector
 from dataltt.pipeline.reports.study_report import write_study_report
 from dataltt.pipeline.studies import compare_views as views
-from dataltt.pipeline.studies import engine, fashion
+from dataltt.pipeline.studies import engine, fashion, transfer
 from dataltt.pipeline.studies.arms import Tickets, claims, paper_arms
 from dataltt.pipeline.studies.cost import CostPlan, measured_cost
 from dataltt.pipeline.studies.engine import Arm, Comparison, Evaluation, Study, StudyInputs, bytes_per_image, run_study
@@ -20,7 +20,7 @@ from dataltt.stages.analysis.statistics import paired, spread
 from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.training.config import TrainConfig, matched_epochs
 
-from ...helpers import SmallStore, make_store, run_cli, run_on_two_ranks
+from ...helpers import MODEL, SmallStore, make_store, run_cli, run_on_two_ranks
 
 
 @pytest.fixture(scope="module")
@@ -330,3 +330,28 @@ def test_a_study_on_two_ranks(tmp_path: Path) -> None:
     document = json.loads((out / "study.json").read_text())
     assert {r["num_steps"] for r in document["results"]} == {1, 2}
     assert (out / "report.html").exists()
+
+
+def test_the_transfer_study_begins_with_pretrained_weights(
+    center: SmallStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "MODEL", MODEL)
+    monkeypatch.setattr(transfer, "RATIOS", (0.5,))
+    inputs = StudyInputs.of(
+        out=tmp_path,
+        shards=center.shards,
+        test_shards=center.shards,
+        checkpoint=center.weights,
+        workers=0,
+        device="cpu",
+    )
+    study = transfer.transfer(inputs, SilentReporter())
+    kinds = ("dense", "ticket-0.5", "random-0.5", "center-0.5", "resize-0.5")
+    assert [arm.name for arm in study.arms] == [f"{n}-epochs-{kind}" for n in (3, 10) for kind in kinds]
+    assert {arm.train.student.init for arm in study.arms} == {center.weights}
+    assert [arm.train.recipe.epochs for arm in study.arms] == [3] * 5 + [10] * 5
+    tests = {arm.name: [t.label for t in arm.tests] for arm in study.arms}
+    assert tests["3-epochs-ticket-0.5"] == tests["3-epochs-random-0.5"] == ["ticket", "random", "dense"]
+    assert tests["3-epochs-resize-0.5"] == ["resize", "dense"]
+    assert "10-epochs-(a) − (b), 0.5" in [c.name for c in study.comparisons]
+    assert study.arms[1].train.tickets == str(tmp_path / "train-0.5.zarr")
