@@ -1,4 +1,4 @@
-"""Transfer: pretrained students are fine-tuned on few labelled photographs, where from scratch nothing can be learnt."""
+"""Transfer: pretrained students fine-tuned on few labelled photographs, where nothing is learnt from scratch."""
 
 from __future__ import annotations
 
