@@ -8,7 +8,8 @@ Letters: P patches of the grid, M of a baked sample, K kept patches, p patch sid
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -66,8 +67,11 @@ _NUM_OPEN = 64
 
 
 class _Place(NamedTuple):
+    """A sample's place in its shard, and the number of the view that is shown of it."""
+
     shard: str
     number: int
+    view: int
 
 
 class BakedWorker(StreamWorker):
@@ -75,31 +79,43 @@ class BakedWorker(StreamWorker):
 
     def _dealt(self, run: tuple[int, int]) -> Iterator[_Place]:
         for piece in self._pieces(run):
-            for span in self._spans(*piece):
-                numbers = range(span.first, span.stop) if span.chosen is None else span.chosen.tolist()
-                yield from (_Place(span.counted.shard.name, number) for number in numbers)
+            for (shard, number), repeats in self._places(*piece):
+                yield from (_Place(shard, number, self._repeats.view(repeat)) for repeat in repeats)
+
+    def _places(self, start: int, stop: int) -> Iterator[tuple[tuple[str, int], Sequence[int]]]:
+        """The samples of a piece, by shard and number, each with its repeats."""
+        once = self.config.repeats == 1
+        spans, repeats = (
+            (self._spans(start, stop), itertools.repeat([0])) if once else self._repeated_spans(start, stop)
+        )
+        numbers = (
+            (span.counted.shard.name, number)
+            for span in spans
+            for number in (range(span.first, span.stop) if span.chosen is None else span.chosen.tolist())
+        )
+        yield from zip(numbers, repeats, strict=False)
 
     def _processed(self, items: Iterable[_Place]) -> Iterator[Shown]:
-        source = self.config.baked
+        source, num_views = self.config.baked, self.config.num_views
         assert source is not None
 
         @functools.lru_cache(_NUM_OPEN)
-        def opened(shard: str) -> BakedTar:
-            return source.open(shard, self._views.start)
+        def opened(shard: str, view: int) -> BakedTar:
+            return source.open(shard, view)
 
         for place in items:
-            yield self._shown(place.shard, opened(place.shard).read(place.number))
+            yield self._shown(place, opened(place.shard, place.view % num_views).read(place.number))
 
-    def _shown(self, shard: str, sample: BakedSample) -> Shown:
-        c, epoch = self.config, self.position.epoch
-        check_label(shard, sample.key, sample.label, c.num_classes)
+    def _shown(self, place: _Place, sample: BakedSample) -> Shown:
+        c = self.config
+        check_label(place.shard, sample.key, sample.label, c.num_classes)
         assert c.baked is not None
         form = c.baked.form
-        scores = self._chooser.scores(sample.key, epoch, _ticket_of(sample, form), None)
+        scores = self._chooser.scores(sample.key, place.view, _ticket_of(sample, form), None)
         if form.is_whole:
             image = torch.from_numpy(image_of(sample.patches, c.grid))
             if c.random_erasing > 0:
-                image = erase_patches(image, c.grid, c.view, c.random_erasing, c.seed, epoch, sample.key)
+                image = erase_patches(image, c.grid, c.view, c.random_erasing, c.seed, place.view, sample.key)
             return Shown(key=sample.key, image=image, label=sample.label, scores=scores)
         assert scores is not None
         patches, positions = sample.patches, sample.positions
@@ -107,7 +123,7 @@ class BakedWorker(StreamWorker):
             is_kept = np.isin(positions, kept_of(scores, c.num_keep))
             patches, positions = patches[is_kept], positions[is_kept]
         if c.random_erasing > 0:
-            patches = self._erased(patches, positions, sample.key)
+            patches = self._erased(patches, positions, place.view, sample.key)
         return Shown(
             key=sample.key,
             image=torch.from_numpy(patches),
@@ -116,11 +132,11 @@ class BakedWorker(StreamWorker):
             positions=positions,
         )
 
-    def _erased(self, patches: Pixels, positions: npt.NDArray[np.int64], key: str) -> Pixels:
+    def _erased(self, patches: Pixels, positions: npt.NDArray[np.int64], view: int, key: str) -> Pixels:
         """Patches [M, p, p, C] with the noise that random erasing would put there in the whole image."""
         c = self.config
         _, patch_px, _, channels = patches.shape
-        erased = draw_erasing(c.grid, patch_px, channels, c.view, c.random_erasing, c.seed, self.position.epoch, key)
+        erased = draw_erasing(c.grid, patch_px, channels, c.view, c.random_erasing, c.seed, view, key)
         if erased is None:
             return patches
         noise = patches_of(np.ascontiguousarray(erased.pixels.transpose(1, 2, 0)), patch_px)

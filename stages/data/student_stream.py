@@ -336,6 +336,14 @@ class StreamWorker:
         yield from ((_Picture(*joined), 0) for joined in self._joined(self._spans(start, stop)))
 
     def _repeated(self, start: int, stop: int) -> Iterator[tuple[_Picture, int]]:
+        spans, repeats = self._repeated_spans(start, stop)
+        # Not strict: asked for one more sample, the shard is read to its end, and what is wrong there comes out.
+        for joined, which in zip(self._joined(spans), repeats, strict=False):
+            picture = _Picture(*joined, which)
+            yield from ((picture, repeat) for repeat in picture.repeats)
+
+    def _repeated_spans(self, start: int, stop: int) -> tuple[list[ShardSpan], list[list[int]]]:
+        """The pictures of a piece, where each is shown several times, and the repeats of each that the piece has."""
         order, n = self._order(), self.config.repeats
         sequence = [self.config.shards[i] for i in order]
         positions = np.arange(start, stop) if self._left is None else self._left[start:stop]
@@ -343,11 +351,8 @@ class StreamWorker:
         chosen = self._repeats.pictures([shard.num_samples for shard in self.config.shards])
         before = np.cumsum([0, *(shard.num_samples for shard in sequence)])
         places = np.concatenate([chosen[i] + before[k] for k, i in enumerate(order)])[numbers]
-        repeats = np.split(positions % n, firsts[1:])
-        # Not strict: asked for one more sample, the shard is read to its end, and what is wrong there comes out.
-        for joined, which in zip(self._joined(spans_at(sequence, places)), repeats, strict=False):
-            picture = _Picture(*joined, which.tolist())
-            yield from ((picture, repeat) for repeat in picture.repeats)
+        repeats = [which.tolist() for which in np.split(positions % n, firsts[1:])]
+        return spans_at(sequence, places), repeats
 
     def _joined(self, spans: Iterable[ShardSpan]) -> Iterator[tuple[RawSample, Ticket | None]]:
         """The samples of some spans with their tickets."""

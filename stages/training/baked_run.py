@@ -90,10 +90,6 @@ def _check_options(config: TrainConfig, folder: Path, baked: BakedManifest) -> N
         raise OptionError("`shards` beside `baked`: the folder has its own; leave one of them out")
     if config.views.view_mode not in (None, "replay"):
         raise OptionError(f"`view_mode={config.views.view_mode!r}`: a baked folder replays its views; leave it out")
-    if config.views.repeats > 1:
-        raise OptionError(
-            f"`repeats={config.views.repeats}` saves decoding, which baked patches do not need; leave it out"
-        )
     if config.student.token_labels == "store":
         raise OptionError(
             f"`token_labels='store'`: {folder} has none; train on the store and its shards, or give "

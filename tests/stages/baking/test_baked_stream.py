@@ -54,10 +54,16 @@ def streams(drawn: SmallStore, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 @pytest.mark.long
 @pytest.mark.parametrize(("world_size", "num_workers", "first_step"), [(1, 1, 0), (1, 2, 3), (2, 2, 1), (3, 1, 0)])
-@pytest.mark.parametrize("steps_before", [0, 2])
+@pytest.mark.parametrize(("steps_before", "repeats"), [(0, 1), (2, 1), (2, 2)])
 def test_the_same_batches(
-    streams: tuple[StreamConfig, StreamConfig], world_size: int, num_workers: int, first_step: int, steps_before: int
+    streams: tuple[StreamConfig, StreamConfig],
+    world_size: int,
+    num_workers: int,
+    first_step: int,
+    steps_before: int,
+    repeats: int,
 ) -> None:
+    streams = (replace(streams[0], repeats=repeats), replace(streams[1], repeats=repeats))
     before = Stretch(layout=Layout(batch_size=6, world_size=1, num_workers=1), num_steps=steps_before)
     taken = (before,) if steps_before else ()
     num_seen = 0

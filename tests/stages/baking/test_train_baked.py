@@ -62,6 +62,16 @@ def test_all_patches_give_the_same_weights(drawn: SmallStore, tmp_path: Path, op
     _assert_same(replayed, _train(tmp_path / "run", baked=tmp_path / "baked", **options))
 
 
+def test_repeated_pictures_give_the_same_weights(drawn: SmallStore, tmp_path: Path) -> None:
+    options = {"repeats": 2, "random_erasing": 0.5}
+    bake_of(drawn, tmp_path / "baked")
+    replayed = _train(tmp_path / "replayed", tickets=drawn.store, **options)
+    _assert_same(replayed, _train(tmp_path / "run", baked=tmp_path / "baked", **options))
+    bake_of(drawn, tmp_path / "kept", "kept")
+    replayed = _train(tmp_path / "replayed-unmixed", tickets=drawn.store, **options, **_UNMIXED)
+    _assert_same(replayed, _train(tmp_path / "run-kept", baked=tmp_path / "kept", **options, **_UNMIXED))
+
+
 @pytest.mark.parametrize("patches", ["kept", "0.7"])
 @pytest.mark.parametrize("erasing", [0.0, 0.5])
 def test_kept_patches_unmixed_give_the_same_weights(
@@ -123,6 +133,7 @@ def test_a_jpeg_bake_trains(coloured: SmallStore, tmp_path: Path) -> None:
         ({"model": "resnet50"}, r"resnet50 needs whole images, and .* has 25 of 49 patches; train a plain ViT"),
         ({"shards": "x.tar"}, r"`shards` beside `baked`: the folder has its own"),
         ({"view_mode": "warp"}, r"`view_mode='warp'`: a baked folder replays its views; leave it out"),
+        ({"repeats": 4}, r"`repeats=4` of 3 view\(s\) would show one twice"),
         ({"num_views": 4}, r"`num_views=4`: .* has 3; ask for at most so many"),
         ({"token_labels": "store"}, r"`token_labels='store'`: .* has none"),
         ({"num_classes": 4}, r"`num_classes=4`, and labels in these shards go up to 9"),
