@@ -42,7 +42,7 @@ from ..runtime.reporting import Reporter, SilentReporter
 from .config import TrainConfig
 from .elastic import layout_of, taken_before
 from .evaluate import Metrics, center_of, evaluate_stream
-from .figures import MUCH_WAITING, Figures, in_hours, in_words
+from .figures import MUCH_WAITING, Figures, in_hours, in_words, said_of_waiting
 from .plan import RunPlan, out_of, plan_run, settled
 from .record import LOCK_FILE, begin_run, new_record, resume_run, undo_run
 from .room import check_room, check_run_folder
@@ -332,7 +332,8 @@ class _Trainer:
         """Says what to do where a GPU waits for its input."""
         share = self.figures.epoch_wait_share
         if self.process.device.type != "cpu" and share > MUCH_WAITING and epoch == self.first_epoch:
-            self.reporter.message(f"note: {share:.0%} of this epoch went into waiting for images; use more `workers`")
+            can_bake = self.stream.view_mode == "replay" and self.stream.baked is None
+            self.reporter.message(said_of_waiting(share, can_bake=can_bake))
 
     def _validate(self, epoch: int) -> None:
         if self.val_stream is None:

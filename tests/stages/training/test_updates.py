@@ -20,7 +20,7 @@ from dataltt.stages.runtime.peaks import peak_of
 from dataltt.stages.training import figures, run_log
 from dataltt.stages.training.config import EvalConfig, TrainConfig
 from dataltt.stages.training.evaluate import evaluate
-from dataltt.stages.training.figures import Figures, in_hours, in_words
+from dataltt.stages.training.figures import Figures, in_hours, in_words, said_of_waiting
 from dataltt.stages.training.train import TrainResult, train
 from safetensors.torch import load_file
 from torch import Tensor
@@ -239,3 +239,12 @@ def test_batches_move_whole() -> None:
     assert isinstance(there.token_labels, TokenLabels)
     assert {tensor.device.type for tensor in (there.images, there.labels, *there.token_labels)} == {"meta"}
     assert (there.keep_indices, there.num_skipped, there.keys) == (None, 3, ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("can_bake", "way_out"),
+    [(True, "bake the patches (dataltt bake), or use more `workers`"), (False, "use more `workers`")],
+)
+def test_what_is_said_of_waiting(can_bake: bool, way_out: str) -> None:
+    said = said_of_waiting(0.314, can_bake=can_bake)
+    assert said == f"note: 31% of this epoch went into waiting for images; {way_out}"
