@@ -7,7 +7,7 @@ from ...stages.selection.config import SelectConfig
 from ...stages.training.config import TrainConfig
 from ...stages.training.optimization import BASE_BATCH_SIZE
 from .arms import PLAIN_CONTROLS, Tickets, claims, paper_arms
-from .engine import Study, make_store
+from .engine import Arm, Comparison, Study, make_store
 from .inputs import StudyInputs
 
 RATIOS = (0.5, 0.3)
@@ -33,7 +33,8 @@ def transfer(inputs: StudyInputs, reporter: Reporter) -> Study:
     assert inputs.test_shards is not None
     tickets = [_tickets(inputs, ratio, inputs.test_shards, reporter) for ratio in RATIOS]
     labels = [t.label for t in tickets]
-    arms, comparisons = [], []
+    arms: list[Arm] = []
+    comparisons: list[Comparison] = []
     for epochs in EPOCHS:
         prefix = f"{epochs}-epochs-"
         arms += paper_arms(
