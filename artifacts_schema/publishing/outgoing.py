@@ -153,9 +153,9 @@ def _checked_objects(store: Path, digests: Mapping[str, str], on_progress: Progr
         try:
             paths[name] = there.find(name)
         except (FileNotFoundError, NotADirectoryError):
-            problems.append(Problem(where=name, kind="missing", message="is missing from the store"))
+            problems.append(Problem(where=name, kind="missing", message="is missing"))
         except OSError as error:
-            problems.append(Problem(where=name, kind="foreign", message=f"is no object of the store ({error})"))
+            problems.append(Problem(where=name, kind="foreign", message=f"is no object of it ({error})"))
     total = sum(path.stat().st_size for path in paths.values())
     found, done = [], 0
     for name, path in paths.items():

@@ -226,7 +226,7 @@ def _blocks(artifact: Artifact, name: str) -> Iterator[bytes]:
             while block := file.read(_BLOCK_BYTES):
                 yield block
     except FileNotFoundError:
-        raise _damaged(artifact, name, "is missing from the store") from None
+        raise _damaged(artifact, name, "is missing") from None
     except OSError as error:  # of a folder's disk, or of a damaged zip file
         raise _damaged(artifact, name, f"cannot be read ({error})") from None
     if drops and isinstance(objects, RemoteObjects):
