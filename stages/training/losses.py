@@ -44,13 +44,15 @@ class StudentLoss:
             images = kept_inputs(batch, s, self.student)
             with autocast(device, c.runtime.precision):
                 shown = resize_images(images, s.student_px)
-                plain_loss: Tensor = self.criterion(model(shown, batch.keep_indices), batch.labels)
+                logits = model(shown, batch.keep_indices)
+            plain_loss: Tensor = self.criterion(logits.float(), batch.labels)
             return plain_loss
         mixed = self._mix(batch, c.mixing, step)
         targets = mixed.targets(batch.labels, s.num_classes, c.recipe.smoothing)
         with autocast(device, c.runtime.precision):
             shown = resize_images(mixed.images, s.student_px)
-            mixed_loss: Tensor = self.soft_criterion(model(shown, mixed.keep_indices), targets)
+            logits = model(shown, mixed.keep_indices)
+        mixed_loss: Tensor = self.soft_criterion(logits.float(), targets)
         return mixed_loss
 
     def _mix(self, batch: Batch, config: MixingOptions, step: int, *, on_tokens: bool = False) -> Mixed:

@@ -556,8 +556,14 @@ def test_without_validation_no_best_is_kept(small: SmallStore, tmp_path: Path) -
     assert not (tmp_path / "run" / "best.safetensors").exists()
 
 
-def test_bf16_trains(small: SmallStore, tmp_path: Path) -> None:
-    assert _train(small, tmp_path / "run", precision="bf16", max_steps=2).step == 2
+@pytest.mark.parametrize("mixup", [0.0, 0.8])
+def test_bf16_rounds_the_network_and_not_the_loss(small: SmallStore, tmp_path: Path, mixup: float) -> None:
+    options = {"max_steps": 2, "cutmix": 0.0, "mixup": mixup}
+    assert _train(small, tmp_path / "run", precision="bf16", **options).step == 2
+    _train(small, tmp_path / "exact", **options)
+    for rounded, exact in zip(_metrics(tmp_path / "run"), _metrics(tmp_path / "exact"), strict=True):
+        assert rounded["loss"] == pytest.approx(exact["loss"], rel=5e-3)
+        assert rounded["loss"] != torch.tensor(rounded["loss"]).bfloat16().item()
     assert {t.dtype for t in _weights(tmp_path / "run").values()} == {torch.float32}
 
 
