@@ -39,15 +39,28 @@ Decoder = Literal["torchvision", "pillow"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selector:
-    """Selector that chose the tickets. One of `ratio` (final kept share) and `keep_rate` (per drop block) is set."""
+    """Selector that chose the tickets. One of `ratio` (final kept share) and `keep_rate` (per drop block) is set.
 
-    model: Name
-    weights_sha256: Sha256
+    The cascade has no `name`. Any other selector scores all patches once: it has a name and `ratio`, no drop blocks and
+    no keep counts, and a model and weights only where it looks at images with a network.
+    """
+
+    model: Name | None
+    weights_sha256: Sha256 | None
     drop_blocks: list[Annotated[int, Field(ge=0, le=10_000)]]
     keep_counts: list[Annotated[int, Field(ge=1, le=MAX_PATCHES)]]
     precision: Literal["fp32", "bf16"]
     ratio: Share | None = None
     keep_rate: Share | None = None
+    name: Name | None = None  # since 2.0
+    settings: dict[Name, bool | int | Finite | ShortText] | None = None  # since 2.0
+    package: ShortText | None = None  # since 2.0; name and version, of a selector that is not dataltt's own
+    uses_labels: bool | None = None  # since 2.0; true where the images' labels had a say
+
+    @property
+    def title(self) -> str:
+        """Words for who chose: the cascade's model, or the selector's name, with its model where it has one."""
+        return " of ".join(part for part in (self.name, self.model) if part is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +214,8 @@ class Manifest:
 
     def _plain(self) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        document["view"] = {k: v for k, v in document["view"].items() if v is not None or k not in _VIEW_SINCE_2_0}
+        for part, since_2_0 in _SINCE_2_0.items():
+            document[part] = {k: v for k, v in document[part].items() if v is not None or k not in since_2_0}
         return document
 
     def upgraded(self, sizes: Mapping[str, int]) -> Manifest:
@@ -210,7 +224,7 @@ class Manifest:
         Args:
             sizes: bytes of each object.
         """
-        needed = needed_version(self.view, thinned=self.thinned)
+        needed = needed_version(self.view, self.selector, thinned=self.thinned)
         is_later = version_of({"schema_version": self.schema_version}) > version_of({"schema_version": needed})
         version = self.schema_version if is_later else needed
         dataset = dataclasses.replace(self.dataset, source="")
@@ -218,16 +232,20 @@ class Manifest:
 
 
 _SINCE_1_2 = frozenset({"sizes", "publication", "thinned", "ticket_digest", "checksum"})
-_VIEW_SINCE_2_0 = frozenset({"decoder", "decoder_libraries"})
+_SINCE_2_0 = {
+    "selector": frozenset({"name", "settings", "package", "uses_labels"}),
+    "view": frozenset({"decoder", "decoder_libraries"}),
+}
 _ADAPTER = TypeAdapter(Manifest)
 _OBJECT_PATH = re.compile(r"^(?:[A-Za-z0-9_.-]+/)*[A-Za-z0-9_.-]+$")
 
 
-def needed_version(view: View, *, thinned: Thinned | None = None) -> str:
+def needed_version(view: View, selector: Selector, *, thinned: Thinned | None = None) -> str:
     """The schema version that a store is written in: the newest where an older reader would misread its tickets."""
     is_misread = (
         thinned is not None,  # it would take the tickets for the selector's own
         view.decoder_name != "pillow",  # it would show other pixels
+        selector.name is not None,  # it would look for a cascade
     )
     return NEWEST_VERSION if any(is_misread) else SCHEMA_VERSION
 
@@ -297,7 +315,6 @@ def _names_a_policy(augment: Mapping[str, Any] | None) -> bool:
 
 
 def _cross_field_problems(m: Manifest) -> list[Problem]:
-    counts, blocks = m.selector.keep_counts, m.selector.drop_blocks
     checks = [
         (
             "num_views",
@@ -307,15 +324,7 @@ def _cross_field_problems(m: Manifest) -> list[Problem]:
         ("num_patches", m.num_patches == m.grid[0] * m.grid[1], "should be the product of grid"),
         ("image_px", m.image_px == m.grid[0] * m.patch_px, "should be grid[0] · patch_px"),
         ("num_keep", m.num_keep <= m.num_patches, "should be at most num_patches"),
-        ("selector.keep_counts", counts[-1:] == [_selected_num_keep(m)], "should end with num_keep"),
-        ("selector.keep_counts", counts == sorted(counts, reverse=True), "should not increase"),
-        ("selector.drop_blocks", len(blocks) == len(counts), "should have one entry per keep count"),
-        ("selector.drop_blocks", blocks == sorted(set(blocks)), "should increase"),
-        (
-            "selector",
-            (m.selector.ratio is None) != (m.selector.keep_rate is None),
-            "should have one of ratio and keep_rate",
-        ),
+        *(_cascade_checks(m) if m.selector.name is None else _scorer_checks(m.selector)),
         ("view.augment", m.view.kind == "center" or _names_a_policy(m.view.augment), _AUGMENT_PROBLEM),
         ("view.std", len(m.view.std) == len(m.view.mean), "should be as long as mean"),
         ("dataset.shards", len(set(m.dataset.shards)) == len(m.dataset.shards), "should not repeat a name"),
@@ -326,6 +335,31 @@ def _cross_field_problems(m: Manifest) -> list[Problem]:
         ),
     ]
     return [Problem(where=where, kind="inconsistent", message=text) for where, ok, text in checks if not ok]
+
+
+_Checks = list[tuple[str, bool, str]]
+
+
+def _cascade_checks(m: Manifest) -> _Checks:
+    s, counts, blocks = m.selector, m.selector.keep_counts, m.selector.drop_blocks
+    return [
+        ("selector.model", s.model is not None, "should name the model"),
+        ("selector.weights_sha256", s.weights_sha256 is not None, "should be the digest of the weights"),
+        ("selector.keep_counts", counts[-1:] == [_selected_num_keep(m)], "should end with num_keep"),
+        ("selector.keep_counts", counts == sorted(counts, reverse=True), "should not increase"),
+        ("selector.drop_blocks", len(blocks) == len(counts), "should have one entry per keep count"),
+        ("selector.drop_blocks", blocks == sorted(set(blocks)), "should increase"),
+        ("selector", (s.ratio is None) != (s.keep_rate is None), "should have one of ratio and keep_rate"),
+    ]
+
+
+def _scorer_checks(s: Selector) -> _Checks:
+    """Checks of a selector that is not the cascade."""
+    return [
+        ("selector", not s.drop_blocks and not s.keep_counts, f"should have no drop blocks and keep counts: {s.name}"),
+        ("selector.ratio", s.ratio is not None and s.keep_rate is None, "should be given, and no keep_rate"),
+        ("selector.model", (s.model is None) == (s.weights_sha256 is None), "should go with weights_sha256"),
+    ]
 
 
 def _selected_num_keep(m: Manifest) -> int:
@@ -351,6 +385,7 @@ def _identity_problems(m: Manifest, document: Mapping[str, Any]) -> Iterator[Pro
             m.view.decoder_name == "pillow" or version >= (2, 0),
             f"needs schema version {NEWEST_VERSION}",
         ),
+        ("selector.name", m.selector.name is None or version >= (2, 0), f"needs schema version {NEWEST_VERSION}"),
         ("thinned", m.num_keep < _selected_num_keep(m) or m.thinned is None, "should have kept more than num_keep"),
     ]
     return (Problem(where=where, kind="inconsistent", message=text) for where, ok, text in checks if not ok)

@@ -180,7 +180,7 @@ def manifest_of(spec: StoreSpec, headers: Sequence[PartHeader], num_images: int,
     """The manifest of a store of these parts, without its objects."""
     skipped: list[SkippedSample] = [s for h in headers for s in h.skipped]
     return Manifest(
-        schema_version=needed_version(spec.view),
+        schema_version=needed_version(spec.view, spec.selector),
         grid=spec.grid,
         patch_px=spec.patch_px,
         image_px=spec.image_px,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from ...artifacts_schema import Location, Manifest
+    from ...artifacts_schema import Location, Manifest, Selector
 
 _BAR_CELLS = 12
 
@@ -126,9 +126,6 @@ def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[n
     from ...artifacts_schema.thinning import approximation
 
     console = Console()
-    dial = f"ratio {m.selector.ratio}" if m.selector.ratio is not None else f"keep rate {m.selector.keep_rate}"
-    cascade = zip(m.selector.drop_blocks, m.selector.keep_counts, strict=True)
-    drops = ", ".join(f"{kept} after block {block}" for block, kept in cascade)
     facts = {
         "store": f"{store} (schema {m.schema_version}, made {m.created} by dataltt {m.tool_version})",
         "ticket digest": m.digest,
@@ -139,8 +136,8 @@ def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[n
         + (f"; {said}" if (said := approximation(m)) else ""),
         "grid": f"{m.grid[0]}×{m.grid[1]} patches of {m.patch_px} px ({m.image_px} px)",
         "view": _view(m),
-        "selector": f"{m.selector.model}, {dial}, {m.selector.precision}; keeps {drops}",
-        "weights": f"SHA-256 {m.selector.weights_sha256}",
+        "selector": _selector(m.selector),
+        "weights": f"SHA-256 {m.selector.weights_sha256}" if m.selector.weights_sha256 else "none",
         "token labels": _token_labels(m),
         "skipped": f"{len(m.skipped)} image(s) that could not be decoded" if m.skipped else "none",
     }
@@ -161,6 +158,17 @@ def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[n
     console.print(sizes)
     console.print(f"\nkept share per grid position, in per cent (mean {share.mean():.1%})")
     console.print(_heat_map(share), highlight=False)
+
+
+def _selector(s: Selector) -> str:
+    dial = f"ratio {s.ratio}" if s.ratio is not None else f"keep rate {s.keep_rate}"
+    plain = f"{s.title}, {dial}, {s.precision}"
+    if s.name is None:
+        cascade = zip(s.drop_blocks, s.keep_counts, strict=True)
+        return f"{plain}; keeps " + ", ".join(f"{kept} after block {block}" for block, kept in cascade)
+    settings = [f"{name}={value}" for name, value in (s.settings or {}).items()]
+    more = [", ".join(settings), s.package and f"by {s.package}", s.uses_labels and "uses the images' labels"]
+    return "; ".join([plain, *(part for part in more if part)])
 
 
 def _view(m: Manifest) -> str:

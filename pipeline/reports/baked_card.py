@@ -39,7 +39,7 @@ dataltt pull {place} baked
 dataltt train --baked baked
 ```
 
-Their positions are those of the tickets `{t.digest}`, chosen by {escaped(t.selector.model)}.
+Their positions are those of the tickets `{t.digest}`, chosen by {escaped(t.selector.title)}.
 
 ## Licence
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import yaml
 
-from ...artifacts_schema import Manifest, OptionError, TicketStore, read_manifest
+from ...artifacts_schema import Manifest, OptionError, Selector, TicketStore, read_manifest
 from ...artifacts_schema.files import write_atomically
 from ...artifacts_schema.layout import CARD_FILE, is_card_file
 from ...artifacts_schema.manifest import Publication
@@ -101,10 +101,7 @@ def card_page(m: Manifest, stored: Mapping[str, int], url: str | None = None, *,
         marker=marker(m),
         view=_view(m),
         dial=_dial(m),
-        cascade=", ".join(
-            f"{kept} after block {block}"
-            for block, kept in zip(m.selector.drop_blocks, m.selector.keep_counts, strict=True)
-        ),
+        keeps=_keeps(m.selector),
         stored=stored,
         usage=_fenced("\n".join(_usage(shlex.quote(place)))),
         python_place=json.dumps(place),
@@ -152,8 +149,7 @@ def _front_matter(m: Manifest, publication: Publication) -> str:
         "dataltt": {
             "dataset": shown(m.dataset.name),
             "split": shown(m.dataset.split),
-            "model": shown(m.selector.model),
-            "weights_sha256": m.selector.weights_sha256,
+            **_names_of(m.selector),
             "num_keep": m.num_keep,
             "num_patches": m.num_patches,
             "ticket_digest": m.digest,
@@ -165,8 +161,25 @@ def _front_matter(m: Manifest, publication: Publication) -> str:
 
 def _title(m: Manifest) -> str:
     return (
-        f"{m.dataset.name} ({m.dataset.split}): tickets of {m.num_keep}/{m.num_patches} patches by {m.selector.model}"
+        f"{m.dataset.name} ({m.dataset.split}): tickets of {m.num_keep}/{m.num_patches} patches by {m.selector.title}"
     )
+
+
+def _names_of(s: Selector) -> dict[str, str]:
+    """The selector's name, model and weights, of which it may lack some."""
+    named = {"selector": s.name, "model": s.model, "weights_sha256": s.weights_sha256}
+    return {key: shown(value) for key, value in named.items() if value is not None}
+
+
+def _keeps(s: Selector) -> str:
+    """The selector's work in words: what the cascade keeps where, or another's settings and package."""
+    if s.name is None:
+        cascade = zip(s.drop_blocks, s.keep_counts, strict=True)
+        return "keeps " + ", ".join(f"{kept} after block {block}" for block, kept in cascade)
+    settings = ", ".join(f"{name}={value}" for name, value in (s.settings or {}).items())
+    package = f"by {s.package}" if s.package else ""
+    labels = "uses the images' labels" if s.uses_labels else ""
+    return "; ".join(["scores all patches once", *(part for part in (settings, package, labels) if part)])
 
 
 def _dial(m: Manifest) -> str:
@@ -194,9 +207,11 @@ def _usage(place: str) -> list[str]:
 def select_command(m: Manifest) -> str:
     """The call of `dataltt select` that makes these tickets, as the manifest tells it."""
     s, augment = m.selector, m.view.augment or {}
-    words = ["dataltt", "select", "--model", s.model, "--checkpoint", "WEIGHTS", "--shards", "SHARDS"]
+    words = ["dataltt", "select", *_selector_words(s), "--model", s.model or "MODEL"]
+    words += ["--checkpoint", "WEIGHTS"] if s.model is not None else []
+    words += ["--shards", "SHARDS"]
     words += ["--ratio", f"{s.ratio:g}"] if s.ratio is not None else ["--keep-rate", f"{s.keep_rate:g}"]
-    words += ["--drop-blocks", ",".join(map(str, s.drop_blocks))]
+    words += ["--drop-blocks", ",".join(map(str, s.drop_blocks))] if s.drop_blocks else []
     if m.view.policy_name is not None:
         words += ["--augment", m.view.policy_name, "--seed", str(m.view.seed)]
         scale = (augment.get("parameters") or {}).get("crop_scale")
@@ -207,6 +222,12 @@ def select_command(m: Manifest) -> str:
     words += ["--precision", s.precision] if s.precision != "fp32" else []
     words += ["--name", m.dataset.name, "--split", m.dataset.split]
     return shlex.join(words)
+
+
+def _selector_words(s: Selector) -> list[str]:
+    given = [f"{name}={value}" for name, value in (s.settings or {}).items()]
+    named = [] if s.name is None else ["--selector", s.name]
+    return [*named, *(word for pair in given for word in ("--selector-option", pair))]
 
 
 def _libraries(m: Manifest) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ...artifacts_schema import Manifest, read_manifest
+from ...artifacts_schema import Manifest, OptionError, read_manifest
 from ...artifacts_schema.files import write_atomically
 from ...stages.models.cost import count_gmacs, student_gmacs
 from ...stages.models.dropping_vit import DroppingViT
@@ -140,6 +140,8 @@ def _ways(plan: CostPlan, manifests: list[Manifest], device: torch.device) -> _W
 
 def _selector(manifest: Manifest, device: torch.device) -> DroppingViT:
     s = manifest.selector
+    if s.name is not None or s.model is None:
+        raise OptionError(f"the cost of running {s.title} online is not known; give stores of the cascade")
     cascade = CascadeOptions(ratio=s.ratio, keep_rate=s.keep_rate, drop_blocks=tuple(s.drop_blocks))
     selector = DroppingViT(create_vit(s.model), s.model, cascade=cascade)
     return selector.eval().requires_grad_(False).to(device)

@@ -141,10 +141,15 @@ class _Meter:
 
     def __init__(self, config: FidelityConfig, manifest: Manifest, process: Process, reporter: Reporter) -> None:
         vit = load_vit(config.model, config.checkpoint)
-        found = weights_sha256(vit)
-        if found != manifest.selector.weights_sha256:
+        found, expected = weights_sha256(vit), manifest.selector.weights_sha256
+        if manifest.selector.name is not None or expected is None:
+            raise OptionError(
+                f"{config.tickets} has tickets by {manifest.selector.title}, and fidelity runs the cascade alone; give "
+                "`tickets` that `dataltt select` made without `selector`"
+            )
+        if found != expected:
             raise TicketMismatchError(
-                f"{config.tickets} was selected with other weights (SHA-256 {manifest.selector.weights_sha256[:12]}…) "
+                f"{config.tickets} was selected with other weights (SHA-256 {expected[:12]}…) "
                 f"than these ({found[:12]}…); give those with `model={manifest.selector.model!r}` and `checkpoint`"
             )
         s = manifest.selector

@@ -64,6 +64,17 @@ class SelectConfig(Group):
         str, Option(help="deit_t, deit_s, deit_b, lvvit_s, or a timm plain ViT with a CLS token.", is_common=True)
     ]
     checkpoint: Checkpoint = None
+    selector: Annotated[
+        str,
+        Option(
+            help="How patches are chosen: cascade, attention, rollout, gradient; random, center, variance (of `model` "
+            "only grid and view count); or one that another package adds (docs/selectors.md).",
+        ),
+    ] = "cascade"
+    selector_option: Annotated[
+        tuple[str, ...],
+        Option(help="A setting of `selector`, e.g. seed=1 of random; may be given again.", metavar="NAME=VALUE"),
+    ] = ()
     shards: Shards = None
     out: Annotated[
         Path,

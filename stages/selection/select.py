@@ -23,7 +23,6 @@ from ...artifacts_schema import (
     CheckpointError,
     Manifest,
     OptionError,
-    Selector,
     TicketStore,
 )
 from ...artifacts_schema.combining.extend import commit_extension
@@ -40,10 +39,8 @@ from ..data.policies import POLICIES, Policy, describe, policy_of
 from ..data.room import guessed_samples
 from ..data.selection_stream import ShardBatches, ViewBatch
 from ..data.shards import Shard, absolute_spec, given_shards, is_url, resolve_shards
-from ..models.cascade import drop_blocks_of, keep_counts
 from ..models.checkpoints import SELECTOR_FILE, find_weights, read_info
-from ..models.registry import canonical_name, center_view_of, entry_of, geometry_of, load_vit, weights_sha256
-from ..models.selector import TicketSelector
+from ..models.registry import canonical_name, center_view_of, create_vit, geometry_of, load_vit
 from ..models.weight_entries import entry_taken
 from ..runtime.board import Board
 from ..runtime.distributed import Process, process_group
@@ -51,10 +48,12 @@ from ..runtime.locks import written_by_one
 from ..runtime.precision import autocast
 from ..runtime.reporting import Reporter, SilentReporter
 from ..runtime.version import tool_version
+from .choosing import Chooser, checked_selector, chooser_of
 from .config import SelectConfig
 from .extend import extending, lacking
 from .part_checks import PartChecks
 from .parts import JobProgress, batches_of, check_room, keep_undone, make_all_parts
+from .selectors import NamedSelector
 
 # Views that are not drawn at random: one, and that one mirrored.
 MAX_FIXED_VIEWS = 2
@@ -79,7 +78,7 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
     policy = None if config.views.augment == "none" else policy_of(config.views.augment, min_crop=config.views.min_crop)
     num_views = _num_views(config, policy)
     # Cheap checks come before the model is loaded.
-    keep_counts(1, config.cascade)
+    named = checked_selector(config)
     shards = resolve_shards(given_shards(config.shards), config.remote.access)
     base = None if config.extend is None else TicketStore.open(config.remote.location(config.extend))
     if base is not None:
@@ -92,11 +91,12 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
     ):
         check_destination(config.out, overwrite=config.overwrite)  # once more: nobody else can make it now
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
-        model = _model(config, quiet)
-        spec = _store_spec(config, model, shards, policy, num_views, base)
+        model = _model(config, named, quiet)
+        split = config.split or next((s for s in _SPLITS if s in shards[0].name), "unknown")
+        chooser = chooser_of(config, named, model, process.device, split)
+        spec = _store_spec(config, model, chooser, shards, policy, num_views, base, split)
         if base is not None:
             spec = extending(base, spec, config, quiet)
-        selector = TicketSelector(model, spec.selector.drop_blocks, spec.selector.keep_counts).to(process.device)
         if process.is_main:
             check_room(config.out, parts_dir(config.out), _needed_bytes(spec, shards, base), quiet)
         plan, batches = _plan(spec, shards, config, base), _shard_batches(config, shards, spec, policy)
@@ -105,7 +105,7 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
             config.runtime,
             quiet,
             begin=lambda: begin_plan(parts_dir(config.out), plan, discard_others=config.overwrite),
-            make=lambda board: _make_parts(config, selector, spec, batches, process, board, quiet, base),
+            make=lambda board: _make_parts(config, chooser, spec, batches, process, board, quiet, base),
             commit=lambda progress: _commit(config, spec, base, progress),
             check_lock=check_lock,
             writing="the store",
@@ -127,12 +127,14 @@ def _commit(
     return commit_extension(base, config.out, spec, overwrite=config.overwrite, on_progress=on_progress)
 
 
-def _model(config: SelectConfig, reporter: Reporter) -> VisionTransformer:
-    """The selector with its weights; of a run's folder its best (else newest) ones.
+def _model(config: SelectConfig, named: NamedSelector | None, reporter: Reporter) -> VisionTransformer:
+    """The selector's ViT with its weights, of a run's folder its best (else newest) ones; or with none that count.
 
     Raises:
         ModelError, CheckpointError
     """
+    if named is not None and not named.needs_weights:
+        return create_vit(config.model)
     file = config.checkpoint
     if file is not None and file.is_dir():
         file = find_weights(file)
@@ -196,25 +198,14 @@ def _num_views(config: SelectConfig, policy: Policy | None) -> int:
 def _store_spec(
     config: SelectConfig,
     model: VisionTransformer,
+    chooser: Chooser,
     shards: Sequence[Shard],
     policy: Policy | None,
     num_views: int,
     base: TicketStore | None,
+    split: str,
 ) -> StoreSpec:
     geometry = geometry_of(model, config.model)
-    c = config.cascade
-    blocks = drop_blocks_of(c, len(model.blocks), entry_of(config.model).drop_blocks)
-    num_patches = geometry.grid[0] * geometry.grid[1]
-    counts = keep_counts(num_patches, c, len(blocks))
-    selector = Selector(
-        model=canonical_name(config.model),
-        weights_sha256=weights_sha256(model),
-        drop_blocks=list(blocks),
-        keep_counts=list(counts),
-        precision=config.runtime.precision,
-        ratio=c.ratio,
-        keep_rate=c.keep_rate,
-    )
     known = None if base is None else base.manifest.view
     view = shown_by(center_view_of(model), config.views.decoder, known=known, whose=f"{config.extend}")
     if policy is not None:
@@ -223,14 +214,14 @@ def _store_spec(
         grid=geometry.grid,
         patch_px=geometry.patch_px,
         image_px=geometry.image_px,
-        num_keep=counts[-1],
+        num_keep=chooser.num_keep,
         num_views=num_views,
         has_ranks=config.ranks,
         has_views=num_views > 1 or policy is not None,
-        selector=selector,
+        selector=chooser.selector,
         view=view,
         dataset_name=config.name or _dataset_name(shards[0]),
-        split=config.split or next((s for s in _SPLITS if s in shards[0].name), "unknown"),
+        split=split,
         source=absolute_spec(given_shards(config.shards)),
         shards=[s.name for s in shards],
         tool_version=tool_version(),
@@ -259,7 +250,7 @@ def _plan(spec: StoreSpec, shards: Sequence[Shard], config: SelectConfig, base: 
 
 def _make_parts(
     config: SelectConfig,
-    selector: TicketSelector,
+    chooser: Chooser,
     spec: StoreSpec,
     dataset: ShardBatches,
     process: Process,
@@ -275,7 +266,7 @@ def _make_parts(
     reporter.start("selecting tickets", None, "images")
     progress = JobProgress(board, reporter, num_todo)
     for batch in batches_of(dataset, config.runtime, process, len(todo), reporter):
-        order = _orders(selector, batch.images, spec, config, process)
+        order = _orders(chooser, batch, spec, config, process)
         pending.setdefault(batch.index, []).append((batch, order))
         if batch.last:
             part = _part(spec.shards[batch.index], pending.pop(batch.index), spec)
@@ -292,19 +283,24 @@ def _is_done(directory: Path, index: int) -> bool:
 
 
 def _orders(
-    selector: TicketSelector,
-    images: Sequence[Tensor],
+    chooser: Chooser,
+    batch: ViewBatch,
     spec: StoreSpec,
     config: SelectConfig,
     process: Process,
 ) -> npt.NDArray[np.int64]:
     """Patch orders of every view, int64 [B, V, P], on each view's own grid."""
-    if not images:
+    if not batch.images:
         return np.empty((0, spec.num_views, spec.num_patches), dtype=np.int64)
-    pixels = torch.cat(list(images)).to(process.device, non_blocking=True)  # [B · V, channels, H, W]
+    pixels = torch.cat(batch.images).to(process.device, non_blocking=True)  # [B · V, channels, H, W]
+    labels = torch.tensor(batch.labels, device=process.device).repeat_interleave(spec.num_views)
+    names = [f"{key}\x1f{view}" for key in batch.keys for view in range(spec.num_views)]
+    orders, first = [], 0
     with autocast(process.device, config.runtime.precision):
-        orders = [selector(normalize(some, spec.view)).cpu().numpy() for some in pixels.split(config.batch_size)]
-    return np.concatenate(orders).reshape(len(images), spec.num_views, spec.num_patches)
+        for some in pixels.split(config.batch_size):
+            these = slice(first, first := first + len(some))
+            orders.append(chooser.order(normalize(some, spec.view), labels[these], names[these]).cpu().numpy())
+    return np.concatenate(orders).reshape(len(batch.images), spec.num_views, spec.num_patches)
 
 
 def _part(shard: str, batches: Sequence[tuple[ViewBatch, npt.NDArray[np.int64]]], spec: StoreSpec) -> Part:

@@ -78,11 +78,16 @@ def check_tickets(manifest: Manifest, store: str, geometry: Geometry, view: View
 
 
 def check_center(manifest: Manifest, store: str, purpose: str) -> None:
-    """Refuses a store without the centre view's ticket.
+    """Refuses a store without the centre view's ticket, and one whose tickets know the images' labels.
 
     Raises:
         TicketMismatchError
     """
+    if manifest.selector.uses_labels:
+        raise TicketMismatchError(
+            f"{store} holds tickets that were chosen by the images' labels ({manifest.selector.title}), and a test on "
+            "them tells nothing; select them without labels"
+        )
     if manifest.view.kind != "center":
         raise TicketMismatchError(
             f"{store} holds {manifest.num_views} view(s) drawn by policy {manifest.view.policy_name!r}, and "

@@ -174,7 +174,8 @@ def _store(config: TrainConfig) -> TicketStore | None:
 def _model_name(config: TrainConfig, manifest: Manifest | None) -> str:
     name = config.student.model or (manifest.selector.model if manifest else None)
     if name is None:
-        raise OptionError("which model? give `model`, e.g. deit_s")
+        why = "" if manifest is None else f" (the tickets are by {manifest.selector.title}, which has no architecture)"
+        raise OptionError(f"which model?{why} give `model`, e.g. deit_s")
     return name
 
 

@@ -352,7 +352,7 @@ def test_a_decoder_and_its_libraries_are_of_the_view_and_of_the_ticket_digest() 
     assert pillow.view.decoder_name == "pillow"
     assert "decoder" not in pillow.to_json()["view"]
     assert pillow.digest != torchvision.digest
-    assert [needed_version(m.view) for m in (pillow, torchvision)] == ["1.2", "2.0"]
+    assert [needed_version(m.view, m.selector) for m in (pillow, torchvision)] == ["1.2", "2.0"]
 
 
 def test_a_decoder_that_older_readers_would_pass_over_is_refused_in_their_versions() -> None:

@@ -1,0 +1,145 @@
+"""Selectors by name: dataltt's own, and those that other packages add as entry points of the group below."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from ...artifacts_schema import ModelError, OptionError
+from .scorers import SHIPPED, Scorer
+
+GROUP = "dataltt.selectors"
+CASCADE = "cascade"
+Setting = bool | int | float | str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedSelector:
+    """A selector that was asked for, before it has its ViT.
+
+    Attributes:
+        make: makes it of a ViT and its settings.
+        settings: all of them, given or not.
+        package: name and version of the package that it comes from; None of dataltt's own.
+    """
+
+    name: str
+    make: Callable[..., Scorer]
+    settings: Mapping[str, Setting]
+    package: str | None
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether the ViT's weights play a part."""
+        return bool(getattr(self.make, "needs_weights", True))
+
+
+def named_selector(name: str, options: Sequence[str]) -> NamedSelector | None:
+    """The selector of a name with its settings; None of the cascade.
+
+    Args:
+        options: NAME=VALUE each.
+
+    Raises:
+        OptionError: there is no such selector, or it has no such setting, or not with such a value.
+    """
+    if name == CASCADE:
+        if options:
+            raise OptionError(
+                f"`selector_option={options[0]!r}`: the cascade takes none; its options are `ratio`, `keep_rate` and "
+                "`drop_blocks`"
+            )
+        return None
+    others = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if name not in SHIPPED and name not in others:
+        names = [CASCADE, *SHIPPED, *sorted(set(others) - set(SHIPPED))]
+        near = difflib.get_close_matches(name, names, n=1)
+        raise OptionError(
+            f"`selector={name!r}` is not known; there are {', '.join(names)}"
+            + (f"; did you mean {near[0]}?" if near else "; others come with packages that add them")
+        )
+    entry = None if name in SHIPPED else others[name]
+    make = SHIPPED[name] if entry is None else _loaded(entry)
+    package = f"{entry.dist.name} {entry.dist.version}" if entry is not None and entry.dist is not None else None
+    return NamedSelector(name=name, make=make, settings=_settings(name, make, options), package=package)
+
+
+def _loaded(entry: EntryPoint) -> Callable[..., Scorer]:
+    try:
+        made: Callable[..., Scorer] = entry.load()
+    except Exception as error:
+        raise OptionError(
+            f"`selector={entry.name!r}` cannot be loaded from {entry.value} ({type(error).__name__}: {error}); "
+            "mend or reinstall the package that adds it"
+        ) from error
+    return made
+
+
+def _settings(name: str, make: Callable[..., Scorer], options: Sequence[str]) -> dict[str, Setting]:
+    parameters = inspect.signature(make).parameters.values()
+    known: dict[str, Setting] = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    has = f"it has {', '.join(f'{n}={v}' for n, v in known.items())}" if known else "it has none"
+    settings = dict(known)
+    for option in options:
+        key, is_pair, text = option.partition("=")
+        if not is_pair or key not in known:
+            raise OptionError(f"`selector_option={option!r}` is no setting of the selector {name!r}; {has}")
+        try:
+            settings[key] = _parsed(text, type(known[key]))
+        except ValueError:
+            raise OptionError(
+                f"`selector_option={option!r}` should be of the kind of {key}={known[key]}, the default"
+            ) from None
+    return settings
+
+
+def _parsed(text: str, kind: type[Any]) -> Setting:
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(text)
+        return text.lower() == "true"
+    value: Setting = kind(text)
+    return value
+
+
+def ordered(
+    scorer: Scorer,
+    name: str,
+    images: Tensor,
+    labels: Tensor | None,
+    num_keep: int,
+    num_patches: int,
+    names: Sequence[str],
+) -> Tensor:
+    """Patches from the highest score to the lowest, of equals the first: int64 [B, P].
+
+    Args:
+        images: float [B, channels, H, W], normalised.
+        name: of the selector, for the sentence.
+
+    Raises:
+        ModelError: scores of another shape, or not finite.
+    """
+    with torch.no_grad():
+        scores = scorer.scores(images, labels, num_keep, names=names)
+    if scores.shape != (len(images), num_patches):
+        raise ModelError(
+            f"the selector {name!r} gave scores of shape {list(scores.shape)}; they should be "
+            f"[{len(images)}, {num_patches}], one per image and patch"
+        )
+    if not scores.isfinite().all():
+        raise ModelError(f"the selector {name!r} gave scores that are not finite; its weights may be damaged")
+    return scores.argsort(dim=1, descending=True, stable=True)
+
+
+def made(named: NamedSelector, vit: VisionTransformer) -> Scorer:
+    """The selector with its ViT, whose weights are frozen."""
+    return named.make(vit.eval().requires_grad_(False), **named.settings)
