@@ -43,7 +43,7 @@ def rollout(vit: VisionTransformer, images: Tensor) -> Tensor:
     return rolled[:, 0, vit.num_prefix_tokens :]
 
 
-@torch.enable_grad()  # type: ignore[untyped-decorator]
+@torch.enable_grad()
 def gradient_relevance(vit: VisionTransformer, images: Tensor, classes: Tensor | None = None) -> Tensor:
     """Relevance of the patches to a class, by attention and its gradient: float32 [B, P].
 

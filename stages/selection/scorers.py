@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
+import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -52,7 +53,7 @@ class Random:
     def scores(self, images: Tensor, labels: Tensor | None, num_keep: int, *, names: Sequence[str]) -> Tensor:
         """Draws."""
         drawn = [generator_of(self.seed, "random selector", name).random(self.num_patches) for name in names]
-        return torch.tensor(drawn)
+        return torch.from_numpy(np.array(drawn))
 
 
 class Center:

@@ -17,7 +17,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
 
 from ...artifacts_schema import (
     CheckpointError,

@@ -355,6 +355,50 @@ def test_a_decoder_and_its_libraries_are_of_the_view_and_of_the_ticket_digest() 
     assert [needed_version(m.view, m.selector) for m in (pillow, torchvision)] == ["1.2", "2.0"]
 
 
+def _scored(version: str = "2.0", **selector: Any) -> dict[str, Any]:
+    """A store's manifest whose selector is not the cascade."""
+
+    def change(document: dict[str, Any]) -> None:
+        document["schema_version"] = version
+        document["sizes"] = dict.fromkeys(document["objects"], 1)
+        nothing = {"model": None, "weights_sha256": None, "drop_blocks": [], "keep_counts": []}
+        document["selector"] |= {**nothing, "name": "random", "ratio": 0.5, "keep_rate": None, **selector}
+        document |= {"checksum": "", "ticket_digest": ""}
+        reseal(document)
+
+    return altered(change)
+
+
+def test_a_selector_without_cascade_is_of_2_0() -> None:
+    settings = {"seed": 1, "rate": 1.0, "labels": True, "kind": "a"}
+    manifest = parse_manifest(_scored(settings=settings), "some.zarr")
+    assert needed_version(manifest.view, manifest.selector) == "2.0"
+    written = manifest.to_json()["selector"]["settings"]
+    assert {name: (type(value), value) for name, value in written.items()} == {
+        name: (type(value), value) for name, value in settings.items()
+    }
+    assert manifest.digest != parse_manifest(_scored(settings={**settings, "seed": 2}), "some.zarr").digest
+
+
+def test_a_cascade_says_no_word_of_what_came_with_other_selectors() -> None:
+    selector = parse_manifest(altered(lambda document: None), "some.zarr").to_json()["selector"]
+    assert not {"name", "settings", "package", "uses_labels"} & set(selector)
+
+
+@pytest.mark.parametrize(
+    ("changed", "where"),
+    [
+        ({"version": "1.2"}, "selector.name"),
+        ({"drop_blocks": [3], "keep_counts": [2]}, "selector"),
+        ({"ratio": None, "keep_rate": 0.7}, "selector.ratio"),
+        ({"model": "deit"}, "selector.model"),
+        ({"name": None}, "selector.model"),
+    ],
+)
+def test_a_selector_that_is_neither_a_cascade_nor_another_is_refused(changed: dict[str, Any], where: str) -> None:
+    assert (where, "inconsistent") in problems_of(_scored(**changed))
+
+
 def test_a_decoder_that_older_readers_would_pass_over_is_refused_in_their_versions() -> None:
     assert problems_of(_decoded("torchvision", "1.2")) == {("view.decoder", "inconsistent")}
     assert parse_manifest(_decoded("pillow", "1.2"), "some.zarr").view.decoder_name == "pillow"
