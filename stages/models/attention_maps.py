@@ -32,8 +32,8 @@ def last_cls_attention(vit: VisionTransformer, images: Tensor) -> Tensor:
 def rollout(vit: VisionTransformer, images: Tensor) -> Tensor:
     """Attention rollout from the CLS token to the patches, float32 [B, P].
 
-    Source: Abnar & Zuidema 2020, section 3: A = (mean over heads + I) / 2 in each block, multiplied over blocks. Rows of
-    A sum to one as they are.
+    Source: Abnar & Zuidema 2020, section 3: A = (mean over heads + I) / 2 in each block, multiplied over blocks. Its
+    rows sum to one as they are.
     """
     _, maps = _with_attention(vit, images)
     rolled = _identity(maps[0])

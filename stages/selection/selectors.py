@@ -38,7 +38,7 @@ class NamedSelector:
 
     @property
     def needs_weights(self) -> bool:
-        """Whether the ViT's weights play a part."""
+        """True where the ViT's weights play a part."""
         return bool(getattr(self.make, "needs_weights", True))
 
 

@@ -216,5 +216,5 @@ def test_the_page_writes_one_that_another_package_adds(
     assert "edges, ratio 0.5, fp32; power=2.0; by lab-selectors 1.4" in _run("inspect", store)
     _run("verify", store, "--shards", small.shards)
     assert "there are cascade, random, center, variance, attention, rollout, gradient, edges" in _refused(
-        "select", "--selector", "egdes", "--model", MODEL, "--ratio", 0.5, "--shards", small.shards
+        "select", "--selector", "edge", "--model", MODEL, "--ratio", 0.5, "--shards", small.shards
     )
