@@ -39,7 +39,7 @@ def rollout(vit: VisionTransformer, images: Tensor) -> Tensor:
     rolled = _identity(maps[0])
     for attention in maps:
         mean = attention.mean(dim=1)
-        rolled = (mean + _identity(attention)) / 2 @ rolled
+        rolled = _product((mean + _identity(attention)) / 2, rolled)
     return rolled[:, 0, vit.num_prefix_tokens :]
 
 
@@ -59,13 +59,20 @@ def gradient_relevance(vit: VisionTransformer, images: Tensor, classes: Tensor |
     gradients = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), maps)
     relevance = _identity(maps[0])
     for attention, gradient in zip(maps, gradients, strict=True):
-        relevance = relevance + (gradient * attention.detach()).clamp(min=0).mean(dim=1) @ relevance
+        positive = (gradient * attention.detach()).clamp(min=0).mean(dim=1)
+        relevance = relevance + _product(positive, relevance)
     return relevance[:, 0, vit.num_prefix_tokens :]
 
 
 def _tokens(vit: VisionTransformer, images: Tensor) -> Tensor:
     embedded: Tensor = vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))
     return embedded
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Matrix product in fp32, whatever precision the ViT runs in."""
+    with torch.autocast(left.device.type, enabled=False):
+        return left @ right
 
 
 def _identity(attention: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -86,6 +87,11 @@ def _loaded(entry: EntryPoint) -> Callable[..., Scorer]:
 def _settings(name: str, make: Callable[..., Scorer], options: Sequence[str]) -> dict[str, Setting]:
     parameters = inspect.signature(make).parameters.values()
     known: dict[str, Setting] = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    if other := next((key for key, value in known.items() if not isinstance(value, Setting)), None):
+        raise OptionError(
+            f"`selector={name!r}`: its setting {other} has no default that is true or false, a number or text; give it "
+            "one where it is written"
+        )
     has = f"it has {', '.join(f'{n}={v}' for n, v in known.items())}" if known else "it has none"
     settings = dict(known)
     for option in options:
@@ -107,6 +113,8 @@ def _parsed(text: str, kind: type[Any]) -> Setting:
             raise ValueError(text)
         return text.lower() == "true"
     value: Setting = kind(text)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(text)
     return value
 
 

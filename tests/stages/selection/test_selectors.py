@@ -167,6 +167,16 @@ def test_gradient_needs_a_head_and_labels_within_it() -> None:
         _scores("gradient", "labels=true", labels=torch.tensor([0, 5, -1]))
 
 
+@pytest.mark.parametrize("name", ["attention", "rollout", "gradient"])
+def test_scores_are_fp32_in_bf16_too(name: str) -> None:
+    named = named_selector(name, [])
+    assert named is not None
+    with torch.autocast("cpu", torch.bfloat16):
+        found = made(named, _vit()).scores(_images(), None, 8, names=_NAMES)
+    assert found.dtype == torch.float32
+    assert np.corrcoef(found.numpy().ravel(), _scores(name).ravel())[0, 1] > 0.98
+
+
 # From scores to orders
 
 
@@ -241,3 +251,18 @@ def test_a_package_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatc
         named_selector("ours", [])
     with pytest.raises(OptionError, match="gradient, ours; did you mean ours"):
         named_selector("our", [])
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "x"])
+def test_settings_of_another_package_are_checked_as_our_own(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    def ours(vit: VisionTransformer, *, rate: float = 0.5) -> _Given:
+        return _Given(torch.zeros(1, 4))
+
+    def worse(vit: VisionTransformer, *, rate: Any) -> _Given:
+        return _Given(torch.zeros(1, 4))
+
+    monkeypatch.setattr(selectors, "SHIPPED", {"ours": ours, "worse": worse})
+    with pytest.raises(OptionError, match=f"`selector_option='rate={value}'` should be of the kind of rate=0.5"):
+        named_selector("ours", [f"rate={value}"])
+    with pytest.raises(OptionError, match="`selector='worse'`: its setting rate has no default that is"):
+        named_selector("worse", [])
