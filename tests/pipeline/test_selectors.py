@@ -20,7 +20,7 @@ _ON_CPU = ("--device", "cpu", "--workers", 0)
 _NETWORKS = ("attention", "rollout", "gradient")
 _NAMES = ("random", "center", "variance", *_NETWORKS)
 
-pytestmark = pytest.mark.usefixtures("own_folder", "fixed_time")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("own_folder", "fixed_time")]
 
 
 def _run(*args: object) -> str:
