@@ -408,13 +408,13 @@ def _refusal(small: SmallStore, folder: str) -> str:
 @pytest.mark.slow
 @pytest.mark.two_ranks
 def test_auto_resume_on_two_ranks(small: SmallStore, tmp_path: Path) -> None:
-    arguments = [*_flags({**_OPTIONS, "tickets": small.store, "out": "run"}), "--auto-resume"]
+    arguments = [*_flags({**_OPTIONS, "tickets": small.store, "out": "run", "epochs": 2}), "--auto-resume"]
     for steps, said in ((1, "stopped by --max-steps at step 1"), (3, "resumed at step 1")):
         result = run_on_two_ranks(tmp_path, "train", *arguments, "--max-steps", steps)
         assert result.code == 0, result.err
         assert result.err.count(said) == 1
     assert len(_losses("run")) == 3
-    assert _train(small, "run", resume=True).step == 6  # on one process, at the same global batch
+    assert _train(small, "run", resume=True, epochs=2).step == 6  # on one process, at the same global batch
     world_size, batch_size, passes = {"was": 2, "is": 1}, {"was": 6, "is": 12}, {"was": 1, "is": 2}
     assert _read("run")["changes"][-1] | {"max_steps": None} == {
         "step": 3,
