@@ -56,6 +56,19 @@ def photographs(count: int) -> Iterator[EncodedSample]:
         yield EncodedSample(key=f"class{i % 10}/{i:06d}", image=buffer.getvalue(), extension="jpg", label=i % 10)
 
 
+def write_photographs(folder: Path, num_images: int) -> None:
+    """Writes such photographs into one shard, bench-000000.tar, classes.json beside it."""
+    write_shards(
+        photographs(num_images),
+        folder,
+        name="bench",
+        max_count=num_images,
+        classes=[str(c) for c in range(10)],
+        total=num_images,
+        reporter=SilentReporter(),
+    )
+
+
 def bench_baked(*, repeats: int, num_images: int = NUM_IMAGES, reporter: Reporter) -> list[BenchRow]:
     """Measures images/s of raw and JPEG kept patches over drawing `deit` views, and bytes over those of the sources.
 
@@ -92,15 +105,7 @@ def bench_baked(*, repeats: int, num_images: int = NUM_IMAGES, reporter: Reporte
 
 def replayed_views(root: Path, num_images: int) -> StreamConfig:
     """A stream of replayed `deit` views of photographs, whose store lies beside them."""
-    write_shards(
-        photographs(num_images),
-        root,
-        name="bench",
-        max_count=num_images,
-        classes=[str(c) for c in range(10)],
-        total=num_images,
-        reporter=SilentReporter(),
-    )
+    write_photographs(root, num_images)
     shards = resolve_shards(str(root / "bench-*.tar"))
     spec = write_parts(
         root / "store.zarr", [SyntheticRows.of_samples(s.name, list(iter_samples(s))) for s in shards], _NUM_VIEWS

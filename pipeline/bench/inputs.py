@@ -19,14 +19,13 @@ from ...artifacts_schema import View
 from ...stages.data.counting import count_shards
 from ...stages.data.decoders import decoded_by
 from ...stages.data.loader import iterate
-from ...stages.data.packing import write_shards
 from ...stages.data.policies import POLICIES
 from ...stages.data.shards import resolve_shards
 from ...stages.data.spans import CountedShard
 from ...stages.data.student_stream import SampleStream, StreamConfig, StreamPosition
 from ...stages.options import Decoder
 from ...stages.runtime.reporting import Reporter, SilentReporter
-from .baked import photographs
+from .baked import write_photographs
 from .peers import PEERS, PeerViews, read_by
 from .timing import BenchRow, ratio_row
 
@@ -140,15 +139,7 @@ def bench_input(
 
 def _made(folder: Path, num_images: int) -> str:
     """Shards of photographs, written into a folder."""
-    write_shards(
-        photographs(num_images),
-        folder,
-        name="bench",
-        max_count=num_images,
-        classes=[str(c) for c in range(10)],
-        total=num_images,
-        reporter=SilentReporter(),
-    )
+    write_photographs(folder, num_images)
     return str(folder / "bench-*.tar")
 
 

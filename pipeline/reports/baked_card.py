@@ -21,7 +21,8 @@ def baked_card(baked: BakedManifest, url: str | None = None) -> str:
     """
     t, publication = baked.tickets, baked.tickets.publication
     license = None if publication is None else publication.data_license
-    matter = {"license": hub_license(license) if license else "unknown", "tags": ["dataltt", "webdataset"]}
+    known = "unknown" if license is None else hub_license(license) or "other"
+    matter = {"license": known, "tags": ["dataltt", "webdataset"]}
     quality = "" if baked.quality is None else f", quality {baked.quality}"
     said = f"The pixels are under {escaped(license)}." if license else "Nobody has said here what it is."
     place = shown(shlex.quote(url or "URL"))

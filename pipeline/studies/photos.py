@@ -15,6 +15,7 @@ from .arms import PLAIN_CONTROLS, Tickets, claims, paper_arms
 from .cost import CostPlan
 from .engine import Arm, Evaluation, Study, label_store, make_store
 from .inputs import StudyInputs
+from .recipes import short_recipe
 
 RATIO, SWIN_RATIO = 0.5, 0.51  # 98 of 196 patches; 100 of them, the nearest square, for small-dense Swin
 MODEL, EPOCHS, BATCH_SIZE, PEAK_LR = "vit_micro", 12, 20, 2e-3
@@ -50,7 +51,7 @@ def photos(inputs: StudyInputs, reporter: Reporter) -> Study:
         device=inputs.runtime.device,
     )
     stores = {ratio: _stores(select, ratio, inputs.test_shards, reporter) for ratio in (RATIO, SWIN_RATIO)}
-    base = _recipe(inputs)
+    base = short_recipe(inputs, model=MODEL, epochs=EPOCHS, batch_size=BATCH_SIZE, peak_lr=PEAK_LR)
     tickets = [stores[RATIO]]
     _label_tickets(stores[RATIO].train, inputs, reporter)
     large = _large_arms(base, stores, inputs)
@@ -75,31 +76,6 @@ def _stores(select: SelectConfig, ratio: float, test_shards: str, reporter: Repo
     train = make_store(of.but(out=select.out / f"train-{ratio}.zarr"), reporter)
     test = make_store(of.but(out=select.out / f"test-{ratio}.zarr", shards=test_shards), reporter)
     return Tickets(label=str(ratio), train=train, test=test)
-
-
-def _recipe(inputs: StudyInputs) -> TrainConfig:
-    """Centre views, mirrored, without colours: short runs learn with it."""
-    batch_size = inputs.batch_size or BATCH_SIZE
-    return TrainConfig.of(
-        out=inputs.folder,
-        shards=inputs.shards,
-        model=MODEL,
-        epochs=EPOCHS,
-        batch_size=batch_size,
-        lr=PEAK_LR * BASE_BATCH_SIZE / batch_size,
-        warmup_epochs=EPOCHS / 8,
-        drop_path=0.0,
-        view_mode="static",
-        augment="crop",
-        random_erasing=0.0,
-        mixup=0.0,
-        cutmix=0.0,
-        ema_decay=0.0,
-        shuffle_buffer=10_000,
-        log_steps=20,
-        workers=inputs.runtime.workers,
-        device=inputs.runtime.device,
-    )
 
 
 def _large_arms(base: TrainConfig, stores: dict[float, Tickets], inputs: StudyInputs) -> list[Arm]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from ...stages.runtime.reporting import Reporter
 from ...stages.selection.config import SelectConfig
 from ...stages.training.config import TrainConfig
-from ...stages.training.optimization import BASE_BATCH_SIZE
 from .arms import PLAIN_CONTROLS, Tickets, claims, paper_arms
 from .engine import Arm, Comparison, Study, make_store
 from .inputs import StudyInputs
+from .recipes import short_recipe
 
 RATIOS = (0.5, 0.3)
 EPOCHS = (3, 10)
@@ -72,27 +72,6 @@ def _tickets(inputs: StudyInputs, ratio: float, test_shards: str, reporter: Repo
 
 
 def _recipe(inputs: StudyInputs, epochs: int) -> TrainConfig:
-    """Centre views, mirrored, with DeiT's weights to begin with, and what mixes or erases left out: runs are short."""
-    batch_size = inputs.batch_size or BATCH_SIZE
-    return TrainConfig.of(
-        out=inputs.folder,
-        shards=inputs.shards,
-        model=MODEL,
-        init=inputs.checkpoint,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=PEAK_LR * BASE_BATCH_SIZE / batch_size,
-        warmup_epochs=epochs / 10,
-        drop_path=0.0,
-        view_mode="static",
-        augment="crop",
-        random_erasing=0.0,
-        mixup=0.0,
-        cutmix=0.0,
-        ema_decay=0.0,
-        shuffle_buffer=10_000,
-        val_interval=epochs,
-        workers=inputs.runtime.workers,
-        device=inputs.runtime.device,
-        precision=inputs.runtime.precision,
-    )
+    """Short, beginning with pretrained weights."""
+    plain = short_recipe(inputs, model=MODEL, epochs=epochs, batch_size=BATCH_SIZE, peak_lr=PEAK_LR)
+    return plain.but(init=inputs.checkpoint, val_interval=epochs, precision=inputs.runtime.precision)

@@ -12,7 +12,7 @@ from timm.layers import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
 
-from .selector import _cls_attention, _project
+from .selector import cls_attention, project
 
 
 def last_cls_attention(vit: VisionTransformer, images: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def last_cls_attention(vit: VisionTransformer, images: Tensor) -> Tensor:
     for block in earlier:
         x = block(x)
     normed, attn = last.norm1(x), cast(Attention, last.attn)
-    return _cls_attention(attn, normed, _project(attn, normed, 1))[:, vit.num_prefix_tokens :]
+    return cls_attention(attn, normed, project(attn, normed, 1))[:, vit.num_prefix_tokens :]
 
 
 def rollout(vit: VisionTransformer, images: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def _with_attention(vit: VisionTransformer, images: Tensor) -> tuple[Tensor, lis
     x, maps = _tokens(vit, images), []
     for block in cast(list[Block], list(vit.blocks)):
         attn, normed = cast(Attention, block.attn), block.norm1(x)
-        query, key, value = (_project(attn, normed, part) for part in range(3))
+        query, key, value = (project(attn, normed, part) for part in range(3))
         maps.append((query * attn.scale @ key.transpose(-2, -1)).softmax(dim=-1, dtype=torch.float32))
         out = (maps[-1].to(value.dtype) @ value).transpose(1, 2).flatten(2)
         x = x + block.ls1(attn.proj(attn.norm(out)))

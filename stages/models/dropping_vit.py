@@ -23,7 +23,7 @@ from ...artifacts_schema import ModelError
 from ..options import CascadeOptions
 from .cascade import drop_blocks_of, keep_counts
 from .registry import geometry_of
-from .selector import _cls_attention, _project
+from .selector import cls_attention, project
 from .student import Student
 
 
@@ -129,9 +129,9 @@ def _dropping_block(block: Block, x: Tensor, num_keep: int, num_prefix: int) -> 
         Tokens float [B, T + num_keep, C], and which of the patches now stay, int64 [B, num_keep], best first.
     """
     normed, attn = block.norm1(x), cast(Attention, block.attn)
-    key = _project(attn, normed, 1)
+    key = project(attn, normed, 1)
     with torch.no_grad():  # indices carry no gradient
-        scores = _cls_attention(attn, normed, key)[:, num_prefix:]
+        scores = cls_attention(attn, normed, key)[:, num_prefix:]
         kept = scores.argsort(dim=1, descending=True, stable=True)[:, :num_keep]
         prefix = torch.arange(num_prefix, device=x.device).expand(len(x), -1)
         rows = torch.cat([prefix, kept + num_prefix], dim=1)
@@ -142,7 +142,7 @@ def _dropping_block(block: Block, x: Tensor, num_keep: int, num_prefix: int) -> 
 
 def _attend(attn: Attention, normed_rows: Tensor, normed: Tensor, key: Tensor) -> Tensor:
     """timm's attention in training, for some rows only: queries of [B, M, C], keys and values of all [B, N, C]."""
-    query, value = _project(attn, normed_rows, 0), _project(attn, normed, 2)
+    query, value = project(attn, normed_rows, 0), project(attn, normed, 2)
     dropout = attn.attn_drop.p if attn.training else 0.0
     out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=attn.scale)
     projected: Tensor = attn.proj_drop(attn.proj(attn.norm(out.transpose(1, 2).flatten(2))))

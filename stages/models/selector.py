@@ -67,8 +67,8 @@ class TicketSelector(nn.Module):
                 x = block(x)
                 continue
             normed, attn = block.norm1(x), cast(Attention, block.attn)
-            key = _project(attn, normed, 1)
-            scores = _cls_attention(attn, normed, key)[:, num_prefix:]
+            key = project(attn, normed, 1)
+            scores = cls_attention(attn, normed, key)[:, num_prefix:]
             finite &= scores.isfinite().all()
             order = scores.argsort(dim=1, descending=True, stable=True)
             kept, lost = order.tensor_split([self.keep_count_of[index]], dim=1)
@@ -83,7 +83,7 @@ class TicketSelector(nn.Module):
         return torch.cat([ids, *reversed(dropped)], dim=1)
 
 
-def _project(attn: Attention, x: Tensor, part: int) -> Tensor:
+def project(attn: Attention, x: Tensor, part: int) -> Tensor:
     """Queries (part 0), keys (1) or values (2) alone: [B, N, C] to [B, H, N, C / H]."""
     width = attn.num_heads * attn.head_dim
     rows = slice(part * width, (part + 1) * width)
@@ -93,15 +93,15 @@ def _project(attn: Attention, x: Tensor, part: int) -> Tensor:
     return projected
 
 
-def _cls_attention(attn: Attention, normed: Tensor, key: Tensor) -> Tensor:
+def cls_attention(attn: Attention, normed: Tensor, key: Tensor) -> Tensor:
     """Attention of the CLS query to all N tokens, after softmax over all of them, averaged over heads: [B, N]."""
-    query = _project(attn, normed[:, :1], 0) * attn.scale
+    query = project(attn, normed[:, :1], 0) * attn.scale
     return (query @ key.transpose(-2, -1)).softmax(dim=-1, dtype=torch.float32).mean(dim=1)[:, 0]
 
 
 def _attend(attn: Attention, normed_rows: Tensor, normed: Tensor, key: Tensor) -> Tensor:
     """The attention's output for some rows only: queries from [B, M, C], keys and values of all N tokens."""
-    query, value = _project(attn, normed_rows, 0), _project(attn, normed, 2)
+    query, value = project(attn, normed_rows, 0), project(attn, normed, 2)
     out = F.scaled_dot_product_attention(query, key, value, scale=attn.scale)
     projected: Tensor = attn.proj(attn.norm(out.transpose(1, 2).flatten(2)))
     return projected
