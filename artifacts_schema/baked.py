@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from .documents import MAX_DOCUMENT_BYTES, too_large
 from .errors import BakedError, SchemaError
 from .files import read_regular
 from .identity import checksum_of
@@ -34,7 +35,6 @@ from .manifest import Count, Manifest, Name, Sha256, ShortText, parse_manifest
 
 BAKED_FILE = "baked.json"
 FORMAT_VERSION = "1.0"
-MAX_BAKED_BYTES = 1 << 28
 
 BakedPatches = Literal["kept", "share", "all"]
 BakedEncoding = Literal["raw", "jpeg"]
@@ -152,7 +152,7 @@ def read_baked(folder: Path) -> BakedManifest:
     """
     path = folder / BAKED_FILE
     try:
-        content = read_regular(path, MAX_BAKED_BYTES)
+        content = read_regular(path, MAX_DOCUMENT_BYTES)
     except FileNotFoundError:
         raise BakedError(_not_found(folder)) from None
     except OSError as error:
@@ -169,8 +169,9 @@ def parse_baked(content: bytes, path: str) -> BakedManifest:
     Raises:
         BakedError: it is not valid.
     """
-    if len(content) > MAX_BAKED_BYTES:
-        raise BakedError(f"{path} is larger than {MAX_BAKED_BYTES} bytes; bake it again")
+    problem = too_large(content)
+    if problem is not None:
+        raise BakedError(f"{path} {problem}; bake it again")
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:

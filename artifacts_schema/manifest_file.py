@@ -10,14 +10,10 @@ from typing import Any
 from .access.location import Access, Location
 from .access.objects import FolderObjects, Objects, open_objects
 from .baked import is_baked
+from .documents import MAX_DOCUMENT_BYTES, too_large
 from .errors import Problem, SchemaError, StoreNotFoundError, TicketMismatchError
 from .layout import ROOT_FILE
 from .manifest import MANIFEST_ATTRIBUTE, Manifest, parse_manifest
-
-_MAX_METADATA_BYTES = 64 << 20
-# Values of the root document. One takes a few bytes there and up to a hundred in memory; an object that is named takes
-# two, so this is enough for a billion images.
-_MAX_VALUES = 3_000_000
 
 
 def read_manifest(place: str | Path | Location, access: Access | None = None) -> Manifest:
@@ -70,7 +66,7 @@ def read_root(location: Location) -> Root:
     mark = root_mark(location)
     try:
         objects = open_objects(location)
-        content = objects.read_root(_MAX_METADATA_BYTES)
+        content = objects.read_root(MAX_DOCUMENT_BYTES)
     except FileNotFoundError:
         raise StoreNotFoundError(_not_found(location)) from None
     except OSError as error:
@@ -90,10 +86,9 @@ def root_mark(location: Location) -> tuple[int, ...] | None:
 
 
 def _parsed(content: bytes, place: str) -> Manifest:
-    if len(content) > _MAX_METADATA_BYTES:
-        raise invalid_store(place, "zarr.json", "too_large", f"is larger than {_MAX_METADATA_BYTES} bytes")
-    if sum(map(content.count, (b",", b"[", b"{"))) > _MAX_VALUES:
-        raise invalid_store(place, "zarr.json", "too_large", f"has more than {_MAX_VALUES} values")
+    problem = too_large(content)
+    if problem is not None:
+        raise invalid_store(place, "zarr.json", "too_large", problem)
     try:
         document: Any = json.loads(content)
     except (ValueError, RecursionError) as error:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..access.location import Location
 from ..access.objects import Objects, open_objects
-from ..baked import BAKED_FILE, MAX_BAKED_BYTES, is_baked, parse_baked
+from ..baked import BAKED_FILE, is_baked, parse_baked
+from ..documents import MAX_DOCUMENT_BYTES
 from ..errors import BakedError, SchemaError, StoreNotFoundError
 from ..layout import ROOT_FILE
 from ..manifest import MANIFEST_ATTRIBUTE, Manifest, parse_manifest
@@ -114,7 +115,7 @@ def open_artifact(location: Location) -> Artifact:
 def _open_baked(location: Location) -> Artifact | None:
     try:
         objects = open_objects(location, BAKED_FILE)
-        content = objects.read_root(MAX_BAKED_BYTES)
+        content = objects.read_root(MAX_DOCUMENT_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:

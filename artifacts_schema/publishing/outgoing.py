@@ -12,7 +12,8 @@ from typing import IO
 
 from ..access.location import Location
 from ..access.objects import FolderObjects
-from ..baked import BAKED_FILE, MAX_BAKED_BYTES
+from ..baked import BAKED_FILE
+from ..documents import MAX_DOCUMENT_BYTES
 from ..errors import BakedError, OptionError, Problem, SchemaError
 from ..files import read_regular
 from ..identity import version_of
@@ -136,7 +137,10 @@ def shipment_of(store: Path, card: Mapping[str, bytes], on_progress: Progress = 
 
 
 def _baked_shipment(folder: Path, card: tuple[Outgoing, ...], on_progress: Progress) -> Shipment:
-    content = read_regular(folder / BAKED_FILE, MAX_BAKED_BYTES)
+    try:
+        content = read_regular(folder / BAKED_FILE, MAX_DOCUMENT_BYTES)
+    except OSError as error:
+        raise BakedError(f"{folder / BAKED_FILE} cannot be read ({error}); bake it again") from None
     contents = BAKED.parse(content, str(folder))
     try:
         objects = _checked_objects(folder, contents.objects, on_progress)
