@@ -100,8 +100,8 @@ def _differences(document: dict[str, Any]) -> Table:
 
     from ...stages.analysis.statistics import Paired
 
-    table = Table("difference in top-1, paired by seed", *numbers("mean [95 % interval]", "seeds"))
+    table = Table("difference in top-1, paired by seed", *numbers("mean [95 % interval]", "seeds"), "claim")
     for row in document["differences"]:
         difference = Paired(**row["paired"])
-        table.add_row(cell(row["name"]), str(difference), str(difference.num_seeds))
+        table.add_row(cell(row["name"]), str(difference), str(difference.num_seeds), row["verdict"] or "")
     return table

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 
 from ...artifacts_schema.files import write_atomically
-from ...stages.analysis.statistics import Paired, lottery_conclusion
+from ...stages.analysis.statistics import EQUAL_WITHIN, Paired, lottery_conclusion
 from ...stages.runtime.version import tool_version
 from ...stages.training.run_log import METRICS_FILE
 from ..escaping import in_page
@@ -33,6 +33,7 @@ def write_study_report(out: Path) -> Path:
     spent = _spent(document)
     environment = jinja2.Environment(autoescape=True, finalize=in_page, undefined=jinja2.StrictUndefined)
     environment.filters["interval"] = lambda paired: str(Paired(**paired))
+    environment.filters["said"] = claim_in_words
     template = environment.from_string((files(__package__) / "study.html.jinja").read_text(encoding="utf-8"))
     page = template.render(
         d=document,
@@ -49,6 +50,26 @@ def write_study_report(out: Path) -> Path:
     path = out / REPORT_FILE
     write_atomically(path, page.encode())
     return path
+
+
+_WITHIN = f"{EQUAL_WITHIN:g} point"
+_CLAIMS = {"above": "the first is above the second", "no worse": f"the second loses at most {_WITHIN}"}
+_CONCLUSIONS = {
+    ("above", "shown"): "the first is the better one",
+    ("above", "not shown"): "nothing: either may be ahead",
+    ("above", "contradicted"): "the second is the better one",
+    ("no worse", "shown"): f"the second is as good, to {_WITHIN}",
+    ("no worse", "not shown"): f"nothing: more or less than {_WITHIN} may be lost",
+    ("no worse", "contradicted"): f"the second is worse, by more than {_WITHIN}",
+}
+
+
+def claim_in_words(difference: Mapping[str, Any]) -> dict[str, str]:
+    """`claim`, `verdict` and `conclusion` of a row of study.json's differences, empty where nothing is claimed."""
+    claim, verdict = difference.get("claim"), difference.get("verdict")
+    if claim is None or verdict is None:
+        return {"claim": "", "verdict": "", "conclusion": ""}
+    return {"claim": _CLAIMS[claim], "verdict": verdict, "conclusion": _CONCLUSIONS[claim, verdict]}
 
 
 _Curve = tuple[list[float], list[float]]

@@ -91,6 +91,8 @@ def _tests_of(arm: str, tests: Sequence[EvalProtocol]) -> Sequence[EvalProtocol]
 def claims(labels: Sequence[str], controls: Sequence[str] = CONTROLS, prefix: str = "") -> tuple[Comparison, ...]:
     """(a) − (b), (c) − (a), and (a) minus each other control, tested on tickets: but for (c), central patches and
     smaller pictures, which are tested on themselves.
+
+    The hypothesis claims that (a) is above every control, and (c) at most a point above (a).
     """
     found = []
     for label in labels:
@@ -98,6 +100,7 @@ def claims(labels: Sequence[str], controls: Sequence[str] = CONTROLS, prefix: st
         for name in controls:
             what = "(a) − (b)" if name == "random" else f"(a) − {name}"
             b = (f"{prefix}{name}-{label}", name if name in PLAIN_CONTROLS else "ticket")
-            found.append(Comparison(name=f"{prefix}{what}, {label}", first=a, second=b))
-        found.append(Comparison(name=f"{prefix}(c) − (a), {label}", first=(f"{prefix}dense", "dense"), second=a))
+            found.append(Comparison(name=f"{prefix}{what}, {label}", first=a, second=b, claim="above"))
+        c = (f"{prefix}dense", "dense")
+        found.append(Comparison(name=f"{prefix}(c) − (a), {label}", first=c, second=a, claim="no worse"))
     return tuple(found)

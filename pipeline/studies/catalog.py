@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ...artifacts_schema import OptionError
 from ...stages.runtime.reporting import Reporter
 from .compare_views import views_fashion, views_photos
+from .converged import converged
 from .engine import Study
 from .fashion import fashion
 from .inputs import StudyInputs
@@ -37,6 +38,7 @@ class PaperStudy:
 
 STUDIES: Mapping[str, StudyMaker] = {
     "fashion": fashion,
+    "converged": converged,
     "photos": photos,
     "transfer": transfer,
     "views-fashion": views_fashion,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ...artifacts_schema import TicketStore, read_manifest
 from ...artifacts_schema.files import write_atomically
-from ...stages.analysis.statistics import Paired, paired, spread
+from ...stages.analysis.statistics import Claim, Paired, Verdict, paired, spread, verdict
 from ...stages.models.checkpoints import last_weights
 from ...stages.options import EvalProtocol
 from ...stages.runtime.distributed import is_main_process, process_group
@@ -66,11 +66,12 @@ class Arm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """A paired difference of two (arm, test label)."""
+    """A paired difference of two (arm, test label), and what is claimed of it, if anything."""
 
     name: str
     first: tuple[str, str]
     second: tuple[str, str]
+    claim: Claim | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +122,8 @@ class Difference:
     first: str
     second: str
     paired: Paired
+    claim: Claim | None
+    verdict: Verdict | None
 
 
 def bytes_per_image(arm: Arm) -> float:
@@ -234,15 +237,21 @@ def _row(arm: Arm, test: Evaluation, done: Mapping[int, _Done]) -> ResultRow:
 def _differences(comparisons: Sequence[Comparison], rows: Sequence[ResultRow]) -> list[Difference]:
     found = {(r.arm, r.tested_on): r.top1 for r in rows}
     return [
-        Difference(
-            name=c.name,
-            first=" on ".join(c.first),
-            second=" on ".join(c.second),
-            paired=paired(found[c.first], found[c.second]),
-        )
+        _difference(c, paired(found[c.first], found[c.second]))
         for c in comparisons
         if c.first in found and c.second in found and set(found[c.first]) & set(found[c.second])
     ]
+
+
+def _difference(comparison: Comparison, found: Paired) -> Difference:
+    return Difference(
+        name=comparison.name,
+        first=" on ".join(comparison.first),
+        second=" on ".join(comparison.second),
+        paired=found,
+        claim=comparison.claim,
+        verdict=verdict(found, comparison.claim) if comparison.claim else None,
+    )
 
 
 def _run(study: Study, arm: Arm, seed: int, inputs: StudyInputs, reporter: Reporter) -> _Done:

@@ -35,7 +35,7 @@ def fashion(inputs: StudyInputs, reporter: Reporter) -> Study:
     base = demo_recipe(EPOCHS).but(
         shards=shards, workers=inputs.runtime.workers, device=inputs.runtime.device, model=MODEL, out=inputs.folder
     )
-    selector = finish_run(base.but(control="dense", out=inputs.folder / "selector", seed=_SELECTOR_SEED), reporter)
+    selector = finish_run(base.but(control="dense", out=inputs.folder / "selector", seed=SELECTOR_SEED), reporter)
     tickets = []
     for ratio in RATIOS:
         stores = []
@@ -69,7 +69,7 @@ def fashion(inputs: StudyInputs, reporter: Reporter) -> Study:
     )
 
 
-_SELECTOR_SEED = 1_000_003  # no seed of a study
+SELECTOR_SEED = 1_000_003  # no seed of a study
 
 
 def pack_fashion_shards(inputs: StudyInputs, counts: Mapping[str, int | None], reporter: Reporter) -> tuple[str, str]:

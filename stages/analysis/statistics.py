@@ -5,9 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 CONFIDENCE = 0.95
+EQUAL_WITHIN = 1.0  # points of top-1: what "as good as" may lose
+
+Claim = Literal["above", "no worse"]
+Verdict = Literal["shown", "not shown", "contradicted"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,23 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Paired:
 
     half = float(t.ppf((1 + CONFIDENCE) / 2, len(seeds) - 1)) * statistics.stdev(differences) / len(seeds) ** 0.5
     return Paired(mean=mean, low=mean - half, high=mean + half, num_seeds=len(seeds))
+
+
+def verdict(found: Paired, claim: Claim) -> Verdict:
+    """Says what a paired difference, in points, tells of a claim.
+
+    Args:
+        claim: "above": the difference is above 0. "no worse": what was subtracted from loses at most `EQUAL_WITHIN`
+            to the first, so the difference is below that.
+
+    Returns:
+        "shown" or "contradicted" where the whole interval says so, else (or with one seed) "not shown".
+    """
+    if found.low is None or found.high is None:
+        return "not shown"
+    if claim == "above":
+        return "shown" if found.low > 0 else "contradicted" if found.high < 0 else "not shown"
+    return "shown" if found.high < EQUAL_WITHIN else "contradicted" if found.low > EQUAL_WITHIN else "not shown"
 
 
 def spread(values: Mapping[int, float]) -> tuple[float, float | None]:

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dataltt.artifacts_schema import Selector
-from dataltt.pipeline.reports.study_report import write_study_report
+from dataltt.artifacts_schema import Selector, read_manifest
+from dataltt.pipeline.reports.study_report import claim_in_words, write_study_report
 from dataltt.pipeline.studies import compare_views as views
-from dataltt.pipeline.studies import engine, fashion, transfer
+from dataltt.pipeline.studies import converged, engine, fashion, transfer
 from dataltt.pipeline.studies.arms import Tickets, claims, paper_arms
 from dataltt.pipeline.studies.cost import CostPlan, measured_cost
 from dataltt.pipeline.studies.engine import Arm, Comparison, Evaluation, Study, StudyInputs, bytes_per_image, run_study
-from dataltt.stages.analysis.statistics import paired, spread
+from dataltt.stages.analysis.statistics import Paired, paired, spread, verdict
+from dataltt.stages.models.checkpoints import find_weights
+from dataltt.stages.models.registry import load_vit, weights_sha256
 from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.training.config import TrainConfig, matched_epochs
 
@@ -302,6 +304,10 @@ def test_the_fashion_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch
     ]
     assert all(d["paired"]["low"] <= d["paired"]["mean"] <= d["paired"]["high"] for d in document["differences"])
     page = (out / "report.html").read_text()
+    for row in document["differences"]:
+        said = claim_in_words(row)
+        assert row["verdict"] == verdict(Paired(**row["paired"]), row["claim"])
+        assert f"<td>{said['claim']}</td><td>{row['verdict']}</td><td>{said['conclusion']}</td>" in page
     assert page.count("<svg") == 2  # compute and curves; with one ratio there is nothing to draw over ratios
     spent = {r["arm"]: r["tflops"] for r in document["results"]}
     assert 0 < spent["ticket-0.5"] == spent["center-0.5"] < spent["dense"]
@@ -355,3 +361,24 @@ def test_the_transfer_study_begins_with_pretrained_weights(
     assert tests["3-epochs-resize-0.5"] == ["resize", "dense"]
     assert "10-epochs-(a) − (b), 0.5" in [c.name for c in study.comparisons]
     assert study.arms[1].train.tickets == str(tmp_path / "train-0.5.zarr")
+
+
+def test_the_converged_study_tests_tickets_of_a_fitted_selector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"EPOCHS": 2, "FIT_EPOCHS": 1, "NUM_TRAIN": 50, "NUM_TEST": 10, "NUM_VIEWS": 2}
+    for name, value in sizes.items():
+        monkeypatch.setattr(converged, name, value)
+    inputs = StudyInputs.of(out=tmp_path, workers=0, device="cpu")
+    study = converged.converged(inputs, SilentReporter())
+    assert [arm.name for arm in study.arms] == ["dense", "ticket-0.5", "random-0.5", "resize-0.5"]
+    assert {arm.train.views.view_mode for arm in study.arms} == {"replay"}
+    assert {arm.train.tickets for arm in study.arms} == {str(tmp_path / "train.zarr")}  # dense, too: the same views
+    train, test = (read_manifest(str(tmp_path / f"{split}.zarr")) for split in ("train", "test"))
+    assert (train.num_views, train.num_keep, train.num_patches) == (2, 25, 49)
+    assert (test.num_views, test.selector) == (1, train.selector)
+    fitted = weights_sha256(load_vit(converged.MODEL, find_weights(tmp_path / "selector-fitted")))
+    assert train.selector.weights_sha256 == fitted
+    assert [c.claim for c in study.comparisons] == ["above", "above", "no worse"]
+    shutil.rmtree(tmp_path / "selector-fitted")  # whoever has the tickets goes on without it
+    assert converged.converged(inputs, SilentReporter()).arms == study.arms
