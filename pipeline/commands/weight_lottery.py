@@ -101,8 +101,10 @@ def _print(document: Mapping[str, Any], out: Path) -> None:
     table = Table("round", *columns, title="Top-1 in per cent")
     table.add_row("dense", "100.0", _figure(document["dense"]), "", "", "")
     for row in document["rounds"]:
-        arms = [_figure(row["arms"][name]) for name in ("ticket", "fresh", "random-mask")]
-        difference = str(Paired(**row["ticket_minus_fresh"]))
+        arms = [
+            _figure(row["arms"][name]) if name in row["arms"] else "" for name in ("ticket", "fresh", "random-mask")
+        ]
+        difference = str(Paired(**row["ticket_minus_fresh"])) if row["ticket_minus_fresh"] else ""
         table.add_row(str(row["round"]), f"{100 * row['remaining']:.1f}", *arms, difference)
     console = Console()
     console.print(table)

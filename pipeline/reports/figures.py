@@ -256,9 +256,17 @@ def lottery_figure(document: Mapping[str, Any]) -> Figure:
     x = [100 * row["remaining"] for row in rounds]
     axes.axhline(document["dense"]["mean"], color="black", linestyle="--", linewidth=1, label="dense, all weights")
     for arm, label, marker in _LOTTERY_ARMS:
-        found = [row["arms"][arm] for row in rounds]
-        sd = None if any(f["sd"] is None for f in found) else [f["sd"] for f in found]
-        axes.errorbar(x, [f["mean"] for f in found], yerr=sd, label=label, marker=marker, markersize=4, capsize=3)
+        found = [(at, row["arms"][arm]) for at, row in zip(x, rounds, strict=True) if arm in row["arms"]]
+        sd = None if any(f["sd"] is None for _, f in found) else [f["sd"] for _, f in found]
+        axes.errorbar(
+            [at for at, _ in found],
+            [f["mean"] for _, f in found],
+            yerr=sd,
+            label=label,
+            marker=marker,
+            markersize=4,
+            capsize=3,
+        )
     axes.set_xscale("log")
     axes.invert_xaxis()
     every = -(-len(x) // _MAX_LOTTERY_TICKS)

@@ -115,22 +115,25 @@ def document_of(config: LotteryConfig, result: LotteryResult) -> dict[str, Any]:
         mean, sd = spread(top1[name, number])
         return {"top1": top1[name, number], "mean": mean, "sd": sd, "loss": loss[name, number]}
 
-    def average(name: str) -> dict[int, float]:
-        rounds = range(1, config.pruning.rounds + 1)
-        return {s: sum(top1[name, r][s] for r in rounds) / config.pruning.rounds for s in config.seeds}
+    numbers = range(1, config.pruning.rounds + 1)
+    compared = [number for number in numbers if config.pruning.is_compared(number)]
 
-    rounds = []
-    for number in range(1, config.pruning.rounds + 1):
-        differences = {k: paired(top1["ticket", number], top1[other, number]) for k, other in DIFFERENCES.items()}
-        rounds.append(
-            {
-                "round": number,
-                "num_remaining": result.num_remaining[number],
-                "remaining": result.num_remaining[number] / result.num_remaining[0],
-                "arms": {name: arm(name, number) for name in PRUNED_ARMS},
-                **{name: asdict(difference) for name, difference in differences.items()},
-            }
-        )
+    def average(name: str) -> dict[int, float]:
+        return {s: sum(top1[name, r][s] for r in compared) / len(compared) for s in config.seeds}
+
+    def difference(number: int, other: str) -> dict[str, Any] | None:
+        return asdict(paired(top1["ticket", number], top1[other, number])) if number in compared else None
+
+    rounds = [
+        {
+            "round": number,
+            "num_remaining": result.num_remaining[number],
+            "remaining": result.num_remaining[number] / result.num_remaining[0],
+            "arms": {name: arm(name, number) for name in PRUNED_ARMS if (name, number) in top1},
+            **{name: difference(number, other) for name, other in DIFFERENCES.items()},
+        }
+        for number in numbers
+    ]
     averages = {name: average(name) for name in PRUNED_ARMS}
     return {
         "model": result.train.student.model,
@@ -147,6 +150,6 @@ def document_of(config: LotteryConfig, result: LotteryResult) -> dict[str, Any]:
         "seeds": list(config.seeds),
         "dense": arm("dense", 0),
         "rounds": rounds,
-        # Of each seed's averages over the rounds.
+        # Of each seed's averages over the rounds where they are compared.
         "all_rounds": {k: asdict(paired(averages["ticket"], averages[o])) for k, o in DIFFERENCES.items()},
     }

@@ -76,10 +76,10 @@ def spread(values: Mapping[int, float]) -> tuple[float, float | None]:
 def lottery_conclusion(document: Mapping[str, Any]) -> str:
     """Says in one sentence what a weight lottery found: whether the ticket beats the same mask with fresh weights."""
     overall = Paired(**document["all_rounds"]["ticket_minus_fresh"])
-    what = f"over {document['num_rounds']} round(s), ticket − fresh is {overall} points of top-1"
+    each = [Paired(**row["ticket_minus_fresh"]) for row in document["rounds"] if row["ticket_minus_fresh"]]
+    what = f"over {len(each)} round(s), ticket − fresh is {overall} points of top-1"
     if overall.low is None or overall.high is None:
         return f"One seed only: {what}, and whether that is more than chance takes more seeds."
-    each = [Paired(**row["ticket_minus_fresh"]) for row in document["rounds"]]
     above = sum(d.low is not None and d.low > 0 for d in each)
     counted = f"taken singly, it lies above 0 in {above} of {len(each)} rounds"
     if overall.low > 0:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LOTTERY_CONFIG_FILE = "lottery-config.json"
 Scope = Literal["global", "layer"]
+Compared = Literal["all", "ends"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,13 @@ class PruningOptions(Group):
     rewind_step: Annotated[
         int, Option(help="Reset to the weights after this step of the dense run; 0: to the initialisation.", min=0)
     ] = 0
+    compare: Annotated[
+        Compared, Option(help="Train what tickets are compared with in all rounds, or in the first and last (ends).")
+    ] = "all"
+
+    def is_compared(self, number: int) -> bool:
+        """Tells whether fresh weights and random masks are trained in a round, counted from 1."""
+        return self.compare == "all" or number in (1, self.rounds)
 
 
 Seeds = Annotated[tuple[int, ...], Option(help="Seeds, e.g. 0,1,2.", parser=whole_numbers, metavar="N,N,…")]

@@ -4,7 +4,7 @@ Frankle and Carbin, arXiv 1803.03635: train, prune a share of the remaining weig
 its initial values, train again; a round. A mask with these weights is a winning ticket if it does better than the same
 mask with other initial weights. Rewinding (Frankle et al., arXiv 1912.05671) resets to the weights of an early step.
 
-Arms of a seed: `dense` (round 0), and in each round
+Arms of a seed: `dense` (round 0), and in each round (the last two in the first and last alone, if so asked)
   ticket        the mask of that round, initial (or early) weights of the dense run
   fresh         the same mask, weights drawn afresh; never rewound
   random-mask   a random mask with as many weights in each layer, weights as the ticket's
@@ -161,7 +161,8 @@ class _Lottery:
             mask = self._mask(folder / f"mask-{number}.safetensors", mask, trained)
             arms = self._arms(mask, early, seed, number)
             for arm, prepare in arms.items():
-                yield self._run(arm, number, seed, folder / f"{arm}-{number}", prepare)
+                if arm == "ticket" or self.config.pruning.is_compared(number):
+                    yield self._run(arm, number, seed, folder / f"{arm}-{number}", prepare)
             trained = folder / f"ticket-{number}"
 
     def _arms(

@@ -382,6 +382,15 @@ def test_rounds_and_seeds_may_be_added_but_nothing_else_changed(shards: Shards, 
     assert [row["arms"]["ticket"]["top1"] for row in less["rounds"]] == [
         {"1": whole["rounds"][0]["arms"]["ticket"]["top1"]["1"]}
     ]
+    ends = run_weight_lottery(_changed(config, rounds=3, compare="ends"), SilentReporter())
+    assert ends is not None
+    arms = ["ticket", "fresh", "random-mask"]
+    assert [list(row["arms"]) for row in ends["rounds"]] == [arms, ["ticket"], arms]
+    assert [row["ticket_minus_fresh"] is None for row in ends["rounds"]] == [False, True, False]
+    means = [ends["rounds"][at]["ticket_minus_fresh"]["mean"] for at in (0, 2)]
+    assert ends["all_rounds"]["ticket_minus_fresh"]["mean"] == pytest.approx(sum(means) / 2)
+    assert "over 2 round(s)" in lottery_conclusion(ends)
+    lottery_figure(ends)
     more = run_weight_lottery(_changed(config, rounds=3), SilentReporter())
     assert more is not None
     assert [row["num_remaining"] for row in more["rounds"]] == [147_456, 73_728, 36_864]
