@@ -54,7 +54,7 @@ def resolve_input(name: str, patch_input: PatchInput | None) -> PatchInput | Non
 
 
 def size_kwargs(name: str, image_px: int) -> Mapping[str, Any]:
-    """What a network is created with for images of `image_px` a side; nothing if its images have one size alone."""
+    """Arguments that a network is created with for images of `image_px` a side; none if it takes one size alone."""
     sizes = family_of(name).size_kwargs
     return {} if sizes is None else sizes(image_px)
 

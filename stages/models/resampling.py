@@ -34,7 +34,7 @@ def resampled(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> Ma
 
 
 def resampled_in_words(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> str:
-    """What `resampled` does, as a phrase; none if it does nothing."""
+    """A phrase that says what `resampled` does; none if it does nothing."""
     sides = _sides(model, weights)
     if sides is None:
         return ""
