@@ -16,6 +16,7 @@ from ...stages.analysis.statistics import EQUAL_WITHIN, Paired, lottery_conclusi
 from ...stages.runtime.version import tool_version
 from ...stages.training.run_log import METRICS_FILE
 from ..escaping import in_page
+from .equal_compute import equal_compute, first_tests
 from .figures import Points, Spent, compute_figure, curve_figure, group_figure, lottery_figure, to_svg
 
 REPORT_FILE = "report.html"
@@ -42,6 +43,7 @@ def write_study_report(out: Path) -> Path:
         curves={group: to_svg(curve_figure(lines, "top-1 (%)")) for group, lines in curves.items()},
         by_share=to_svg(group_figure(by_share, *_dense(document))) if by_share else "",
         by_compute=to_svg(compute_figure(spent)) if spent else "",
+        equal_compute=equal_compute(document),
         lottery=lottery,
         lottery_figure=to_svg(lottery_figure(lottery)) if lottery else "",
         conclusion=lottery_conclusion(lottery) if lottery else "",
@@ -107,12 +109,10 @@ def _by_group(document: Mapping[str, Any]) -> dict[str, Points]:
 
 
 def _spent(document: Mapping[str, Any]) -> list[Spent]:
-    """Arms by the test that comes first, the one that they are validated on, where their arithmetic is known."""
-    first = {row["arm"]: row for row in reversed(document["results"])}
+    """Arms by the test that they are validated on, as marks of the picture."""
     return [
-        Spent(name=f"{arm}, on {row['tested_on']}", tflops=row["tflops"], mean=row["mean"], sd=row["sd"])
-        for arm, row in reversed(first.items())
-        if row.get("tflops") is not None
+        Spent(name=f"{row['arm']}, on {row['tested_on']}", tflops=row["tflops"], mean=row["mean"], sd=row["sd"])
+        for row in first_tests(document)
     ]
 
 

@@ -16,6 +16,7 @@ from .compare_views import views_fashion, views_photos
 from .converged import converged
 from .engine import Study
 from .fashion import fashion
+from .frontier import frontier
 from .inputs import StudyInputs
 from .paper_describe import describe_row
 from .paper_rows import PAPER_ROWS, PaperRow
@@ -39,6 +40,7 @@ class PaperStudy:
 STUDIES: Mapping[str, StudyMaker] = {
     "fashion": fashion,
     "converged": converged,
+    "frontier": frontier,
     "photos": photos,
     "transfer": transfer,
     "views-fashion": views_fashion,

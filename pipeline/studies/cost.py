@@ -114,8 +114,10 @@ def _ways(plan: CostPlan, manifests: list[Manifest], device: torch.device) -> _W
     steps: dict[tuple[str, int], Callable[[], None]] = {}
     gmacs: dict[tuple[str, int], tuple[float, float]] = {}
     small_dense = plan.patch_input == "small-dense"
-    whole = create_student(plan.model, patch_input=plan.patch_input, num_classes=plan.num_classes)
-    whole = whole.to(device)
+    image_px = manifests[0].image_px if manifests else None
+    whole = create_student(
+        plan.model, patch_input=plan.patch_input, image_px=image_px, num_classes=plan.num_classes
+    ).to(device)
     num_patches = whole.geometry.num_patches
     dense = ("dense", num_patches)
     steps[dense], gmacs[dense] = _step(plan, whole, None, None, device), (student_gmacs(whole, None), 0.0)
@@ -126,6 +128,7 @@ def _ways(plan: CostPlan, manifests: list[Manifest], device: torch.device) -> _W
                 plan.model,
                 num_keep=manifest.num_keep,
                 patch_input=plan.patch_input,
+                image_px=image_px,
                 num_classes=plan.num_classes,
             ).to(device)
         selector = _selector(manifest, device)
@@ -143,7 +146,7 @@ def _selector(manifest: Manifest, device: torch.device) -> DroppingViT:
     if s.name is not None or s.model is None:
         raise OptionError(f"the cost of running {s.title} online is not known; give stores of the cascade")
     cascade = CascadeOptions(ratio=s.ratio, keep_rate=s.keep_rate, drop_blocks=tuple(s.drop_blocks))
-    selector = DroppingViT(create_vit(s.model), s.model, cascade=cascade)
+    selector = DroppingViT(create_vit(s.model, image_px=manifest.image_px), s.model, cascade=cascade)
     return selector.eval().requires_grad_(False).to(device)
 
 

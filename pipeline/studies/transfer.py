@@ -31,14 +31,14 @@ def transfer(inputs: StudyInputs, reporter: Reporter) -> Study:
     """
     inputs.needs("transfer", "shards", "test_shards", "checkpoint")
     assert inputs.test_shards is not None
-    tickets = [_tickets(inputs, ratio, inputs.test_shards, reporter) for ratio in RATIOS]
+    tickets = [tickets_of(inputs, ratio, reporter) for ratio in RATIOS]
     labels = [t.label for t in tickets]
     arms: list[Arm] = []
     comparisons: list[Comparison] = []
     for epochs in EPOCHS:
         prefix = f"{epochs}-epochs-"
         arms += paper_arms(
-            _recipe(inputs, epochs),
+            transfer_recipe(inputs, epochs),
             tickets,
             test_shards=inputs.test_shards,
             controls=CONTROLS,
@@ -56,22 +56,25 @@ def transfer(inputs: StudyInputs, reporter: Reporter) -> Study:
     )
 
 
-def _tickets(inputs: StudyInputs, ratio: float, test_shards: str, reporter: Reporter) -> Tickets:
+def tickets_of(inputs: StudyInputs, ratio: float, reporter: Reporter, *, image_px: int | None = None) -> Tickets:
+    """Tickets by the checkpoint, as it is, of both sets of shards; of images of `image_px`, or its own size."""
+    size = "" if image_px is None else f"-{image_px}px"
     config = SelectConfig.of(
         model=MODEL,
         checkpoint=inputs.checkpoint,
         shards=inputs.shards,
-        out=inputs.folder / f"train-{ratio}.zarr",
+        image_px=image_px,
+        out=inputs.folder / f"train-{ratio}{size}.zarr",
         ratio=ratio,
         ranks=True,
         workers=inputs.runtime.workers,
         device=inputs.runtime.device,
     )
-    test = config.but(out=inputs.folder / f"test-{ratio}.zarr", shards=test_shards)
+    test = config.but(out=inputs.folder / f"test-{ratio}{size}.zarr", shards=inputs.test_shards)
     return Tickets(label=str(ratio), train=make_store(config, reporter), test=make_store(test, reporter))
 
 
-def _recipe(inputs: StudyInputs, epochs: int) -> TrainConfig:
+def transfer_recipe(inputs: StudyInputs, epochs: int) -> TrainConfig:
     """Short, beginning with pretrained weights."""
     plain = short_recipe(inputs, model=MODEL, epochs=epochs, batch_size=BATCH_SIZE, peak_lr=PEAK_LR)
     return plain.but(init=inputs.checkpoint, val_interval=epochs, precision=inputs.runtime.precision)

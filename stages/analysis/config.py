@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from ..options import CascadeOptions, Checkpoint, Group, MinCrop, Option, RemoteOptions, RuntimeOptions, Seed
+from ..options import CascadeOptions, Checkpoint, Group, ImagePx, MinCrop, Option, RemoteOptions, RuntimeOptions, Seed
 
 BATCH_SIZE = 32
 
@@ -16,6 +16,15 @@ class FidelityConfig(Group):
 
     model: Annotated[str, Option(help="The selector: deit_t, deit_s, deit_b, or a timm name.", is_common=True)]
     checkpoint: Checkpoint = None
+    image_px: ImagePx = None
+    selector: Annotated[
+        str | None,
+        Option(help="How patches are chosen, as of dataltt select. Default: as in the store, else the cascade."),
+    ] = None
+    selector_option: Annotated[
+        tuple[str, ...],
+        Option(help="A setting of `selector`; may be given again.", metavar="NAME=VALUE"),
+    ] = ()
     tickets: Annotated[
         str | None,
         Option(help="Measure this store. Default: tickets are selected for a sample of `shards`.", is_common=True),

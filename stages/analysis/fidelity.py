@@ -10,16 +10,25 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from ...artifacts_schema import Manifest, OptionError, SampleError, TicketMismatchError, TicketStore, read_manifest
+from ...artifacts_schema import (
+    Manifest,
+    OptionError,
+    SampleError,
+    Selector,
+    TicketMismatchError,
+    TicketStore,
+    read_manifest,
+)
 from ...artifacts_schema.tickets import mirror, unpack_mask
 from ..data.images import normalize
 from ..data.loader import iterate, num_workers_for
@@ -27,14 +36,16 @@ from ..data.packing import EncodedSample, write_shards
 from ..data.policies import policy_of
 from ..data.shards import RawSample, iter_samples, resolve_shards
 from ..data.student_stream import SampleStream, StreamConfig, StreamPosition
-from ..models.registry import load_vit, weights_sha256
+from ..models.registry import create_vit, vit_weights, vit_with, weights_sha256
 from ..models.selector import TicketSelector
-from ..options import ViewMode
+from ..options import CascadeOptions, ViewMode
 from ..runtime.distributed import Process, process_group
 from ..runtime.precision import autocast
 from ..runtime.reporting import Reporter, SilentReporter
+from ..selection.choosing import checked_selector, chooser_of
 from ..selection.config import DrawnViewOptions, SelectConfig
 from ..selection.select import select
+from ..selection.selectors import CASCADE, NamedSelector
 from ..training.config import MixingOptions, TrainConfig
 from ..training.mixing import Mix, draw_mix, mix_batch
 from ..training.plan import plan_run
@@ -107,6 +118,9 @@ def _make_stores(config: FidelityConfig, folder: Path, reporter: Reporter) -> li
     base = SelectConfig(
         model=config.model,
         checkpoint=config.checkpoint,
+        image_px=config.image_px,
+        selector=config.selector or CASCADE,
+        selector_option=config.selector_option,
         shards=str(folder / "shards" / "sample-*.tar"),
         cascade=config.cascade,
         ranks=True,
@@ -136,24 +150,63 @@ def _write_sample(sample: list[RawSample], folder: Path, reporter: Reporter) -> 
     )
 
 
+def _online(
+    config: FidelityConfig, manifest: Manifest, device: torch.device, reporter: Reporter
+) -> Callable[[Tensor, Sequence[str]], Tensor]:
+    """The store's selector, to run on what students are shown: patch orders int64 [B, P] of images and their names.
+
+    Raises:
+        OptionError: another selector is asked for, or it chooses by labels.
+        TicketMismatchError: other weights than the store's.
+    """
+    s = manifest.selector
+    named = _named(config, s, reporter)
+    if named is not None and not named.needs_weights:
+        vit = create_vit(config.model, image_px=manifest.image_px)
+    else:
+        weights = vit_weights(config.model, config.checkpoint)
+        vit = vit_with(weights, f"{config.checkpoint}", config.model, image_px=manifest.image_px, needs_head=False)
+        found, expected = weights_sha256(vit, weights), s.weights_sha256 or ""
+        if found != expected:
+            raise TicketMismatchError(
+                f"{config.tickets} was selected with other weights (SHA-256 {expected[:12]}…) "
+                f"than these ({found[:12]}…); give those with `model={s.model!r}` and `checkpoint`"
+            )
+    if named is None:  # with the counts that it had, whatever rounds them now
+        cascade = TicketSelector(vit, s.drop_blocks, s.keep_counts).to(device)
+        return lambda images, names: cascade(images)
+    chooser = chooser_of(named, CascadeOptions(ratio=s.ratio), vit, config.model, device)
+    if chooser.uses_labels:
+        raise OptionError(f"{s.title} chooses by labels, of which mixed images have two; measure a selector without")
+    return lambda images, names: chooser.order(images, torch.zeros(len(images), dtype=torch.int64), names)
+
+
+def _named(config: FidelityConfig, stored: Selector, reporter: Reporter) -> NamedSelector | None:
+    """The store's selector by name, None of the cascade.
+
+    Raises:
+        OptionError: another is asked for, or the store's is not known here.
+    """
+    of_store = [f"{key}={value}" for key, value in (stored.settings or {}).items()]
+    is_asked = config.selector is not None or config.selector_option
+    options = config.selector_option if is_asked else of_store
+    kept = CascadeOptions(ratio=stored.ratio, keep_rate=stored.keep_rate)
+    named = checked_selector(config.selector or stored.name or CASCADE, options, kept, config.checkpoint)
+    here = (None, None, None) if named is None else (named.name, dict(named.settings), named.package)
+    if here[:2] != (stored.name, stored.settings):
+        raise OptionError(
+            f"{config.tickets} has tickets by {stored.title}; leave `selector` and `selector_option` out to measure it"
+        )
+    if here[2] != stored.package:
+        reporter.message(f"note: {config.tickets} was selected with {stored.package}, and this is {here[2]}")
+    return named
+
+
 class _Meter:
     """Compares what streams keep with what the selector would keep."""
 
     def __init__(self, config: FidelityConfig, manifest: Manifest, process: Process, reporter: Reporter) -> None:
-        vit = load_vit(config.model, config.checkpoint)
-        found, expected = weights_sha256(vit), manifest.selector.weights_sha256
-        if manifest.selector.name is not None or expected is None:
-            raise OptionError(
-                f"{config.tickets} has tickets by {manifest.selector.title}, and fidelity runs the cascade alone; give "
-                "`tickets` that `dataltt select` made without `selector`"
-            )
-        if found != expected:
-            raise TicketMismatchError(
-                f"{config.tickets} was selected with other weights (SHA-256 {expected[:12]}…) "
-                f"than these ({found[:12]}…); give those with `model={manifest.selector.model!r}` and `checkpoint`"
-            )
-        s = manifest.selector
-        self.selector = TicketSelector(vit, s.drop_blocks, s.keep_counts).to(process.device)
+        self.order = _online(config, manifest, process.device, reporter)
         self.config, self.process, self.reporter = config, process, reporter
         self.num_workers = num_workers_for(config.runtime.workers)
 
@@ -238,7 +291,8 @@ class _Meter:
                 images, keep = mixed.images, mixed.keep_indices
             assert keep is not None
             with autocast(images.device, self.config.runtime.precision):
-                online = self.selector(images)[:, : stream.num_keep]
+                names = [f"{step}\x1f{number}" for number in range(len(images))]
+                online = self.order(images, names)[:, : stream.num_keep]
             ious.append(_iou(keep.cpu(), online.cpu()))
             self.reporter.advance(len(images))
         self.reporter.finish()

@@ -30,6 +30,7 @@ from ...artifacts_schema.files import read_regular, replacing, write_atomically,
 from ..options import PatchInput
 from .families import create_student
 from .registry import check_weights, load_weights, num_classes_in, read_weights
+from .resampling import resampled
 from .student import Student
 from .weight_bounds import check_stored, sketched
 from .weight_digest import HEADER, header_of, with_digest
@@ -127,9 +128,17 @@ class LoadedStudent(NamedTuple):
 
 
 def load_student(
-    path: Path, *, model: str | None = None, num_keep: int | None = None, ema: bool = False
+    path: Path,
+    *,
+    model: str | None = None,
+    num_keep: int | None = None,
+    ema: bool = False,
+    image_px: int | None = None,
 ) -> LoadedStudent:
     """A student from a weights file or a run's folder; foreign weights need `model`.
+
+    Args:
+        image_px: side of the images that it is to take; None for those it was trained on, or the network's own.
 
     Raises:
         CheckpointError, ModelError
@@ -151,12 +160,15 @@ def load_student(
             name,
             num_keep=info.num_keep if info else num_keep,
             patch_input=info.swin_input if info else None,
+            image_px=image_px or (info.image_px if info else None),
             num_classes=info.num_classes if info else num_classes_in(weights),
         )
 
-    check_weights(sketched(make).net, weights, str(file), name)  # before memory is taken that the file only names
+    sketch = sketched(make).net
+    fitting = resampled(sketch, weights)
+    check_weights(sketch, fitting, str(file), name)  # before memory is taken that the file only names
     student = make()
-    load_weights(student.net, weights, str(file), name)
+    load_weights(student.net, fitting, str(file), name)
     return LoadedStudent(student=student, info=info, file=file)
 
 

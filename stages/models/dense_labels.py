@@ -63,7 +63,9 @@ class DenseLabeller(nn.Module):
     def input_format(self) -> InputFormat:
         """Format of the network's images."""
         config = resolve_model_data_config(self.net)
-        _, height, width = config["input_size"]
+        # timm's record keeps the size that a ViT was published for, whatever it was created with.
+        own = getattr(getattr(self.net, "patch_embed", None), "img_size", None)
+        height, width = own if isinstance(own, tuple) else config["input_size"][1:]
         return InputFormat((height, width), list(config["mean"]), list(config["std"]))
 
     def forward(self, images: Tensor) -> Tensor:

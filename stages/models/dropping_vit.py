@@ -3,8 +3,7 @@
 Source: Shen et al. 2023, section 3.2; Liang et al. 2022 (EViT), section 3 and appendix (keep rate on a cosine). The
 selector (selector.py) computes the same tickets and nothing else.
 
-Letters: B batch, P patches of the grid, K kept patches, N tokens now (prefix included), T prefix tokens, C channels,
-M rows whose attention is wanted.
+Letters: B batch, P patches of the grid, K kept patches, N tokens now (prefix included), T prefix tokens, C channels.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from timm.layers import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
@@ -23,7 +21,7 @@ from ...artifacts_schema import ModelError
 from ..options import CascadeOptions
 from .cascade import drop_blocks_of, keep_counts
 from .registry import geometry_of
-from .selector import cls_attention, project
+from .selector import attend, cls_attention, project
 from .student import Student
 
 
@@ -136,14 +134,5 @@ def _dropping_block(block: Block, x: Tensor, num_keep: int, num_prefix: int) -> 
         prefix = torch.arange(num_prefix, device=x.device).expand(len(x), -1)
         rows = torch.cat([prefix, kept + num_prefix], dim=1)
         batch = torch.arange(len(x), device=x.device)[:, None]
-    x = x[batch, rows] + block.drop_path1(block.ls1(_attend(attn, normed[batch, rows], normed, key)))
+    x = x[batch, rows] + block.drop_path1(block.ls1(attend(attn, normed[batch, rows], normed, key)))
     return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))), kept
-
-
-def _attend(attn: Attention, normed_rows: Tensor, normed: Tensor, key: Tensor) -> Tensor:
-    """timm's attention in training, for some rows only: queries of [B, M, C], keys and values of all [B, N, C]."""
-    query, value = project(attn, normed_rows, 0), project(attn, normed, 2)
-    dropout = attn.attn_drop.p if attn.training else 0.0
-    out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=attn.scale)
-    projected: Tensor = attn.proj_drop(attn.proj(attn.norm(out.transpose(1, 2).flatten(2))))
-    return projected

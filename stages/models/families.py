@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from timm.models import is_model_in_modules
@@ -52,19 +53,38 @@ def resolve_input(name: str, patch_input: PatchInput | None) -> PatchInput | Non
     return patch_input
 
 
+def size_kwargs(name: str, image_px: int) -> Mapping[str, Any]:
+    """Arguments that a network is created with for images of `image_px` a side; none if it takes one size alone."""
+    sizes = family_of(name).size_kwargs
+    return {} if sizes is None else sizes(image_px)
+
+
 def create_student(
-    name: str, *, num_keep: int | None = None, patch_input: PatchInput | None = None, **kwargs: Any
+    name: str,
+    *,
+    num_keep: int | None = None,
+    patch_input: PatchInput | None = None,
+    image_px: int | None = None,
+    **kwargs: Any,
 ) -> Student:
     """Creates a student with random weights.
 
     Args:
         name: an alias or a timm name.
         num_keep: K, which some students are built for; None for all patches.
+        image_px: side of the images that it takes; None for the network's own.
         kwargs: passed to the network (num_classes, drop_path_rate, …).
 
     Raises:
         ModelError, OptionError
     """
     family, patch_input = family_of(name), resolve_input(name, patch_input)
-    net = create_network(name, **{**family.network_kwargs(patch_input, num_keep), **kwargs})
-    return family.wrap(net, name, patch_input)
+    sizes = {} if image_px is None else size_kwargs(name, image_px)
+    net = create_network(name, **{**family.network_kwargs(patch_input, num_keep), **sizes, **kwargs})
+    student = family.wrap(net, name, patch_input)
+    if image_px not in (None, student.geometry.image_px):
+        raise OptionError(
+            f"`image_px={image_px}`: {name} takes images of {student.geometry.image_px} px alone; train a plain ViT, "
+            "or on tickets of that size"
+        )
+    return student

@@ -81,4 +81,10 @@ def _wrap(net: nn.Module, name: str, patch_input: PatchInput | None) -> LVViTStu
     return LVViTStudent(cast(LVViT, net), name)
 
 
-FAMILY = Family(name="LV-ViT", modules=frozenset({"lvvit"}), wrap=_wrap, learns_token_labels=True)
+FAMILY = Family(
+    name="LV-ViT",
+    modules=frozenset({"lvvit"}),
+    wrap=_wrap,
+    size_kwargs=lambda image_px: {"img_size": image_px},
+    learns_token_labels=True,
+)

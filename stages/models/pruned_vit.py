@@ -76,4 +76,9 @@ def _wrap(net: nn.Module, name: str, patch_input: PatchInput | None) -> TokenPru
     return TokenPrunedViT(cast(VisionTransformer, net), name)
 
 
-FAMILY = Family(name="ViT", modules=frozenset({"vision_transformer", "deit"}), wrap=_wrap)
+FAMILY = Family(
+    name="ViT",
+    modules=frozenset({"vision_transformer", "deit"}),
+    wrap=_wrap,
+    size_kwargs=lambda image_px: {"img_size": image_px},
+)

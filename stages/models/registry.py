@@ -17,8 +17,10 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 
 from ...artifacts_schema import CheckpointError, ModelError, View
+from ...artifacts_schema.tickets import MAX_PATCHES
 from .lvvit import LVViT
 from .prune import PrunedViT
+from .resampling import resampled
 from .selector import is_supported_block
 from .student import Geometry
 from .weight_bounds import check_held, check_stored, sketched
@@ -140,13 +142,17 @@ def create_network(name: str, *, pretrained: bool = False, **kwargs: Any) -> tor
     return net
 
 
-def create_vit(name: str, *, pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """Creates a ViT that can select: a plain one, or an LV-ViT. Arguments and errors are those of `create_network`.
+def create_vit(name: str, *, pretrained: bool = False, image_px: int | None = None, **kwargs: Any) -> VisionTransformer:
+    """Creates a ViT that can select: a plain one, or an LV-ViT. Other arguments and errors are `create_network`'s.
+
+    Args:
+        image_px: side of the images that it takes; None for its own.
 
     Raises:
-        ModelError: not a ViT with a CLS token.
+        ModelError: not a ViT with a CLS token, or whose patches do not divide such images.
     """
-    model = create_network(name, pretrained=pretrained, **kwargs)
+    size = {} if image_px is None else {"img_size": image_px}
+    model = create_network(name, pretrained=pretrained, **size, **kwargs)
     check_plain_vit(model, name)
     return cast(VisionTransformer, model)
 
@@ -175,18 +181,30 @@ def check_plain_vit(model: torch.nn.Module, name: str) -> None:
         raise ModelError(f"{name} does not embed separate patches; try deit_s")
     if embed.img_size[0] != embed.img_size[1] or model.dynamic_img_size:
         raise ModelError(f"{name} has no fixed square image size; try deit_s")
+    image_px, patch_px = embed.img_size[0], embed.patch_size[0]
+    if rest := image_px % patch_px:
+        below = [str(image_px - rest)] if image_px > patch_px else []
+        raise ModelError(
+            f"`image_px={image_px}` is no multiple of the {patch_px}-px patches of {name}; give "
+            f"{' or '.join([*below, str(image_px - rest + patch_px)])}"
+        )
 
 
 def geometry_of(model: VisionTransformer, name: str) -> Geometry:
     """The geometry of a plain ViT.
 
     Raises:
-        ModelError: it takes neither 1 nor 3 channels.
+        ModelError: it takes neither 1 nor 3 channels, or sees more patches than a ticket may have.
     """
     embed = model.patch_embed
     channels = embed.in_chans if isinstance(model, LVViT) else embed.proj.in_channels
     if channels not in (1, 3):
         raise ModelError(f"{name} takes {channels} channels; images have 1 (grey) or 3 (RGB)")
+    height, width = embed.grid_size
+    if height * width > MAX_PATCHES:
+        raise ModelError(
+            f"{name} sees {height}×{width} patches; a ticket has at most {MAX_PATCHES}, so give a smaller `image_px`"
+        )
     return Geometry(
         grid=tuple(embed.grid_size),
         patch_px=embed.patch_size[0],
@@ -237,36 +255,61 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def load_vit(
+    name: str, checkpoint: str | Path | None, *, image_px: int | None = None, needs_head: bool = True, **kwargs: Any
+) -> VisionTransformer:
+    """A ViT with weights: those of `checkpoint`, or timm's pretrained ones. Arguments are those of `vit_with`.
+
+    Raises:
+        ModelError, CheckpointError
+    """
+    weights = vit_weights(name, checkpoint)
+    return vit_with(weights, f"{checkpoint}", name, image_px=image_px, needs_head=needs_head, **kwargs)
+
+
+def vit_weights(name: str, checkpoint: str | Path | None) -> dict[str, torch.Tensor]:
+    """Weights of a ViT as they were published: those of `checkpoint`, or timm's pretrained ones.
+
+    Raises:
+        ModelError, CheckpointError
+    """
+    if checkpoint is not None:
+        return read_weights(checkpoint)
+    if name in ALIASES and ALIASES[name].kwargs:
+        raise CheckpointError(f"there are no pretrained weights of {name}; give `checkpoint`")
+    create_vit(name)  # refuses what cannot be used before anything is fetched
+    return create_vit(name, pretrained=True).state_dict()
+
+
+def vit_with(
+    weights: Mapping[str, torch.Tensor],
+    source: str,
     name: str,
-    checkpoint: str | Path | None,
     *,
-    num_classes: int | None = None,
+    image_px: int | None = None,
     needs_head: bool = True,
     **kwargs: Any,
 ) -> VisionTransformer:
-    """A ViT with weights: those of `checkpoint`, or timm's pretrained ones.
-
-    The number of classes is the checkpoint's, unless given.
+    """A ViT with weights, of as many classes as these have; position embeddings of another grid are resampled.
 
     Args:
+        source: of the weights, for the sentence.
+        image_px: side of the images that it takes; None for its own.
         needs_head: with this off, weights without a head make a ViT without one. A selector needs none.
 
     Raises:
         ModelError, CheckpointError
     """
-    if checkpoint is None:
-        if name in ALIASES and ALIASES[name].kwargs:
-            raise CheckpointError(f"there are no pretrained weights of {name}; give `checkpoint`")
-        create_vit(name)  # refuses what cannot be used before anything is fetched
-        return create_vit(name, pretrained=True, num_classes=num_classes, **kwargs)
-    weights = read_weights(checkpoint)
-    if num_classes is None:
-        num_classes = num_classes_in(weights)
+    num_classes = num_classes_in(weights)
     if num_classes is None and not needs_head:
         num_classes = 0
-    check_weights(sketched(lambda: create_vit(name, num_classes=num_classes, **kwargs)), weights, f"{checkpoint}", name)
-    model = create_vit(name, num_classes=num_classes, **kwargs)
-    load_weights(model, weights, f"{checkpoint}", name)
+
+    def make() -> VisionTransformer:
+        return create_vit(name, image_px=image_px, num_classes=num_classes, **kwargs)
+
+    fitting = resampled(sketched(make), weights)
+    check_weights(sketched(make), fitting, source, name)
+    model = make()
+    load_weights(model, fitting, source, name)
     return model
 
 
@@ -312,7 +355,7 @@ def check_initial_weights(
     Raises:
         CheckpointError: anything but the head is missing or of another shape.
     """
-    own = model.state_dict()
+    own, weights = model.state_dict(), resampled(model, weights)
     classifier = {id(p) for head in _heads_of(model) for p in head.parameters()}
     heads = {n for n, p in model.named_parameters() if id(p) in classifier}
     fresh = sorted(n for n in heads if n not in weights or weights[n].shape != own[n].shape)
@@ -323,7 +366,8 @@ def check_initial_weights(
 def load_initial_weights(
     model: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: str, name: str
 ) -> list[str]:
-    """Loads weights to start from; a head for another number of classes keeps its fresh values.
+    """Loads weights to start from; a head for another number of classes keeps its fresh values, and position
+    embeddings of another grid are resampled.
 
     Returns:
         The names of what was left as it was.
@@ -332,7 +376,7 @@ def load_initial_weights(
         CheckpointError: anything but the head is missing or of another shape.
     """
     fresh, own = check_initial_weights(model, weights, source, name), model.state_dict()
-    load_weights(model, {**weights, **{n: own[n] for n in fresh}}, source, name)
+    load_weights(model, {**resampled(model, weights), **{n: own[n] for n in fresh}}, source, name)
     return fresh
 
 
@@ -341,13 +385,19 @@ def _heads_of(model: torch.nn.Module) -> list[torch.nn.Module]:
     return [*found, model.aux_head] if isinstance(model, LVViT) else found
 
 
-def weights_sha256(model: torch.nn.Module) -> str:
+def weights_sha256(model: torch.nn.Module, published: Mapping[str, torch.Tensor] | None = None) -> str:
     """SHA-256 over the sorted state dict: of each tensor its name, dtype, shape and little-endian bytes.
 
-    The same weights give the same digest, whichever kind of file they came from.
+    The same weights give the same digest, whichever kind of file they came from, and whichever size of images they are
+    used for.
+
+    Args:
+        published: what the model was loaded with; it has the position embeddings before they were resampled.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if published is not None and published[name].shape != tensor.shape:
+            tensor = published[name].to(tensor.dtype)
         array = tensor.detach().cpu().contiguous()
         digest.update(f"{name}\0{str(array.dtype).removeprefix('torch.')}\0{tuple(array.shape)}\0".encode())
         digest.update(array.view(torch.uint8).numpy().data if array.ndim else array.numpy().tobytes())

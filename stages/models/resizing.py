@@ -54,4 +54,4 @@ def check_resizable(student: Student, model: str, option: str) -> None:
     if height != width:
         raise OptionError(f"{option}: {model} sees {height}×{width} patches, and views are resized to squares alone")
     if not student.takes_smaller:
-        raise OptionError(f"{option}: {model} takes images of its own size alone; {student.no_smaller}")
+        raise OptionError(f"{option}: {model} cannot be shown smaller pictures; {student.no_smaller}")

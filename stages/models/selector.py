@@ -4,7 +4,8 @@ Source: Shen et al. 2023, section 3.2; Liang et al. 2022 (EViT), section 3. What
 change a ticket: attention outputs of patches that are dropped in the same block; at the last drop block everything but
 the CLS query row; all blocks after it.
 
-Letters: B batch, P patches of the grid, N tokens now (prefix included), T prefix tokens, C channels, H heads.
+Letters: B batch, P patches of the grid, N tokens now (prefix included), T prefix tokens, C channels, H heads,
+M rows whose attention is wanted.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class TicketSelector(nn.Module):
             ids = ids.gather(1, kept)
             if index < self.last_drop_block:
                 rows = torch.cat([prefix, kept + num_prefix], dim=1)
-                x = x[batch, rows] + block.ls1(_attend(attn, normed[batch, rows], normed, key))
+                x = x[batch, rows] + block.ls1(attend(attn, normed[batch, rows], normed, key))
                 x = x + block.ls2(block.mlp(block.norm2(x)))
         if not finite:
             raise ModelError("the selector's attention is not finite; its weights are damaged or not for this model")
@@ -99,11 +100,12 @@ def cls_attention(attn: Attention, normed: Tensor, key: Tensor) -> Tensor:
     return (query @ key.transpose(-2, -1)).softmax(dim=-1, dtype=torch.float32).mean(dim=1)[:, 0]
 
 
-def _attend(attn: Attention, normed_rows: Tensor, normed: Tensor, key: Tensor) -> Tensor:
-    """The attention's output for some rows only: queries from [B, M, C], keys and values of all N tokens."""
+def attend(attn: Attention, normed_rows: Tensor, normed: Tensor, key: Tensor) -> Tensor:
+    """timm's attention for some rows only, in training too: queries of [B, M, C], keys and values of all [B, N, C]."""
     query, value = project(attn, normed_rows, 0), project(attn, normed, 2)
-    out = F.scaled_dot_product_attention(query, key, value, scale=attn.scale)
-    projected: Tensor = attn.proj(attn.norm(out.transpose(1, 2).flatten(2)))
+    dropout = attn.attn_drop.p if attn.training else 0.0
+    out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=attn.scale)
+    projected: Tensor = attn.proj_drop(attn.proj(attn.norm(out.transpose(1, 2).flatten(2))))
     return projected
 
 

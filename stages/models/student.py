@@ -102,6 +102,8 @@ class Family:
     wrap: Callable[[nn.Module, str, PatchInput | None], Student]
     # What else the network is created with, for tickets of K patches (None: all).
     network_kwargs: Callable[[PatchInput | None, int | None], Mapping[str, Any]] = lambda patch_input, num_keep: {}
+    # What it is created with for images of so many pixels a side; None: its images have one size.
+    size_kwargs: Callable[[int], Mapping[str, Any]] | None = None
     inputs: tuple[PatchInput, ...] = ()  # the first is the default; () where kept tokens alone are computed on
     epochs: int = 300
     learns_token_labels: bool = False

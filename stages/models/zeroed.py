@@ -67,4 +67,12 @@ def _wrap(net: nn.Module, name: str, patch_input: PatchInput | None) -> Convolut
     return ConvolutionalStudent(net, pixel_geometry(net, name))
 
 
-FAMILY = Family(name="ResNet", modules=frozenset({"resnet"}), wrap=_wrap, inputs=("zero",), epochs=90)
+FAMILY = Family(
+    name="ResNet",
+    modules=frozenset({"resnet"}),
+    wrap=_wrap,
+    # Convolutions take any size; timm's record says which it is.
+    size_kwargs=lambda image_px: {"pretrained_cfg_overlay": {"input_size": (3, image_px, image_px)}},
+    inputs=("zero",),
+    epochs=90,
+)

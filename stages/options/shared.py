@@ -84,6 +84,15 @@ Checkpoint = Annotated[
         on_resume="place",
     ),
 ]
+ImagePx = Annotated[
+    int | None,
+    Option(
+        help="Side of the images that the network takes, a multiple of its patches'; position embeddings are "
+        "resampled. Default: that of the tickets or the run, else the network's own.",
+        min=1,
+        max=4096,
+    ),
+]
 Overwrite = Annotated[bool, Option(help="Replace what an earlier call made.")]
 LockTimeout = Annotated[
     float,

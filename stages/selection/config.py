@@ -12,6 +12,7 @@ from ..options import (
     Checkpoint,
     DecoderChoice,
     Group,
+    ImagePx,
     LockTimeout,
     MinCrop,
     OnBadImage,
@@ -64,6 +65,7 @@ class SelectConfig(Group):
         str, Option(help="deit_t, deit_s, deit_b, lvvit_s, or a timm plain ViT with a CLS token.", is_common=True)
     ]
     checkpoint: Checkpoint = None
+    image_px: ImagePx = None
     selector: Annotated[
         str,
         Option(

@@ -1,11 +1,11 @@
-"""Tickets of a batch of images, in memory: what `dataltt select` writes of their centre views.
+"""Tickets of a batch of images, in memory: what `dataltt select` writes of their centre views, by any selector.
 
 Letters: B images, P patches of the grid, K kept patches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
@@ -18,15 +18,14 @@ from torch import Tensor, nn
 from ...artifacts_schema import OptionError, View
 from ..data.decoders import decoded_by
 from ..data.images import center_crop, converted, normalize, to_tensor
-from ..models.cascade import drop_blocks_of, keep_counts
 from ..models.checkpoints import find_weights
-from ..models.dropping_vit import check_drop_blocks
-from ..models.registry import center_view_of, check_plain_vit, entry_of, geometry_of, load_vit
-from ..models.selector import TicketSelector
+from ..models.registry import center_view_of, check_plain_vit, create_vit, geometry_of, load_vit
 from ..models.student import Geometry
 from ..options import DEFAULT_DECODER, CascadeOptions, Decoder
 from ..runtime.distributed import resolve_device
 from ..runtime.precision import autocast
+from .choosing import UNNAMED, Chooser, checked_selector, chooser_of
+from .selectors import CASCADE, Setting
 
 _ONE_OF_A_KIND = "give a list of PIL images, or a uint8 tensor [B, channels, height, width]"
 
@@ -54,12 +53,15 @@ def tickets_for(
     keep_rate: float | None = None,
     drop_blocks: Sequence[int] | None = None,
     checkpoint: str | Path | None = None,
+    image_px: int | None = None,
+    selector: str = CASCADE,
+    selector_options: Mapping[str, Setting] | None = None,
     batch_size: int = 128,
     device: str = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
     decoder: Decoder = DEFAULT_DECODER,
 ) -> BatchTickets:
-    """Finds the patches of some images that a ViT attends to most, as `dataltt select` finds them for shards.
+    """Finds the most informative patches of some images, as `dataltt select` finds them for shards.
 
     Images are shown as the ViT's centre view: the shorter side resized, the central square cut out, normalised as its
     authors did. So any size goes, and what is given is not normalised.
@@ -72,6 +74,9 @@ def tickets_for(
         drop_blocks: zero-based; None for those of a model's name, or of a ViT a quarter, half, and three quarters of
             its depth.
         checkpoint: of a name: a weights file or a run's folder; None for timm's pretrained weights.
+        image_px: of a name: side of the views; None for the ViT's own.
+        selector: by name, the cascade or what `dataltt select` has; `random` draws by an image's place among `images`.
+        selector_options: its settings by name.
         batch_size: images that go through the ViT at a time.
         device: where a named model is put.
         precision: of its arithmetic.
@@ -89,19 +94,25 @@ def tickets_for(
         raise OptionError(f"`batch_size` {batch_size} should be at least 1")
     blocks = None if drop_blocks is None else tuple(drop_blocks)
     cascade = CascadeOptions(ratio=ratio, keep_rate=keep_rate, drop_blocks=blocks)
-    keep_counts(1, cascade)  # cheap checks come before the model is loaded
+    # Cheap checks come before the model is loaded.
+    file = None if checkpoint is None else Path(checkpoint)
+    settings = [f"{key}={value}" for key, value in (selector_options or {}).items()]
+    named = checked_selector(selector, settings, cascade, file)
     pictures = _pictures(images)
-    vit, name = _vit(model, checkpoint, device)
-    usual = entry_of(model).drop_blocks if isinstance(model, str) else None
-    blocks = drop_blocks_of(cascade, len(vit.blocks), usual)
-    check_drop_blocks(blocks, len(vit.blocks), name)
-    geometry = geometry_of(vit, name)
-    counts = keep_counts(geometry.num_patches, cascade, len(blocks))
+    vit = _vit(model, file, image_px, device, has_weights=named is None or named.needs_weights)
+    name = model if isinstance(model, str) else UNNAMED
     view = decoded_by(center_view_of(vit), decoder)
-    views = _views(pictures, view, geometry)
-    order = torch.cat([_order(vit, blocks, counts, part, view, precision) for part in views.split(batch_size)])
+    where = next(vit.parameters()).device
+    with _borrowed(vit):
+        chooser = chooser_of(named, cascade, vit, name, where)
+        if chooser.uses_labels:
+            raise OptionError(
+                f"the selector {selector!r} would choose by labels, and `images` have none; choose without"
+            )
+        views = _views(pictures, view, geometry_of(vit, name))
+        order = torch.cat(list(_orders(chooser, views, view, batch_size, where, precision)))
     place = images.device if isinstance(images, Tensor) else torch.device("cpu")
-    kept = order[:, : counts[-1]].sort(dim=1).values
+    kept = order[:, : chooser.num_keep].sort(dim=1).values
     return BatchTickets(kept.to(place), order.argsort(dim=1).to(place), views.to(place))
 
 
@@ -127,14 +138,20 @@ def _kind(images: object) -> str:
     return type(images).__name__ + (f" of {type(images[0]).__name__}" if listed else "")  # type: ignore[index]
 
 
-def _vit(model: str | nn.Module, checkpoint: str | Path | None, device: str) -> tuple[VisionTransformer, str]:
+def _vit(
+    model: str | nn.Module, checkpoint: Path | None, image_px: int | None, device: str, *, has_weights: bool
+) -> VisionTransformer:
     if isinstance(model, str):
-        file = None if checkpoint is None else find_weights(Path(checkpoint))
-        return load_vit(model, file, needs_head=False).to(resolve_device(device)), model
+        if not has_weights:
+            return create_vit(model, image_px=image_px).to(resolve_device(device))
+        file = None if checkpoint is None else find_weights(checkpoint)
+        return load_vit(model, file, image_px=image_px, needs_head=False).to(resolve_device(device))
     if checkpoint is not None:
         raise OptionError("`checkpoint` is for a model that is given by name; load it into the ViT, or leave it out")
-    check_plain_vit(model, "the ViT")
-    return cast(VisionTransformer, model), "the ViT"
+    if image_px is not None:
+        raise OptionError("`image_px` is for a model that is given by name; create the ViT with `img_size`")
+    check_plain_vit(model, UNNAMED)
+    return cast(VisionTransformer, model)
 
 
 def _views(pictures: Sequence[Image.Image], view: View, geometry: Geometry) -> Tensor:
@@ -150,14 +167,15 @@ def _converted(picture: Image.Image, mode: str) -> Image.Image:
         raise OptionError(f"`images` have one that cannot be shown to a ViT ({error})") from None
 
 
-def _order(
-    vit: VisionTransformer, blocks: Sequence[int], counts: Sequence[int], views: Tensor, view: View, precision: str
-) -> Tensor:
-    """Patches from most to least informative, int64 [B, P], on the CPU."""
-    device = next(vit.parameters()).device
-    with _borrowed(vit), autocast(device, precision):
-        order: Tensor = TicketSelector(vit, blocks, counts)(normalize(views.to(device), view))
-    return order.cpu().clone()  # a clone: the selector's own is an inference tensor
+def _orders(
+    chooser: Chooser, views: Tensor, view: View, batch_size: int, device: torch.device, precision: str
+) -> Iterator[Tensor]:
+    """Patches from most to least informative of some views at a time, int64 [b, P], on the CPU."""
+    for step, part in enumerate(views.split(batch_size)):
+        names = [str(step * batch_size + number) for number in range(len(part))]
+        with autocast(device, precision):
+            order = chooser.order(normalize(part.to(device), view), torch.zeros(len(part), dtype=torch.int64), names)
+        yield order.cpu().clone()  # a clone: the cascade's own is an inference tensor
 
 
 @contextmanager

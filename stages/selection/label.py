@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...artifacts_schema import (
     CheckpointError,
@@ -40,6 +40,7 @@ from ..data.policies import Policy, replayed_policy
 from ..data.shards import Shard, stored_shards
 from ..models.checkpoints import find_weights, read_info
 from ..models.dense_labels import DenseLabeller
+from ..models.families import size_kwargs
 from ..models.registry import (
     ALIASES,
     canonical_name,
@@ -146,8 +147,13 @@ def load_labeller(config: LabelConfig, reporter: Reporter) -> DenseLabeller:
     if None not in (num_classes, config.num_classes) and num_classes != config.num_classes:
         raise OptionError(f"`num_classes={config.num_classes}`: {file} has {num_classes} classes; leave it out")
     num_classes = config.num_classes if num_classes is None else num_classes
-    check_weights(sketched(lambda: create_network(name, num_classes=num_classes)), weights, str(file), name)
-    net = create_network(name, num_classes=num_classes)
+    sizes = size_kwargs(name, info.image_px) if info else {}
+
+    def make() -> nn.Module:
+        return create_network(name, num_classes=num_classes, **sizes)
+
+    check_weights(sketched(make), weights, str(file), name)
+    net = make()
     load_weights(net, weights, str(file), name)
     return DenseLabeller(net, name)
 

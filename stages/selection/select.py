@@ -22,6 +22,7 @@ from ...artifacts_schema import (
     CheckpointError,
     Manifest,
     OptionError,
+    Selector,
     TicketStore,
 )
 from ...artifacts_schema.combining.extend import commit_extension
@@ -39,7 +40,16 @@ from ..data.room import guessed_samples
 from ..data.selection_stream import ShardBatches, ViewBatch
 from ..data.shards import Shard, absolute_spec, given_shards, is_url, resolve_shards
 from ..models.checkpoints import SELECTOR_FILE, find_weights, read_info
-from ..models.registry import canonical_name, center_view_of, create_vit, geometry_of, load_vit
+from ..models.registry import (
+    canonical_name,
+    center_view_of,
+    create_vit,
+    geometry_of,
+    vit_weights,
+    vit_with,
+    weights_sha256,
+)
+from ..models.resampling import resampled_in_words
 from ..models.weight_entries import entry_taken
 from ..runtime.board import Board
 from ..runtime.distributed import Process, process_group
@@ -47,7 +57,7 @@ from ..runtime.locks import written_by_one
 from ..runtime.precision import autocast
 from ..runtime.reporting import Reporter, SilentReporter
 from ..runtime.version import tool_version
-from .choosing import Chooser, checked_selector, chooser_of
+from .choosing import Chooser, checked_selector, chooser_of, described
 from .config import SelectConfig
 from .extend import extending, lacking
 from .part_checks import PartChecks
@@ -77,7 +87,7 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
     policy = None if config.views.augment == "none" else policy_of(config.views.augment, min_crop=config.views.min_crop)
     num_views = _num_views(config, policy)
     # Cheap checks come before the model is loaded.
-    named = checked_selector(config)
+    named = checked_selector(config.selector, config.selector_option, config.cascade, config.checkpoint)
     shards = resolve_shards(given_shards(config.shards), config.remote.access)
     base = None if config.extend is None else TicketStore.open(config.remote.location(config.extend))
     if base is not None:
@@ -90,10 +100,11 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
     ):
         check_destination(config.out, overwrite=config.overwrite)  # once more: nobody else can make it now
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
-        model = _model(config, named, quiet)
+        model, digest = _model(config, named, quiet)
         split = config.split or next((s for s in _SPLITS if s in shards[0].name), "unknown")
-        chooser = chooser_of(config, named, model, process.device, split)
-        spec = _store_spec(config, model, chooser, shards, policy, num_views, base, split)
+        chooser = chooser_of(named, config.cascade, model, config.model, process.device, split=split)
+        selector = described(config, named, chooser, digest)
+        spec = _store_spec(config, model, chooser, selector, shards, policy, num_views, base, split)
         if base is not None:
             spec = extending(base, spec, config, quiet)
         if process.is_main:
@@ -126,20 +137,23 @@ def _commit(
     return commit_extension(base, config.out, spec, overwrite=config.overwrite, on_progress=on_progress)
 
 
-def _model(config: SelectConfig, named: NamedSelector | None, reporter: Reporter) -> VisionTransformer:
-    """The selector's ViT with its weights, of a run's folder its best (else newest) ones; or with none that count.
+def _model(
+    config: SelectConfig, named: NamedSelector | None, reporter: Reporter
+) -> tuple[VisionTransformer, str | None]:
+    """The selector's ViT with its weights, of a run's folder its best (else newest) ones, and these weights' digest;
+    or with none that count.
 
     Raises:
         ModelError, CheckpointError
     """
     if named is not None and not named.needs_weights:
-        return create_vit(config.model)
+        return create_vit(config.model, image_px=config.image_px), None
     file = config.checkpoint
     if file is not None and file.is_dir():
         file = find_weights(file)
         reporter.message(f"weights: {file}")
         _note_other_share(config, config.checkpoint, reporter)
-    model = load_vit(config.model, file, needs_head=False)
+    weights = vit_weights(config.model, file)
     if file is not None and (said := entry_taken(file)):
         reporter.message(said)
     info = None if file is None else read_info(file)
@@ -148,7 +162,11 @@ def _model(config: SelectConfig, named: NamedSelector | None, reporter: Reporter
         raise CheckpointError(
             f"{file} holds weights of {info.model}, not of {config.model}; give `model={info.model!r}`"
         )
-    return model
+    image_px = config.image_px or (info.image_px if info else None)
+    model = vit_with(weights, f"{file}", config.model, image_px=image_px, needs_head=False)
+    if said := resampled_in_words(model, weights):
+        reporter.message(said)
+    return model, weights_sha256(model, weights)
 
 
 def _note_other_share(config: SelectConfig, run: Path | None, reporter: Reporter) -> None:
@@ -198,6 +216,7 @@ def _store_spec(
     config: SelectConfig,
     model: VisionTransformer,
     chooser: Chooser,
+    selector: Selector,
     shards: Sequence[Shard],
     policy: Policy | None,
     num_views: int,
@@ -217,7 +236,7 @@ def _store_spec(
         num_views=num_views,
         has_ranks=config.ranks,
         has_views=num_views > 1 or policy is not None,
-        selector=chooser.selector,
+        selector=selector,
         view=view,
         dataset_name=config.name or _dataset_name(shards[0]),
         split=split,

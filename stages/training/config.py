@@ -19,6 +19,7 @@ from ..options import (
     DecoderChoice,
     EvalProtocol,
     Group,
+    ImagePx,
     JoinOptions,
     LockTimeout,
     MinCrop,
@@ -73,6 +74,7 @@ class StudentOptions(Group):
         Path | None,
         Option(help="Weights to start from: a file or a run's folder. Default: random.", on_resume="place"),
     ] = None
+    image_px: ImagePx = None
     swin_input: Annotated[
         PatchInput | None,
         Option(
@@ -330,6 +332,7 @@ class FitSelectorConfig(Group):
         str, Option(help="deit_t, deit_s, deit_b, lvvit_s, or any timm plain ViT with a CLS token.", is_common=True)
     ]
     checkpoint: Checkpoint = None
+    image_px: ImagePx = None
     shards: Shards = None
     shrink_epochs: Annotated[
         float,
@@ -372,6 +375,7 @@ class EvalConfig(Group):
         ),
     ] = None
     model: Annotated[str | None, Option(help="Needed for weights that dataltt did not write.")] = None
+    image_px: ImagePx = None
     num_classes: Annotated[
         int | None, Option(help="Of the weights, where classes.json beside the shards lists another number.", min=1)
     ] = None

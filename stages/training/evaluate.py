@@ -20,7 +20,7 @@ from ..data.loader import iterate, num_workers_for
 from ..data.shards import Shard, given_shards, resolve_shards
 from ..data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition
 from ..data.watching import STALL_TIMEOUT_S
-from ..models.checkpoints import CheckpointInfo, find_weights, load_student
+from ..models.checkpoints import CheckpointInfo, find_weights, load_student, read_info
 from ..models.prune import gather_patches
 from ..models.registry import center_view_of
 from ..models.resizing import check_resizable, resize_images, resized_in_words, resized_px
@@ -59,10 +59,12 @@ def check_tickets(manifest: Manifest, store: str, geometry: Geometry, view: View
     ours = (geometry.grid, geometry.patch_px, geometry.image_px)
     theirs = (tuple(manifest.grid), manifest.patch_px, manifest.image_px)
     if ours != theirs:
+        way_out = "select with a model of this grid, or train another `model`"
+        if manifest.patch_px == geometry.patch_px:
+            way_out = f"select with `image_px={geometry.image_px}`, or give `image_px={manifest.image_px}` here"
         described = [f"{g[0]}×{g[1]} patches of {p} px ({i} px)" for g, p, i in (theirs, ours)]
         raise TicketMismatchError(
-            f"{store} holds tickets for {described[0]}, and {model} sees {described[1]}; select with a model of this "
-            "grid, or train another `model`"
+            f"{store} holds tickets for {described[0]}, and {model} sees {described[1]}; {way_out}"
         )
     channels = 1 if geometry.mode == "L" else 3
     if manifest.view.num_channels != channels:
@@ -285,20 +287,27 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
             joins=config.joins,
             reporter=quiet,
         )
+        known = None if tickets is None else read_manifest(tickets)
         student, info, file = load_student(
-            config.checkpoint, model=config.model, num_keep=config.num_keep, ema=config.ema
+            config.checkpoint,
+            model=config.model,
+            num_keep=config.num_keep,
+            ema=config.ema,
+            image_px=config.image_px or _size_of(config, known),
         )
         if file != config.checkpoint:
             quiet.message(f"weights: {file}")
         name = config.model or (info.model if info else "the model")
-        view = info.view if info else center_view_of(student.net, student.geometry.image_px)
-        known = None if tickets is None else read_manifest(tickets).view
+        image_px = student.geometry.image_px
+        view = info.view if info else center_view_of(student.net, image_px)
+        if info is not None and info.image_px != image_px:
+            view = replace(view, resize_px=int(image_px / view.crop_share))
         decoder = config.decoder if known or config.decoder or info is None else view.decoder_name
-        view = shown_by(view, decoder, known=known, whose=f"{config.tickets}")
+        view = shown_by(view, decoder, known=known.view if known else None, whose=f"{config.tickets}")
         num_classes = cast(int, student.net.num_classes)
         check_head(num_classes, file, shards, asked=config.num_classes)
         check_labels(num_classes, compared, None if tickets is None else TicketStore.open(tickets), doing="testing")
-        num_keep = config.num_keep or (info.num_keep if info else None)
+        num_keep = config.num_keep or (info.num_keep if info and info.image_px == image_px else None)
         stream = eval_stream(
             compared,
             tickets,
@@ -328,6 +337,12 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
                 own_patches=config.test == "own",
                 checks_labels=True,
             )
+
+
+def _size_of(config: EvalConfig, known: Manifest | None) -> int | None:
+    """Side of the images that foreign weights are tested on; None where the tickets or the weights say it."""
+    is_ours = read_info(find_weights(config.checkpoint, ema=config.ema)) is not None
+    return None if is_ours or known is None else known.image_px
 
 
 def join_for_testing(tickets: Location | None, protocol: EvalProtocol, joins: JoinOptions) -> JoinConfig | None:

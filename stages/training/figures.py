@@ -29,6 +29,7 @@ class _Span:
 
     began: float = field(default_factory=time.perf_counter)
     num_steps: int = 0
+    work: float = 0.0  # its steps, one on all patches counted as what it computes more
     waited_s: float = 0.0
 
 
@@ -80,6 +81,7 @@ class Figures:
         self.usual = _Work.of(student, num_keep, image_px)
         self.dense = _Work.of(student, None, None) if ends_dense else self.usual
         self.work = self.usual
+        self._is_dense = False
         self.peak = peak_flops(self.device, precision, tf32=tf32)
         self._run, self._logged, self._epoch = _Span(), _Span(), _Span()
 
@@ -92,14 +94,14 @@ class Figures:
                 item = next(iterator)
             except StopIteration:
                 return
-            for span in (self._logged, self._epoch):
+            for span in (self._run, self._logged, self._epoch):
                 span.waited_s += time.perf_counter() - began
             yield item
 
     def begin_epoch(self, *, is_dense: bool = False) -> None:
         """Counts an epoch's waiting from here, and its work as what an image costs now."""
         self._epoch = _Span()
-        self.work = self.dense if is_dense else self.usual
+        self._is_dense, self.work = is_dense, self.dense if is_dense else self.usual
 
     def tflops_spent(self, num_usual: int, num_dense: int) -> float | None:
         """Arithmetic of so many steps, and of so many on all patches, in 10¹² operations of all processes."""
@@ -112,6 +114,7 @@ class Figures:
         """Counts a step."""
         for span in (self._run, self._logged, self._epoch):
             span.num_steps += 1
+            span.work += self._dense_share if self._is_dense else 1.0
 
     def skip(self) -> None:
         """Leaves out what came since the figures were last asked for: a test, a checkpoint."""
@@ -144,10 +147,22 @@ class Figures:
         took = time.perf_counter() - self._epoch.began
         return min(1.0, self._epoch.waited_s / took) if took > 0 else 0.0
 
-    def seconds_left(self, num_steps: int) -> float | None:
-        """Seconds that `num_steps` more will take, tests and checkpoints among them; None before the first."""
+    def seconds_left(self, num_usual: int, num_dense: int) -> float | None:
+        """Seconds that so many more steps will take, and so many on all patches, tests and checkpoints among them: they
+        wait for input as those before, and compute as long as their arithmetic says. None before the first step.
+        """
         run = self._run
-        return num_steps * (time.perf_counter() - run.began) / run.num_steps if run.num_steps else None
+        if not run.num_steps:
+            return None
+        waiting = (num_usual + num_dense) * run.waited_s / run.num_steps
+        busy_s = time.perf_counter() - run.began - run.waited_s
+        return waiting + (num_usual + num_dense * self._dense_share) * busy_s / run.work
+
+    @property
+    def _dense_share(self) -> float:
+        """Arithmetic of a step on all patches, as a multiple of a usual one; 1 where it is not known."""
+        usual, dense = self.usual.flops, self.dense.flops
+        return 1.0 if usual is None or dense is None else dense / usual
 
 
 def in_words(figures: dict[str, float]) -> str:

@@ -25,7 +25,8 @@ from ..models.cascade import drop_blocks_of, keep_counts
 from ..models.checkpoints import SELECTOR_FILE, latest_checkpoint
 from ..models.dropping_vit import DroppingViT, check_drop_blocks
 from ..models.families import family_of
-from ..models.registry import canonical_name, create_vit, entry_of, geometry_of, load_initial_weights, load_vit
+from ..models.registry import canonical_name, create_vit, entry_of, geometry_of, load_initial_weights, vit_weights
+from ..models.resampling import resampled_in_words
 from ..models.student import Student
 from ..options import CascadeOptions
 from ..runtime.distributed import is_main_process
@@ -124,7 +125,7 @@ def _train_config(config: FitSelectorConfig) -> TrainConfig:
     )
     # The head on patch tokens is trained through the logits it adds to, as it is tested.
     token_labels = "image" if family_of(config.model).learns_token_labels else None
-    return training.but(model=config.model, init=config.checkpoint, token_labels=token_labels)
+    return training.but(model=config.model, image_px=config.image_px, init=config.checkpoint, token_labels=token_labels)
 
 
 def _fitted(config: FitSelectorConfig) -> tuple[FittedSelector, int]:
@@ -133,7 +134,7 @@ def _fitted(config: FitSelectorConfig) -> tuple[FittedSelector, int]:
     Raises:
         ModelError, OptionError
     """
-    vit = create_vit(config.model)
+    vit = create_vit(config.model, image_px=config.image_px)
     depth, num_patches = len(vit.blocks), geometry_of(vit, config.model).num_patches
     blocks = drop_blocks_of(config.cascade, depth, entry_of(config.model).drop_blocks)
     check_drop_blocks(blocks, depth, config.model)
@@ -172,7 +173,7 @@ def _pretrained(config: FitSelectorConfig) -> Mapping[str, Tensor] | None:
     """timm's weights to start from; None with a checkpoint of the user's."""
     if config.checkpoint is not None:
         return None
-    return load_vit(config.model, None).state_dict()
+    return vit_weights(config.model, None)
 
 
 def _preparation(
@@ -190,7 +191,8 @@ def _preparation(
             source = f"timm's pretrained weights of {config.model}"
             fresh = load_initial_weights(vit, pretrained, source, config.model)
             head = f"; its head starts afresh for {vit.num_classes} classes" if fresh else ""
-            reporter.message(f"initial weights: {source}{head}")
+            said = resampled_in_words(vit, pretrained)
+            reporter.message(f"initial weights: {source}{f'; {said}' if said else ''}{head}")
         return _FittedViT(vit, config.model, out, fitted)
 
     return prepare

@@ -24,6 +24,7 @@ from ..models.registry import (
     load_initial_weights,
     read_weights,
 )
+from ..models.resampling import resampled_in_words
 from ..models.resizing import check_resizable, resized_px, resized_side
 from ..models.student import Geometry, Student
 from ..models.weight_bounds import sketched
@@ -269,11 +270,14 @@ def _student(config: TrainConfig, name: str, manifest: Manifest | None, reporter
     """A student with random weights, or those of `init`."""
     num_keep = None if manifest is None or config.control == "dense" else manifest.num_keep
 
+    image_px = config.student.image_px or _size_of_tickets(name, manifest)
+
     def make() -> Student:
         return create_student(
             name,
             num_keep=num_keep,
             patch_input=config.student.swin_input,
+            image_px=image_px,
             num_classes=config.data.num_classes,
             drop_path_rate=config.recipe.drop_path,
         )
@@ -287,8 +291,17 @@ def _student(config: TrainConfig, name: str, manifest: Manifest | None, reporter
     if config.student.init is not None:
         fresh = load_initial_weights(student.net, initial, str(weights), name)
         head = f"; its head starts afresh for {config.data.num_classes} classes" if fresh else ""
-        reporter.message(f"initial weights: {weights}{head}")
+        said = resampled_in_words(student.net, initial)
+        reporter.message(f"initial weights: {weights}{f'; {said}' if said else ''}{head}")
     return student
+
+
+def _size_of_tickets(name: str, manifest: Manifest | None) -> int | None:
+    """Side of the images that tickets are of, if a student with their patches can be made for it; None for its own."""
+    if manifest is None or family_of(name).size_kwargs is None:
+        return None
+    patch_px = sketched(lambda: create_student(name)).geometry.patch_px
+    return manifest.image_px if patch_px == manifest.patch_px else None
 
 
 def _token_labels(

@@ -324,7 +324,9 @@ class _Trainer:
         if self.log is not None:
             lr = self.updates.optimizer.param_groups[0]["lr"]
             self.log.write(self.step, (self.step - 1) // self.steps_per_epoch, {"loss": mean, "lr": lr, **figures})
-        left = self.figures.seconds_left(self.epochs * self.steps_per_epoch - self.step)
+        num_left = self.epochs * self.steps_per_epoch - self.step
+        num_dense = min(num_left, self.config.dense_epochs * self.steps_per_epoch)
+        left = self.figures.seconds_left(num_left - num_dense, num_dense)
         words = [f"loss {mean:.3f}", in_words(figures), f"{in_hours(left)} left of the run" if left else ""]
         return ", ".join(word for word in words if word)
 

@@ -183,6 +183,7 @@ class _Lottery:
             with isolated_rng(seed, "fresh weights", number):
                 other = create_student(
                     str(self.resolved.student.model),
+                    image_px=student.geometry.image_px,
                     num_classes=self.resolved.data.num_classes,
                     drop_path_rate=self.resolved.recipe.drop_path,
                 )

@@ -181,12 +181,31 @@ def test_options_that_do_not_go_together_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_fidelity_runs_the_cascade_alone(stores: dict[str, Path], small: SmallStore) -> None:
-    said = _refused(
-        *("fidelity", "--tickets", stores["center"], "--model", MODEL, "--checkpoint", small.weights),
-        *("--shards", small.shards, *_ON_CPU),
-    )
-    assert "has tickets by center, and fidelity runs the cascade alone" in said
+def _fidelity(small: SmallStore, store: Path, *options: object, weights: Path | None = None) -> tuple[object, ...]:
+    given = () if weights is None else ("--checkpoint", weights)
+    return ("fidelity", "--tickets", store, "--model", MODEL, *given, "--shards", small.shards, *_ON_CPU, *options)
+
+
+@pytest.mark.parametrize("name", ["center", "attention", "random"])
+def test_fidelity_runs_the_stores_own_selector(name: str, stores: dict[str, Path], small: SmallStore) -> None:
+    weights = small.weights if name == "attention" else None
+    # Of the centre view: its ticket against that of the same view in other colours.
+    static = json.loads(_run(*_fidelity(small, stores[name], "--json", weights=weights)))["rows"][0]
+    assert static["name"] == "static"
+    if name == "center":
+        assert static["mean"] == 1
+    else:
+        assert (0.2 < static["mean"] < 0.5) == (name == "random")  # chance is 1/3
+
+
+def test_fidelity_refuses_another_selector_than_the_stores(stores: dict[str, Path], small: SmallStore) -> None:
+    for options in (("--selector", "rollout"), ("--selector", "cascade")):
+        said = _refused(*_fidelity(small, stores["center"], *options))
+        assert "has tickets by center; leave --selector and --selector-option out to measure it" in said
+    said = _refused(*_fidelity(small, stores["random"], "--selector-option", "seed=1", "--selector", "random"))
+    assert "has tickets by random; leave" in said
+    said = _refused(*_fidelity(small, stores["center"], weights=small.weights))
+    assert "--checkpoint: the selector 'center' uses no weights" in said
 
 
 def test_the_page_writes_one_that_another_package_adds(

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dataltt.artifacts_schema import Selector, read_manifest
+from dataltt.artifacts_schema import OptionError, Selector, read_manifest
 from dataltt.pipeline.reports.study_report import claim_in_words, write_study_report
 from dataltt.pipeline.studies import compare_views as views
-from dataltt.pipeline.studies import converged, engine, fashion, transfer
+from dataltt.pipeline.studies import converged, engine, fashion, frontier, transfer
 from dataltt.pipeline.studies.arms import Tickets, claims, paper_arms
 from dataltt.pipeline.studies.cost import CostPlan, measured_cost
 from dataltt.pipeline.studies.engine import Arm, Comparison, Evaluation, Study, StudyInputs, bytes_per_image, run_study
@@ -20,9 +20,10 @@ from dataltt.stages.analysis.statistics import Paired, paired, spread, verdict
 from dataltt.stages.models.checkpoints import find_weights
 from dataltt.stages.models.registry import load_vit, weights_sha256
 from dataltt.stages.runtime.reporting import SilentReporter
+from dataltt.stages.selection.select import select
 from dataltt.stages.training.config import TrainConfig, matched_epochs
 
-from ...helpers import MODEL, SmallStore, make_store, run_cli, run_on_two_ranks
+from ...helpers import MODEL, SmallStore, make_store, run_cli, run_on_two_ranks, select_config
 
 
 @pytest.fixture(scope="module")
@@ -338,6 +339,15 @@ def test_a_study_on_two_ranks(tmp_path: Path) -> None:
     assert (out / "report.html").exists()
 
 
+def test_the_cost_of_another_selector_online_is_not_told(center: SmallStore, tmp_path: Path) -> None:
+    config = select_config(center.shards, center.weights, tmp_path / "store.zarr", selector="variance")
+    select(config.but(checkpoint=None))
+    plan = CostPlan(model=MODEL, stores=(str(tmp_path / "store.zarr"),), batch_size=2, num_classes=10, device="cpu")
+    with pytest.raises(OptionError, match="the cost of running variance online is not known; give stores of the casc"):
+        measured_cost(plan, tmp_path / "cost.json", SilentReporter())
+    assert not (tmp_path / "cost.json").exists()
+
+
 def test_the_transfer_study_begins_with_pretrained_weights(
     center: SmallStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,3 +392,21 @@ def test_the_converged_study_tests_tickets_of_a_fitted_selector(
     assert [c.claim for c in study.comparisons] == ["above", "above", "no worse"]
     shutil.rmtree(tmp_path / "selector-fitted")  # whoever has the tickets goes on without it
     assert converged.converged(inputs, SilentReporter()).arms == study.arms
+
+
+def test_the_frontier_sets_equal_numbers_of_tokens_side_by_side(
+    center: SmallStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"PATCH_PX": 4, "EPOCHS": 1, "SIZES_PX": ((20, (32,)),)}.items():
+        monkeypatch.setattr(frontier, name, value)
+    monkeypatch.setattr(transfer, "MODEL", MODEL)
+    given = {"shards": center.shards, "test_shards": center.shards, "checkpoint": center.weights}
+    inputs = StudyInputs.of(out=tmp_path, seeds=(0,), workers=0, device="cpu", **given)
+    document = run_study(frontier.frontier(inputs, SilentReporter()), inputs, SilentReporter())
+    whole, kept = document["results"]
+    assert (whole["arm"], kept["arm"]) == ("25-tokens-all-of-20px", "25-tokens-of-64-at-32px")
+    assert whole["tflops"] == pytest.approx(kept["tflops"])
+    (difference,) = document["differences"]
+    assert difference["name"] == "25-tokens-of-64-at-32px − all of 20 px"
+    assert difference["paired"]["mean"] == pytest.approx(kept["mean"] - whole["mean"])
+    assert {p.name for p in tmp_path.glob("*.zarr")} == {"train-0.39-32px.zarr", "test-0.39-32px.zarr"}

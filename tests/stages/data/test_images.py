@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from dataltt.artifacts_schema import BadImageError, OptionError, View
+from dataltt.stages.data import images as images_module
 from dataltt.stages.data.augment import AugmentConfig, PhotometricAugment, mirror_image
 from dataltt.stages.data.images import MAX_IMAGE_PIXELS, center_crop, converted, decode_image, normalize, to_tensor
 from dataltt.stages.data.shards import RawSample
@@ -358,6 +359,32 @@ def test_none_leaves_the_pixels_alone() -> None:
 def test_an_augmentation_that_timm_does_not_know(spec: str) -> None:
     with pytest.raises(OptionError, match="`auto_augment="):
         PhotometricAugment(AugmentConfig(auto_augment=spec), [0.5])
+
+
+@pytest.mark.parametrize("decoder", ["pillow", "torchvision"])
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1), (3, 50_001)])
+def test_a_strip_is_shown_in_bounded_memory(size: tuple[int, int], decoder: Any) -> None:
+    strip, view = Image.fromarray(_noise(*size)), replace(_DEIT_VIEW, decoder=decoder)
+    short, long = sorted(images_module.size_of(images_module._middle(strip, view)))
+    assert short == min(size)
+    assert view.resize_px**2 * long / short < MAX_IMAGE_PIXELS / 100
+    assert to_tensor(center_crop(strip, view, 224)).shape == (3, 224, 224)
+
+
+@pytest.mark.parametrize("decoder", ["pillow", "torchvision"])
+@pytest.mark.parametrize("size", [(9, 401), (401, 10), (60, 600)])
+def test_the_middle_of_a_strip_is_all_that_its_centre_view_shows(
+    size: tuple[int, int], decoder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    width, height = size
+    waves = np.sin(np.arange(height) / 3)[:, None] + np.sin(np.arange(width) / 3)[None]
+    strip = Image.fromarray((127 + 60 * waves).astype(np.uint8)).convert("RGB")
+    view = replace(_DEIT_VIEW, decoder=decoder)
+    whole = to_tensor(center_crop(strip, view, 224)).int()
+    monkeypatch.setattr(images_module, "MAX_IMAGE_PIXELS", 248 * 248)
+    assert images_module.size_of(images_module._middle(strip, view)) != size
+    middle = to_tensor(center_crop(strip, view, 224)).int()
+    assert (whole - middle).abs().max() <= 5  # sides are rounded to whole pixels: they are half of one apart
 
 
 def test_mirroring() -> None:

@@ -98,9 +98,7 @@ def test_a_packed_swin_and_a_resnet_take_smaller_pictures() -> None:
 )
 def test_networks_of_one_size_are_refused(name: str, kind: object, way_out: str) -> None:
     student = sketched(lambda: create_student(name, patch_input=kind))  # type: ignore[arg-type]
-    with pytest.raises(
-        OptionError, match=f"`control='resize'`: {name} takes images of its own size alone; .*{way_out}"
-    ):
+    with pytest.raises(OptionError, match=f"`control='resize'`: {name} cannot be shown smaller pictures; .*{way_out}"):
         check_resizable(student, name, "`control='resize'`")
 
 

@@ -13,10 +13,11 @@ from dataltt.artifacts_schema import CheckpointError, ModelError, OptionError, o
 from dataltt.stages.models.prune import prune
 from dataltt.stages.models.registry import load_vit
 from dataltt.stages.selection.in_memory import BatchTickets, tickets_for
+from dataltt.stages.selection.select import select
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
-from ...helpers import MODEL, NUM_PATCHES, Sample, SmallStore, encode_image, fashion, make_store
+from ...helpers import MODEL, NUM_PATCHES, Sample, SmallStore, encode_image, fashion, make_store, select_config
 
 _SIZES = ((28, 28), (40, 33), (64, 90), (29, 28))
 _NUM_KEEP = 25
@@ -100,6 +101,32 @@ def test_how_much_is_kept_is_said_as_in_select(small: SmallStore, vit: VisionTra
     _check(found, other)
 
 
+@pytest.mark.parametrize("name", ["attention", "rollout", "gradient", "center", "variance"])
+def test_any_selector_gives_what_select_writes(
+    name: str, small: SmallStore, vit: VisionTransformer, tmp_path: Path
+) -> None:
+    out = tmp_path / "store.zarr"
+    weights = small.weights if name in ("attention", "rollout", "gradient") else None
+    config = select_config(small.shards, small.weights, out, ranks=True, selector=name, image_px=32)
+    select(config.but(checkpoint=weights))
+    stored = [t.ranks[0].tolist() for t in open_store(out).tickets(range(12)) if t.ranks is not None]
+    options = {"ratio": 0.5, "selector": name, "batch_size": 5}
+    found = tickets_for(MODEL, _pictures(small), checkpoint=weights, image_px=32, device="cpu", **options)
+    assert found.ranks.tolist() == stored
+    assert found.images.shape == (12, 1, 32, 32)
+    theirs = tickets_for(load_vit(MODEL, small.weights, image_px=32), _pictures(small), **options)
+    assert torch.equal(theirs.keep_indices, found.keep_indices)
+
+
+def test_random_tickets_are_drawn_by_the_seed_and_an_images_place(small: SmallStore, vit: VisionTransformer) -> None:
+    def drawn(seed: int, batch_size: int) -> list[list[int]]:
+        given = {"selector": "random", "selector_options": {"seed": seed}, "batch_size": batch_size}
+        return tickets_for(vit, _pictures(small), ratio=0.5, **given).keep_indices.tolist()
+
+    assert drawn(1, 5) == drawn(1, 128) != drawn(2, 128)
+    assert len({tuple(kept) for kept in drawn(1, 5)}) == 12
+
+
 @pytest.mark.parametrize(
     ("images", "sentence"),
     [
@@ -126,6 +153,14 @@ def test_options_that_cannot_be_meant_are_refused(small: SmallStore, vit: Vision
         tickets_for(vit, images, ratio=0.5, checkpoint=small.weights)
     with pytest.raises(ModelError, match="the blocks of the ViT are 0 to 5"):
         tickets_for(vit, images, ratio=0.5, drop_blocks=(3, 6))
+    with pytest.raises(OptionError, match="`image_px` is for a model that is given by name"):
+        tickets_for(vit, images, ratio=0.5, image_px=32)
+    with pytest.raises(OptionError, match="`keep_rate` is of the cascade, and 'center' drops no patches"):
+        tickets_for(vit, images, keep_rate=0.5, selector="center")
+    with pytest.raises(OptionError, match="'gradient' would choose by labels, and `images` have none"):
+        tickets_for(vit, images, ratio=0.5, selector="gradient", selector_options={"labels": True})
+    with pytest.raises(OptionError, match="`selector_option='a=1'` is no setting of the selector 'center'"):
+        tickets_for(vit, images, ratio=0.5, selector="center", selector_options={"a": 1})
     with pytest.raises(ModelError, match="not a plain ViT"):
         tickets_for(torch.nn.Linear(2, 2), images, ratio=0.5)
     with pytest.raises(CheckpointError, match="there are no weights at"):

@@ -182,9 +182,31 @@ def test_figures_are_of_all_processes_and_of_each_patch() -> None:
     assert found.work.flops is not None
     assert figures_now["tflops_per_s"] * 1e12 == pytest.approx(found.work.flops * figures_now["images_per_s"])
     assert 0 <= figures_now["wait_share"] <= 1
-    left = found.seconds_left(4)
+    left = found.seconds_left(4, 0)
     assert left is not None
     assert left > 0
+
+
+def test_steps_on_all_patches_take_as_much_longer_as_they_compute_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    student = create_student(MODEL, num_classes=10)
+    given = {"images_per_step": 1, "world_size": 1, "precision": "fp32", "tf32": True}
+    found = Figures(student, num_keep=25, ends_dense=True, **given)  # type: ignore[arg-type]
+    now = found._run.began
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    assert found.seconds_left(4, 4) is None
+    assert found.dense.flops is not None
+    assert found.usual.flops is not None
+    share = found.dense.flops / found.usual.flops
+    assert share > 1.5
+    for _ in found.waited(range(10)):
+        now += 2  # of each step, all of it computed
+        found.stepped()
+    assert found.seconds_left(4, 0) == pytest.approx(8)
+    assert found.seconds_left(4, 6) == pytest.approx(8 + 12 * share)
+    found.begin_epoch(is_dense=True)
+    now += 2 * share
+    found.stepped()
+    assert found.seconds_left(0, 5) == pytest.approx(10 * share)
 
 
 def test_fewer_patches_are_less_arithmetic() -> None:
