@@ -17,6 +17,21 @@ def num_kept(num_patches: int, ratio: float) -> int:
     return math.ceil(round(num_patches * ratio, 9))
 
 
+def kept_in_words(manifest: Manifest) -> str:
+    """Words for how many patches tickets keep: 98 of 196 patches; of adaptive ones 49 to 147 of 196 patches, …"""
+    m = manifest
+    if m.adaptive is None:
+        return f"{m.num_keep} of {m.num_patches} patches"
+    mean = f"{m.adaptive.budget:.4g} of them on average"
+    return f"{m.adaptive.least_keep} to {m.num_keep} of {m.num_patches} patches ({mean})"
+
+
+def mean_kept(manifest: Manifest) -> int:
+    """Patches of a ticket: K, or of adaptive tickets the mean that they were selected for, ceil(budget · P)."""
+    m = manifest
+    return m.num_keep if m.adaptive is None else num_kept(m.num_patches, m.adaptive.budget)
+
+
 def thinned_to(manifest: Manifest, num_keep: int) -> Manifest:
     """The manifest of the same tickets cut down to `num_keep` patches, which says so."""
     if num_keep == manifest.num_keep:
@@ -33,6 +48,11 @@ def num_kept_of(manifest: Manifest, store: str, ratio: float) -> int:
     """
     if not 0 < ratio <= 1:
         raise OptionError(f"`ratio={ratio}` lies outside (0, 1]; 0.5 keeps half")
+    if manifest.adaptive is not None:
+        raise OptionError(
+            f"`ratio={ratio}`: tickets of {store} are adaptive (`budget={manifest.adaptive.budget:g}`), and cannot be "
+            "cut down to one number; select again with a lower `budget`"
+        )
     count = num_kept(manifest.num_patches, ratio)
     if count > manifest.num_keep:
         raise OptionError(

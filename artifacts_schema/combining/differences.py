@@ -68,6 +68,8 @@ def _plain(first: Manifest, second: Manifest) -> Iterator[Difference]:
         values = getattr(first, name), getattr(second, name)
         if values[0] != values[1]:
             yield Difference(name, *values)
+    if first.adaptive != second.adaptive:
+        yield Difference("adaptive", first.adaptive, second.adaptive)
     cut = [None if m.thinned is None else m.thinned.selected_num_keep for m in (first, second)]
     if cut[0] != cut[1]:
         yield Difference("thinned.selected_num_keep", *cut)
