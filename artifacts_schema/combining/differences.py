@@ -40,8 +40,10 @@ def differences(first: Manifest, second: Manifest) -> list[Difference]:
 
 
 def selector_differences(first: Manifest, second: Manifest) -> list[Difference]:
-    """Differences in the selector alone."""
-    return list(_of_documents("selector", asdict(first.selector), asdict(second.selector)))
+    """Differences in the selector alone, and in how adaptive tickets were cut."""
+    found = list(_of_documents("selector", asdict(first.selector), asdict(second.selector)))
+    adaptive = [{} if m.adaptive is None else asdict(m.adaptive) for m in (first, second)]
+    return [*found, *_of_documents("adaptive", *adaptive)]
 
 
 def view_differences(first: Manifest, second: Manifest) -> list[Difference]:
@@ -68,8 +70,6 @@ def _plain(first: Manifest, second: Manifest) -> Iterator[Difference]:
         values = getattr(first, name), getattr(second, name)
         if values[0] != values[1]:
             yield Difference(name, *values)
-    if first.adaptive != second.adaptive:
-        yield Difference("adaptive", first.adaptive, second.adaptive)
     cut = [None if m.thinned is None else m.thinned.selected_num_keep for m in (first, second)]
     if cut[0] != cut[1]:
         yield Difference("thinned.selected_num_keep", *cut)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from ...artifacts_schema import Manifest, OptionError, SampleError, TicketMismatchError, TicketStore, read_manifest
+from ...artifacts_schema.thinning import refuse_adaptive
 from ...artifacts_schema.tickets import mirror, unpack_mask
 from ..data.images import normalize
 from ..data.loader import iterate, num_workers_for
@@ -147,6 +148,7 @@ class _Meter:
                 f"{config.tickets} has tickets by {manifest.selector.title}, and fidelity runs the cascade alone; give "
                 "`tickets` that `dataltt select` made without `selector`"
             )
+        refuse_adaptive(manifest, str(config.tickets), "fidelity runs a cascade that keeps one number")
         if found != expected:
             raise TicketMismatchError(
                 f"{config.tickets} was selected with other weights (SHA-256 {expected[:12]}…) "

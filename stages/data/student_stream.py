@@ -58,7 +58,9 @@ class Batch(NamedTuple):
     token_labels: TokenLabels | None = None
     keys: tuple[str, ...] = ()  # B
     positions: Tensor | None = None  # int64 [B, M], ascending
-    counts: tuple[int, ...] | None = None  # B, patches that each image keeps, where that differs; keep_indices are padded
+    counts: tuple[int, ...] | None = (
+        None  # B, patches that each image keeps, where that differs; keep_indices are padded
+    )
 
 
 class _Picture:

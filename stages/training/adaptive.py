@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ...artifacts_schema import Manifest, OptionError
+from ...artifacts_schema import Manifest
+from ...artifacts_schema.thinning import refuse_adaptive
 from ..data.student_stream import StreamConfig
 from ..models.student import Student
 from ..options import Control, EvalProtocol, Subset
@@ -15,7 +16,9 @@ def takes_counts(manifest: Manifest, shown: Control | EvalProtocol | Subset) -> 
     return manifest.adaptive is not None and shown not in ("dense", "resize", "own")
 
 
-def check_counts(stream: StreamConfig, student: Student, model: str, tickets: str, *, compiled: bool = False) -> None:
+def check_counts(
+    manifest: Manifest, tickets: str, stream: StreamConfig, student: Student, model: str, *, compiled: bool = False
+) -> None:
     """Refuses adaptive tickets where images need equal numbers of patches.
 
     Raises:
@@ -23,15 +26,9 @@ def check_counts(stream: StreamConfig, student: Student, model: str, tickets: st
     """
     if not stream.own_counts:
         return
-    reason = None
     if not student.takes_counts:
-        reason = f"{model} takes as many patches of every image"
-    elif stream.view_mode == "warp":
-        reason = "of a fresh crop (`view_mode='warp'`) nobody knows how many it needs"
-    elif compiled:
-        reason = "`compile` would compile every batch's numbers anew"
-    if reason is not None:
-        raise OptionError(
-            f"{tickets} has adaptive tickets, and {reason}; select with `ratio` in place of `budget`"
-            + (", or leave `compile` out" if compiled else "")
-        )
+        refuse_adaptive(manifest, tickets, f"{model} takes as many patches of every image")
+    if stream.view_mode == "warp" or (stream.view_mode == "static" and stream.view.kind != "center"):
+        refuse_adaptive(manifest, tickets, "how many patches the views of this `view_mode` need, they do not say")
+    if compiled:
+        refuse_adaptive(manifest, tickets, "`compile` would compile the student anew for every batch")

@@ -323,7 +323,8 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
             on_bad_image=config.on_bad_image,
         )
         check_protocol(student, config.test, stream.num_keep, name, config.tickets)
-        check_counts(stream, student, name, str(config.tickets))
+        if tickets is not None:
+            check_counts(read_manifest(tickets), str(config.tickets), stream, student, name)
         fetch_tickets(stream, quiet)
         _say_patches(config, stream, student, info, quiet)
         with tf32(process.device, is_on=config.runtime.tf32):

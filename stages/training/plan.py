@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ...artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, View
+from ...artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
 from ...artifacts_schema.local_notes import noted_shards
 from ...artifacts_schema.thinning import approximation, mean_kept
 from ...artifacts_schema.token_labels import no_token_labels
@@ -150,9 +150,11 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
     val_stream = _val_stream(config, protocol, samples, stream, student.geometry)
     if protocol is not None and val_stream is not None:
         check_protocol(student, protocol, val_stream.num_keep, name, config.val_tickets)
-    for shown, tickets in ((stream, config.tickets), (val_stream, config.val_tickets)):
-        if shown is not None:
-            check_counts(shown, student, name, str(tickets), compiled=config.student.compile)
+    if manifest is not None:
+        check_counts(manifest, str(config.tickets), stream, student, name, compiled=config.student.compile)
+    if val_stream is not None and config.val_tickets is not None:
+        theirs = read_manifest(config.remote.location(config.val_tickets))
+        check_counts(theirs, config.val_tickets, val_stream, student, name, compiled=config.student.compile)
     return RunPlan(
         asked=asked,
         config=config,
