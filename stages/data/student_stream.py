@@ -52,15 +52,13 @@ class Batch(NamedTuple):
 
     images: Tensor  # uint8 [B, channels, H, W]; of patches [B, M, p, p, channels]
     labels: Tensor  # int64 [B]
-    keep_indices: Tensor | None  # int64 [B, K], None for all patches
+    keep_indices: Tensor | None  # int64 [B, K], None for all patches; padded where there are counts
     num_skipped: int
     scores: Tensor | None = None  # float32 [B, P], instead of keep_indices where images are to be mixed
     token_labels: TokenLabels | None = None
     keys: tuple[str, ...] = ()  # B
     positions: Tensor | None = None  # int64 [B, M], ascending
-    counts: tuple[int, ...] | None = (
-        None  # B, patches that each image keeps, where that differs; keep_indices are padded
-    )
+    counts: tuple[int, ...] | None = None  # B, patches that each image keeps, where that differs (adaptive tickets)
 
 
 class _Picture:

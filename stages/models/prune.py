@@ -143,7 +143,7 @@ def _check_pads(vit: VisionTransformer) -> None:
     """
     if vit.attn_pool is not None or vit.global_pool not in ("token", "avg") or type(vit.patch_drop) is not nn.Identity:
         raise ModelError(
-            "images that keep different numbers of patches (adaptive tickets) need a ViT that pools by its CLS token or "
+            "images keeping different numbers of patches (adaptive tickets) need a ViT that pools by its CLS token or "
             "by the mean, and drops no patches at random; take another, or tickets of one `ratio`"
         )
 
@@ -179,13 +179,10 @@ def _forward_patches(vit: VisionTransformer, patches: Tensor, is_kept: Tensor | 
 
 
 def _forward_masked(vit: VisionTransformer, x: Tensor, is_token: Tensor) -> Tensor:
-    """Logits from tokens float [B, N, C], of which those that are none (bool [B, N]) are neither looked at nor pooled."""
+    """Logits from tokens float [B, N, C]; padding (False in bool [B, N]) is neither looked at nor pooled."""
     mask = is_token[:, None, None]
     for block in vit.blocks:
-        if vit.grad_checkpointing:
-            x = checkpoint(block, x, mask, use_reentrant=False)
-        else:
-            x = block(x, attn_mask=mask)
+        x = checkpoint(block, x, mask, use_reentrant=False) if vit.grad_checkpointing else block(x, attn_mask=mask)
     x = vit.norm(x)
     if vit.global_pool == "token":
         logits: Tensor = vit.forward_head(x)

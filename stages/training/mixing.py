@@ -93,7 +93,7 @@ def draw_mix(config: MixingOptions, grid: tuple[int, int], *names: object) -> Mi
 
 
 def mixed_counts(counts: tuple[int, ...], mix: Mix, grid: tuple[int, int]) -> tuple[int, ...]:
-    """Patches that mixed images keep, each by its part: so many of each of its two images' as it has of their pixels."""
+    """Patches that mixed images keep: the mean of its two images' numbers, weighted by how much it has of either."""
     part = mix.lam
     if mix.box is not None:
         part = 1 - (mix.box.bottom - mix.box.top) * (mix.box.right - mix.box.left) / (grid[0] * grid[1])

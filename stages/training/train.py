@@ -59,8 +59,8 @@ class TrainResult:
     a student that drops patches by itself.
     `num_skipped` counts bad images that were left out, as often as they were; `num_missing` the samples that have no
     ticket and so were no part of the run.
-    `patches_kept` and `patches_padded` are of runs on adaptive tickets: patches of an image on average, as it keeps them
-    and as they were computed on, padding among them (`tflops` counts these); of rank 0.
+    `patches_kept` and `patches_padded` are of runs on adaptive tickets: patches of an image on average, as it keeps
+    them and as they were computed on, padding among them (`tflops` counts these); of rank 0.
     """
 
     run: str
