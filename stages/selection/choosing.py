@@ -102,7 +102,7 @@ def _kept(config: SelectConfig, num_patches: int) -> CascadeOptions:
 
 
 def _adaptive(config: SelectConfig, num_patches: int, base: Adaptive | None) -> Adaptive | None:
-    """Numbers of patches of adaptive tickets; the threshold is that of the store that is extended, if of this budget."""
+    """Numbers of patches of adaptive tickets; the threshold is that of a store that is extended with its budget."""
     if config.budget is None:
         return None
     least, most = least_and_most(num_patches, config.budget)
