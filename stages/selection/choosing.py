@@ -87,7 +87,7 @@ def chooser_of(
 
 
 def _kept(config: SelectConfig, num_patches: int) -> CascadeOptions:
-    """How much the selector keeps; of adaptive tickets the most.
+    """Dials of how much the selector keeps; of adaptive tickets the most.
 
     Raises:
         OptionError: `budget` beside another dial.

@@ -96,7 +96,7 @@ class SelectConfig(Group):
         float | None,
         Option(
             help="Or, instead of `ratio`: mean share of patches kept, of each view as many as it needs, from half the "
-            "budget to half as much again (docs/views.md).",
+            "budget to half as much again (docs/adaptive.md).",
             above=0,
             max=1,
         ),
