@@ -334,7 +334,7 @@ class TicketStore:
         """Downloads what is not here yet, so that reading it needs no network; nothing of a store on this machine.
 
         Args:
-            arrays: paths of the arrays that are wanted. Default: all.
+            arrays: paths of the arrays that are wanted; with tickets come their counts. Default: all.
             rows: runs of rows that are wanted. Default: all.
             on_progress: called with (bytes downloaded, bytes to download).
 
@@ -346,7 +346,9 @@ class TicketStore:
         """
         if not isinstance(self.objects, RemoteObjects):
             return 0
-        wanted = self.object_names(self.array_paths if arrays is None else arrays, rows)
+        asked = set(self.array_paths if arrays is None else arrays)
+        with_counts = asked | {"counts"} if "tickets" in asked else asked  # of adaptive tickets, which need them
+        wanted = self.object_names([path for path in self.array_paths if path in with_counts], rows)
         return fetch_objects(self.objects, wanted, on_progress)
 
     @property

@@ -31,4 +31,4 @@ def check_counts(
     if stream.view_mode == "warp" or (stream.view_mode == "static" and stream.view.kind != "center"):
         refuse_adaptive(manifest, tickets, "how many patches the views of this `view_mode` need, they do not say")
     if compiled:
-        refuse_adaptive(manifest, tickets, "`compile` would compile the student anew for every batch")
+        refuse_adaptive(manifest, tickets, "`compile` (leave it out) would compile the student anew for every batch")

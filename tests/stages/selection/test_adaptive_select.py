@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from dataltt.artifacts_schema import Manifest, OptionError, SchemaError, TicketStore
+from dataltt.artifacts_schema.access.location import Access
 from dataltt.artifacts_schema.adaptive import STEPS
 from dataltt.artifacts_schema.combining.assembly import Target
 from dataltt.artifacts_schema.combining.merge import merge_stores
@@ -25,6 +26,7 @@ from dataltt.stages.models.registry import load_vit
 from dataltt.stages.selection import select as select_module
 from dataltt.stages.selection.select import select
 
+from ...far.http_server import FileServer
 from ...helpers import MODEL, NUM_PATCHES, SmallStore, file_digests, make_store, run_cli, select_config
 from ...schema_helpers import edit_manifest, put
 
@@ -231,3 +233,14 @@ def test_on_the_command_line(adaptive: SmallStore, tmp_path: Path) -> None:
     assert "keeps 10 to 30 of 49 patches" in (tmp_path / "view" / "index.html").read_text(encoding="utf-8")
     refused = run_cli("bake", "--tickets", tmp_path / "s.zarr", "--out", tmp_path / "baked")
     assert "has adaptive tickets (--budget 0.4), and a baked folder has equal numbers of patches" in refused.err
+
+
+@pytest.mark.usefixtures("no_credentials")
+def test_counts_come_with_tickets_from_far(adaptive: SmallStore, tmp_path: Path) -> None:
+    with FileServer(adaptive.path.parent) as web:
+        store = TicketStore.open(f"{web.url}/{adaptive.path.name}", Access(cache_dir=tmp_path))
+        store.fetch(["tickets"])
+        asked = len(web.requests)
+        near = TicketStore.open(adaptive.store).read_tickets(range(18))
+        np.testing.assert_array_equal(store.read_tickets(range(18)), near)
+        assert len(web.requests) == asked
