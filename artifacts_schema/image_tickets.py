@@ -23,7 +23,8 @@ class ImageTickets:
         row: where it stands in the store.
         label: its class index; None where that is unknown.
         digest: XXH3-64 of the encoded image.
-        kept: int64 [V, K], the kept patches of each view, ascending.
+        kept: int64 [V, K], the kept patches of each view, ascending; of adaptive tickets a list of V arrays, as long as
+            each view's ticket.
         ranks: uint8 or uint16 [V, P], 0 for the most informative patch; None where the store has no ranks.
         boxes: float32 [V, 4], what each view shows: y0, x0, height, width as fractions of the image; None for the
             centre view alone, which follows from the image's size.
@@ -34,7 +35,7 @@ class ImageTickets:
     row: int
     label: int | None
     digest: int
-    kept: npt.NDArray[np.int64]
+    kept: npt.NDArray[np.int64] | list[npt.NDArray[np.int64]]
     ranks: Ranks | None = None
     boxes: Box | None = None
     flips: Mask | None = None

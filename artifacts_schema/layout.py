@@ -88,6 +88,7 @@ def array_specs(
     has_ranks: bool,
     has_views: bool,
     has_token_labels: bool = False,
+    has_counts: bool = False,
 ) -> dict[str, ArraySpec]:
     """Returns all arrays of a store with these numbers, by path."""
     rows, views = num_images, num_views
@@ -101,6 +102,8 @@ def array_specs(
         "shards/offsets": (np.int64, (num_shards + 1,)),
         "shards/rows": (np.int64, (num_shards + 1,)),
     }
+    if has_counts:
+        shapes["counts"] = (np.uint16, (rows, views))
     if has_ranks:
         shapes["ranks"] = (ranks_dtype(num_patches), (rows, views, num_patches))
     if has_views:
@@ -123,4 +126,5 @@ def specs_of(manifest: Manifest) -> dict[str, ArraySpec]:
         has_ranks=manifest.has_ranks,
         has_views=manifest.num_views > 1 or manifest.view.kind == "replay",
         has_token_labels=manifest.token_labels is not None,
+        has_counts=manifest.adaptive is not None,
     )

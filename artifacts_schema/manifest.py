@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from .adaptive import Adaptive
 from .errors import Problem, SchemaError, UnsupportedVersionError
 from .identity import checksum_of, sealed, ticket_digest_of, version_of
 from .tickets import MAX_PATCHES
@@ -192,6 +193,7 @@ class Manifest:
     sizes: dict[str, ObjectSize] = field(default_factory=dict)  # since 1.2, bytes of each of `objects`
     publication: Publication | None = None  # since 1.2
     thinned: Thinned | None = None  # since 2.0
+    adaptive: Adaptive | None = None  # since 2.0; `num_keep` is then the most that a view keeps
     ticket_digest: Sha256 | None = None  # since 1.2; read it as `digest`, which older stores have as well
     checksum: Sha256 | None = None  # since 1.2
 
@@ -214,6 +216,8 @@ class Manifest:
 
     def _plain(self) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        if self.adaptive is None:
+            del document["adaptive"]
         for part, since_2_0 in _SINCE_2_0.items():
             document[part] = {k: v for k, v in document[part].items() if v is not None or k not in since_2_0}
         return document
@@ -224,7 +228,7 @@ class Manifest:
         Args:
             sizes: bytes of each object.
         """
-        needed = needed_version(self.view, self.selector, thinned=self.thinned)
+        needed = needed_version(self.view, self.selector, thinned=self.thinned, adaptive=self.adaptive)
         is_later = version_of({"schema_version": self.schema_version}) > version_of({"schema_version": needed})
         version = self.schema_version if is_later else needed
         dataset = dataclasses.replace(self.dataset, source="")
@@ -240,12 +244,15 @@ _ADAPTER = TypeAdapter(Manifest)
 _OBJECT_PATH = re.compile(r"^(?:[A-Za-z0-9_.-]+/)*[A-Za-z0-9_.-]+$")
 
 
-def needed_version(view: View, selector: Selector, *, thinned: Thinned | None = None) -> str:
+def needed_version(
+    view: View, selector: Selector, *, thinned: Thinned | None = None, adaptive: Adaptive | None = None
+) -> str:
     """The schema version that a store is written in: the newest where an older reader would misread its tickets."""
     is_misread = (
         thinned is not None,  # it would take the tickets for the selector's own
         view.decoder_name != "pillow",  # it would show other pixels
         selector.name is not None,  # it would look for a cascade
+        adaptive is not None,  # it would find K bits in no ticket
     )
     return NEWEST_VERSION if any(is_misread) else SCHEMA_VERSION
 
@@ -325,6 +332,7 @@ def _cross_field_problems(m: Manifest) -> list[Problem]:
         ("image_px", m.image_px == m.grid[0] * m.patch_px, "should be grid[0] · patch_px"),
         ("num_keep", m.num_keep <= m.num_patches, "should be at most num_patches"),
         *(_cascade_checks(m) if m.selector.name is None else _scorer_checks(m.selector)),
+        *(() if m.adaptive is None else _adaptive_checks(m, m.adaptive)),
         ("view.augment", m.view.kind == "center" or _names_a_policy(m.view.augment), _AUGMENT_PROBLEM),
         ("view.std", len(m.view.std) == len(m.view.mean), "should be as long as mean"),
         ("dataset.shards", len(set(m.dataset.shards)) == len(m.dataset.shards), "should not repeat a name"),
@@ -362,6 +370,13 @@ def _scorer_checks(s: Selector) -> _Checks:
     ]
 
 
+def _adaptive_checks(m: Manifest, a: Adaptive) -> _Checks:
+    return [
+        ("adaptive.least_keep", a.least_keep <= m.num_keep, "should be at most num_keep"),
+        ("adaptive", m.thinned is None, "should not be cut down (thinned)"),
+    ]
+
+
 def _selected_num_keep(m: Manifest) -> int:
     return m.num_keep if m.thinned is None else m.thinned.selected_num_keep
 
@@ -380,6 +395,7 @@ def _identity_problems(m: Manifest, document: Mapping[str, Any]) -> Iterator[Pro
         ),
         ("sizes", set(m.sizes) == (set(m.objects) if is_sealed else set()), "should give the size of every object"),
         ("thinned", m.thinned is None or version >= (2, 0), f"needs schema version {NEWEST_VERSION}"),
+        ("adaptive", m.adaptive is None or version >= (2, 0), f"needs schema version {NEWEST_VERSION}"),
         (
             "view.decoder",
             m.view.decoder_name == "pillow" or version >= (2, 0),

@@ -16,6 +16,7 @@ from .access.location import Access, Location
 from .access.location import storage_options as option_pairs
 from .access.remote import RemoteObjects, fetch_objects
 from .access.zarr_store import ObjectStore
+from .adaptive import Counts
 from .bounded_codecs import max_object_bytes
 from .chunks import object_names
 from .errors import DatalttError, OptionError, SchemaError, UnknownKeyError
@@ -176,7 +177,9 @@ class TicketStore:
 
     def _image_tickets(self, rows: Rows) -> list[ImageTickets]:
         m = self.manifest
-        kept = mask_to_indices(unpack_mask(self.read_tickets(rows), m.num_patches), m.num_keep)
+        masks = unpack_mask(self.read_tickets(rows), m.num_patches)
+        is_fixed = m.adaptive is None
+        kept = mask_to_indices(masks, m.num_keep) if is_fixed else [list(map(np.flatnonzero, views)) for views in masks]
         ranks = self.read_ranks(rows) if m.has_ranks else None
         boxes, flips = self.read_views(rows) or (None, None)
         labels, digests = self.read_labels(rows), self.read_digests(rows)
@@ -244,11 +247,24 @@ class TicketStore:
             raise invalid_store(self.path, where, "strings", str(error)) from None
 
     def read_tickets(self, rows: Rows, views: slice = ALL_VIEWS) -> Packed:
-        """Packed tickets uint8 [n, V, W], each with exactly K bits and no spare bit set."""
+        """Packed tickets uint8 [n, V, W], each with exactly K bits (or its own count) and no spare bit set."""
         m = self.manifest
         tickets = self._read("tickets", (_selection(rows), views))
-        self._refuse("tickets", rows, bad_tickets(tickets, m.num_patches, m.num_keep), f"not {m.num_keep} patches")
+        num_keep = m.num_keep if m.adaptive is None else self.read_counts(rows, views)
+        how_many = num_keep if isinstance(num_keep, int) else "as many as counts says,"
+        self._refuse("tickets", rows, bad_tickets(tickets, m.num_patches, num_keep), f"not {how_many} patches")
         return tickets
+
+    def read_counts(self, rows: Rows, views: slice = ALL_VIEWS) -> Counts:
+        """Patches that each ticket keeps, uint16 [n, V]: K of all but adaptive ones."""
+        m = self.manifest
+        if m.adaptive is None:
+            num_views = len(range(m.num_views)[views])
+            return np.full((len(rows), num_views), m.num_keep, dtype=np.uint16)
+        counts = self._read("counts", (_selection(rows), views))
+        outside = (counts < m.adaptive.least_keep) | (counts > m.num_keep)
+        self._refuse("counts", rows, outside, f"not between {m.adaptive.least_keep} and {m.num_keep} patches")
+        return counts
 
     def read_ranks(self, rows: Rows, views: slice = ALL_VIEWS) -> Ranks:
         """Ranks uint8 or uint16 [n, V, P], each a permutation; the store must have them."""
@@ -318,7 +334,7 @@ class TicketStore:
         """Downloads what is not here yet, so that reading it needs no network; nothing of a store on this machine.
 
         Args:
-            arrays: paths of the arrays that are wanted. Default: all.
+            arrays: paths of the arrays that are wanted; with tickets come their counts. Default: all.
             rows: runs of rows that are wanted. Default: all.
             on_progress: called with (bytes downloaded, bytes to download).
 
@@ -330,7 +346,9 @@ class TicketStore:
         """
         if not isinstance(self.objects, RemoteObjects):
             return 0
-        wanted = self.object_names(self.array_paths if arrays is None else arrays, rows)
+        asked = set(self.array_paths if arrays is None else arrays)
+        with_counts = asked | {"counts"} if "tickets" in asked else asked  # of adaptive tickets, which need them
+        wanted = self.object_names([path for path in self.array_paths if path in with_counts], rows)
         return fetch_objects(self.objects, wanted, on_progress)
 
     @property

@@ -1,4 +1,4 @@
-"""Numbers of patches kept of a share, and words about tickets that were cut down by ranks."""
+"""Numbers of patches that tickets keep: of a share, on average, cut down by ranks; and words for them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,33 @@ def num_kept(num_patches: int, ratio: float) -> int:
     return math.ceil(round(num_patches * ratio, 9))
 
 
+def kept_in_words(manifest: Manifest) -> str:
+    """Words for how many patches tickets keep: 98 of 196 patches (50.0%); of adaptive ones 49 to 147 of 196, …"""
+    m = manifest
+    if m.adaptive is None:
+        return f"{m.num_keep} of {m.num_patches} patches ({m.num_keep / m.num_patches:.1%})"
+    return f"{m.adaptive.least_keep} to {m.num_keep} of {m.num_patches} patches ({m.adaptive.budget:.1%} on average)"
+
+
+def mean_kept(manifest: Manifest) -> int:
+    """Patches of a ticket: K, or of adaptive tickets the mean that they were selected for, ceil(budget · P)."""
+    m = manifest
+    return m.num_keep if m.adaptive is None else num_kept(m.num_patches, m.adaptive.budget)
+
+
+def refuse_adaptive(manifest: Manifest, store: str, why: str) -> None:
+    """Refuses adaptive tickets where all have to keep equal numbers of patches.
+
+    Raises:
+        OptionError
+    """
+    if manifest.adaptive is not None:
+        raise OptionError(
+            f"{store} has adaptive tickets (`budget={manifest.adaptive.budget:g}`), and {why}; select with `ratio`, "
+            "which keeps as many patches of every image"
+        )
+
+
 def thinned_to(manifest: Manifest, num_keep: int) -> Manifest:
     """The manifest of the same tickets cut down to `num_keep` patches, which says so."""
     if num_keep == manifest.num_keep:
@@ -33,6 +60,7 @@ def num_kept_of(manifest: Manifest, store: str, ratio: float) -> int:
     """
     if not 0 < ratio <= 1:
         raise OptionError(f"`ratio={ratio}` lies outside (0, 1]; 0.5 keeps half")
+    refuse_adaptive(manifest, store, f"`ratio={ratio}` cuts tickets of one number down to another")
     count = num_kept(manifest.num_patches, ratio)
     if count > manifest.num_keep:
         raise OptionError(

@@ -16,6 +16,7 @@ MAX_PATCHES = 65_536  # ranks are at most uint16
 Packed = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Ranks = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+NumKeep = int | npt.NDArray[np.uint16]  # K of all tickets, or each one's own, [...]
 
 
 def num_ticket_bytes(num_patches: int) -> int:
@@ -38,9 +39,9 @@ def unpack_mask(packed: Packed, num_patches: int) -> Mask:
     return np.unpackbits(packed, axis=-1, count=num_patches, bitorder="little").view(np.bool_)
 
 
-def pack_ranks(ranks: npt.NDArray[np.integer], num_keep: int) -> Packed:
+def pack_ranks(ranks: npt.NDArray[np.integer], num_keep: NumKeep) -> Packed:
     """The ticket that ranks [..., P] imply: the patches of rank < K, as uint8 [..., W]."""
-    return pack_mask(ranks < num_keep)
+    return pack_mask(ranks < (num_keep if isinstance(num_keep, int) else num_keep[..., None]))
 
 
 def mask_to_indices(mask: Mask, num_keep: int) -> npt.NDArray[np.int64]:
@@ -63,7 +64,7 @@ def mirror(per_patch: npt.NDArray[Any], grid: tuple[int, int]) -> npt.NDArray[An
     return per_patch.reshape(*lead, height, width)[..., ::-1].reshape(*lead, height * width)
 
 
-def bad_tickets(packed: Packed, num_patches: int, num_keep: int) -> Mask:
+def bad_tickets(packed: Packed, num_patches: int, num_keep: NumKeep) -> Mask:
     """Marks tickets, uint8 [..., W], that are invalid, bool [...]: not exactly K bits set, or a spare bit set."""
     spare_bits = packed.shape[-1] * 8 - num_patches
     wrong_count = np.bitwise_count(packed).sum(axis=-1, dtype=np.int64) != num_keep

@@ -17,6 +17,7 @@ from .layout import MAX_OBJECT_BYTES, is_beside_objects
 from .lookup import iter_view_blocks
 from .store import TicketStore
 from .strings import hash_strings
+from .thinning import kept_in_words
 from .tickets import pack_ranks
 
 _READ_BYTES = 1 << 20
@@ -53,8 +54,7 @@ def verify_store(
     yield Check(
         name="manifest, shapes, dtypes, codecs",
         ok=True,
-        detail=f"{m.num_images} images, {m.num_views} view(s), {m.num_keep} of {m.num_patches} patches, "
-        f"{num_shards} shard(s)",
+        detail=f"{m.num_images} images, {m.num_views} view(s), {kept_in_words(m)}, {num_shards} shard(s)",
     )
     yield _check_objects(store)
     yield from _check_rows(store, on_progress)
@@ -95,6 +95,8 @@ def _digest(store: TicketStore, name: str) -> str:
 def _check_rows(store: TicketStore, on_progress: Callable[[int, int], None] | None) -> Iterator[Check]:
     m = store.manifest
     problems: dict[str, list[str]] = {name: [] for name in ("tickets", "keys", "labels", "digests", "views")}
+    if m.adaptive is not None:
+        problems["counts"] = []
     if m.has_ranks:
         problems["ranks"] = []
     if m.token_labels is not None:
@@ -139,6 +141,8 @@ def _block_problems(store: TicketStore, block: range) -> Iterator[tuple[str, str
     yield from attempt("digests", lambda: _digest_problem(store, block))
     yield from attempt("labels", lambda: _label_problem(store, block))
     yield from attempt("views", lambda: _view_problem(store, block))
+    if store.manifest.adaptive is not None:
+        yield from attempt("counts", lambda: _count_problem(store, block))
     if store.manifest.has_ranks:
         yield from attempt("ranks", lambda: _rank_problem(store, block))
     if store.manifest.token_labels is not None:
@@ -147,6 +151,11 @@ def _block_problems(store: TicketStore, block: range) -> Iterator[tuple[str, str
 
 def _ticket_problem(store: TicketStore, block: range) -> str:
     store.read_tickets(block)  # raises what is wrong
+    return ""
+
+
+def _count_problem(store: TicketStore, block: range) -> str:
+    store.read_counts(block)  # raises what is wrong
     return ""
 
 
@@ -168,7 +177,9 @@ def _view_problem(store: TicketStore, block: range) -> str:
 def _rank_problem(store: TicketStore, block: range) -> str:
     ranks = store.read_ranks(block)
     tickets = store.read_tickets(block)
-    agree = np.array_equal(pack_ranks(ranks, store.manifest.num_keep), tickets)
+    m = store.manifest
+    num_keep = m.num_keep if m.adaptive is None else store.read_counts(block)
+    agree = np.array_equal(pack_ranks(ranks, num_keep), tickets)
     return "" if agree else f"ranks < K is not the ticket in rows {block.start}-{block.stop}"
 
 

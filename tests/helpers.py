@@ -181,7 +181,7 @@ class SmallStore:
 def select_config(shards: str, weights: Path, out: Path, **changes: Any) -> SelectConfig:
     """A quick selection of half the patches on the CPU."""
     defaults: dict[str, Any] = {"ratio": 0.5, "batch_size": 5, "workers": 0, "device": "cpu"}
-    if "keep_rate" in changes:
+    if "keep_rate" in changes or "budget" in changes:
         del defaults["ratio"]
     return SelectConfig.of(model=MODEL, shards=shards, checkpoint=weights, out=out, **{**defaults, **changes})
 

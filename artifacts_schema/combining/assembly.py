@@ -187,7 +187,9 @@ def shards_of(store: TicketStore) -> str | None:
 def _described(manifest: Manifest, plan: RowPlan, keys_sha256: str, target: Target) -> Manifest:
     return replace(
         manifest,
-        schema_version=needed_version(manifest.view, manifest.selector, thinned=manifest.thinned),
+        schema_version=needed_version(
+            manifest.view, manifest.selector, thinned=manifest.thinned, adaptive=manifest.adaptive
+        ),
         num_images=plan.num_images,
         dataset=replace(manifest.dataset, shards=plan.shards, source="", keys_sha256=keys_sha256),
         created=creation_time(),

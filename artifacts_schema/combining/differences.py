@@ -40,8 +40,10 @@ def differences(first: Manifest, second: Manifest) -> list[Difference]:
 
 
 def selector_differences(first: Manifest, second: Manifest) -> list[Difference]:
-    """Differences in the selector alone."""
-    return list(_of_documents("selector", asdict(first.selector), asdict(second.selector)))
+    """Differences in the selector alone, and in how adaptive tickets were cut."""
+    found = list(_of_documents("selector", asdict(first.selector), asdict(second.selector)))
+    adaptive = [{} if m.adaptive is None else asdict(m.adaptive) for m in (first, second)]
+    return [*found, *_of_documents("adaptive", *adaptive)]
 
 
 def view_differences(first: Manifest, second: Manifest) -> list[Difference]:

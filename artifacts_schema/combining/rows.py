@@ -69,6 +69,8 @@ def read_columns(store: TicketStore, rows: Rows, *, token_labels: bool = False) 
         "digests": store.read_digests(rows),
         "tickets": store.read_tickets(rows),
     }
+    if store.manifest.adaptive is not None:
+        columns["counts"] = store.read_counts(rows)
     if store.manifest.has_ranks:
         columns["ranks"] = store.read_ranks(rows)
     views = store.read_views(rows)

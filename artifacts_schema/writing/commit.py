@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 
+from ..adaptive import Adaptive, ThresholdFinder, counts_of
 from ..errors import IncompletePartsError
 from ..layout import array_specs
 from ..manifest import (
@@ -28,7 +29,7 @@ from ..manifest import (
 from ..strings import MAX_STRING_BYTES
 from ..tickets import bad_ranks, bad_tickets, pack_ranks, ranks_dtype
 from .new_store import check_destination, creation_time, write_new_store
-from .parts import Part, PartHeader, part_path, parts_dir, read_header, read_keys, read_part
+from .parts import Part, PartHeader, part_path, parts_dir, read_header, read_keys, read_part, read_shares
 from .store_arrays import StoreArrays, refuse_duplicates
 
 
@@ -51,6 +52,12 @@ class StoreSpec:
     shards: Sequence[str]
     tool_version: str
     publication: Publication | None = None
+    adaptive: Adaptive | None = None  # its threshold is that of the store, once it is found
+
+    @property
+    def num_shares(self) -> int:
+        """Shares of each view in a part of adaptive tickets, K - L."""
+        return 0 if self.adaptive is None else self.num_keep - self.adaptive.least_keep
 
     @property
     def num_patches(self) -> int:
@@ -103,6 +110,8 @@ def commit(
     # What no reader would open is refused here, while the parts are still there.
     parse_manifest(manifest_of(spec, headers, num_images, "0" * 64).to_json(), str(store_path))
 
+    spec = _with_threshold(spec, headers)
+
     def write(folder: Path) -> Manifest:
         keys_sha256 = _write_arrays(folder, spec, headers, num_images, on_progress)
         return manifest_of(spec, headers, num_images, keys_sha256)
@@ -110,6 +119,17 @@ def commit(
     manifest = write_new_store(store_path, write, shards=spec.source)
     shutil.rmtree(parts_dir(store_path))
     return manifest
+
+
+def _with_threshold(spec: StoreSpec, headers: Sequence[PartHeader]) -> StoreSpec:
+    """The spec of adaptive tickets with the threshold that all parts together have; any other as it is."""
+    if spec.adaptive is None:
+        return spec
+    a, finder = spec.adaptive, ThresholdFinder()
+    for header in headers:
+        finder.add(read_shares(header, num_views=spec.num_views, num_shares=spec.num_shares))
+    threshold = finder.threshold(num_patches=spec.num_patches, budget=a.budget, least=a.least_keep)
+    return replace(spec, adaptive=replace(a, threshold=threshold))
 
 
 def _write_arrays(
@@ -128,6 +148,7 @@ def _write_arrays(
         num_shard_name_bytes=sum(len(h.shard.encode()) for h in headers),
         has_ranks=spec.has_ranks,
         has_views=spec.has_views,
+        has_counts=spec.adaptive is not None,
     )
     # The key bytes are counted first, in a pass over that column.
     num_key_bytes = sum(num_key_bytes_of(h) for h in headers)
@@ -148,7 +169,7 @@ def num_key_bytes_of(header: PartHeader) -> int:
 
 
 def checked_part(spec: StoreSpec, header: PartHeader) -> Part:
-    """A part whose tickets and ranks are what the spec says.
+    """A part whose tickets and ranks are what the spec says; adaptive tickets are cut to their own counts.
 
     Raises:
         IncompletePartsError: it is damaged, or of another selection.
@@ -158,9 +179,12 @@ def checked_part(spec: StoreSpec, header: PartHeader) -> Part:
         num_views=spec.num_views,
         num_patches=spec.num_patches,
         ranks_dtype=ranks_dtype(spec.num_patches),
+        num_shares=spec.num_shares,
     )
-    has = {"ranks": part.ranks is not None, "boxes": part.boxes is not None, "flips": part.flips is not None}
-    wanted = {"ranks": spec.has_ranks, "boxes": spec.has_views, "flips": spec.has_views}
+    has = {name: getattr(part, name) is not None for name in ("ranks", "boxes", "flips", "shares")}
+    is_adaptive = spec.adaptive is not None
+    wanted = {"ranks": spec.has_ranks or is_adaptive, "boxes": spec.has_views, "flips": spec.has_views}
+    wanted["shares"] = is_adaptive
     bad = bool(bad_tickets(part.tickets, spec.num_patches, spec.num_keep).any())
     if part.ranks is not None and not bad:
         bad = bool(bad_ranks(part.ranks).any()) or not np.array_equal(
@@ -173,14 +197,23 @@ def checked_part(spec: StoreSpec, header: PartHeader) -> Part:
         )
     if has != wanted or bad:
         raise IncompletePartsError(f"{header.path} is damaged or of another selection; delete it and select again")
-    return part
+    return part if spec.adaptive is None else _cut_to_counts(part, spec, spec.adaptive)
+
+
+def _cut_to_counts(part: Part, spec: StoreSpec, adaptive: Adaptive) -> Part:
+    """A part of adaptive tickets, as the store has it: each view's ticket with its own number of patches."""
+    assert part.ranks is not None
+    assert part.shares is not None
+    counts = counts_of(part.shares, adaptive)
+    ranks = part.ranks if spec.has_ranks else None
+    return replace(part, tickets=pack_ranks(part.ranks, counts), ranks=ranks, shares=None, counts=counts)
 
 
 def manifest_of(spec: StoreSpec, headers: Sequence[PartHeader], num_images: int, keys_sha256: str) -> Manifest:
     """The manifest of a store of these parts, without its objects."""
     skipped: list[SkippedSample] = [s for h in headers for s in h.skipped]
     return Manifest(
-        schema_version=needed_version(spec.view, spec.selector),
+        schema_version=needed_version(spec.view, spec.selector, adaptive=spec.adaptive),
         grid=spec.grid,
         patch_px=spec.patch_px,
         image_px=spec.image_px,
@@ -201,5 +234,6 @@ def manifest_of(spec: StoreSpec, headers: Sequence[PartHeader], num_images: int,
         created=creation_time(),
         tool_version=spec.tool_version,
         publication=spec.publication,
+        adaptive=spec.adaptive,
         skipped=skipped,
     )

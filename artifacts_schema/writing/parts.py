@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
+from ..adaptive import Counts, Shares
 from ..errors import IncompletePartsError, one_line
 from ..files import replacing, write_atomically, writing
 from ..manifest import SkippedSample
@@ -34,7 +35,8 @@ class Part:
     """The tickets of one shard, rows in the shard's own order.
 
     Letters: R rows, V views, W ticket bytes, P patches. boxes are fractions of the source image (y0, x0, height,
-    width); boxes and flips are there only where views are.
+    width); boxes and flips are there only where views are, and shares (artifacts_schema/adaptive.py) only where tickets
+    are adaptive: those still have K patches, and counts are found when the part is committed.
     """
 
     shard: str
@@ -45,6 +47,8 @@ class Part:
     ranks: Ranks | None = None  # [R, V, P]
     boxes: npt.NDArray[np.float32] | None = None  # [R, V, 4]
     flips: npt.NDArray[np.uint8] | None = None  # [R, V]
+    shares: Shares | None = None  # [R, V, K - L]
+    counts: Counts | None = None  # [R, V]
     skipped: Sequence[SkippedSample] = field(default_factory=tuple)
 
     @property
@@ -57,7 +61,7 @@ class Part:
         """Arrays of rows that it has, by their paths in a store."""
         named: dict[str, npt.NDArray[Any] | None]
         named = {"labels": self.labels, "digests": self.digests, "tickets": self.tickets, "ranks": self.ranks}
-        named |= {"views/boxes": self.boxes, "views/flips": self.flips}
+        named |= {"views/boxes": self.boxes, "views/flips": self.flips, "counts": self.counts}
         return {path: array for path, array in named.items() if array is not None}
 
 
@@ -150,7 +154,7 @@ def write_part(directory: Path, index: int, part: Part) -> None:
         "digest": pa.array(part.digests, type=pa.uint64()),
         "tickets": fixed_size_column(part.tickets),
     }
-    for name in ("ranks", "boxes", "flips"):
+    for name in ("ranks", "boxes", "flips", "shares"):
         array = getattr(part, name)
         if array is not None:
             columns[name] = fixed_size_column(array)
@@ -204,8 +208,39 @@ def read_keys(header: PartHeader) -> pa.ChunkedArray:
     return _read_table(header, ["key"]).column("key")
 
 
-def read_part(header: PartHeader, *, num_views: int, num_patches: int, ranks_dtype: np.dtype[Any]) -> Part:
+def _array(
+    header: PartHeader, table: pa.Table, name: str, dtype: np.dtype[Any], *shape: int
+) -> npt.NDArray[Any] | None:
+    """A column of fixed-size rows; None where the part has none of this name."""
+    if name not in table.column_names:
+        return None
+    column = table.column(name).combine_chunks()
+    width = int(np.prod(shape)) * dtype.itemsize
+    if column.type != pa.binary(width):
+        raise _damaged(header, f"column {name} is {column.type}, not {width} bytes per row")
+    raw = np.frombuffer(column.buffers()[1], dtype=np.uint8)[: len(column) * width]
+    return raw.view(dtype).reshape(len(column), *shape)
+
+
+def read_shares(header: PartHeader, *, num_views: int, num_shares: int) -> Shares:
+    """The shares of a part alone, uint16 [R, V, K - L].
+
+    Raises:
+        IncompletePartsError: it has none, or is damaged.
+    """
+    shares = _array(header, _read_table(header, ["shares"]), "shares", np.dtype(np.uint16), num_views, num_shares)
+    if shares is None:
+        raise _damaged(header, "no column shares")
+    return shares
+
+
+def read_part(
+    header: PartHeader, *, num_views: int, num_patches: int, ranks_dtype: np.dtype[Any], num_shares: int = 0
+) -> Part:
     """Reads the rows of a part.
+
+    Args:
+        num_shares: of each view, K - L.
 
     Raises:
         IncompletePartsError: it is damaged, or its columns are of other widths.
@@ -213,14 +248,7 @@ def read_part(header: PartHeader, *, num_views: int, num_patches: int, ranks_dty
     table = _read_table(header, None)
 
     def array(name: str, dtype: np.dtype[Any], *shape: int) -> npt.NDArray[Any] | None:
-        if name not in table.column_names:
-            return None
-        column = table.column(name).combine_chunks()
-        width = int(np.prod(shape)) * dtype.itemsize
-        if column.type != pa.binary(width):
-            raise _damaged(header, f"column {name} is {column.type}, not {width} bytes per row")
-        raw = np.frombuffer(column.buffers()[1], dtype=np.uint8)[: len(column) * width]
-        return raw.view(dtype).reshape(len(column), *shape)
+        return _array(header, table, name, dtype, *shape)
 
     tickets = array("tickets", np.dtype(np.uint8), num_views, num_ticket_bytes(num_patches))
     assert tickets is not None  # _read_table looked for it
@@ -233,5 +261,6 @@ def read_part(header: PartHeader, *, num_views: int, num_patches: int, ranks_dty
         ranks=array("ranks", ranks_dtype, num_views, num_patches),
         boxes=array("boxes", np.dtype(np.float32), num_views, 4),
         flips=array("flips", np.dtype(np.uint8), num_views),
+        shares=array("shares", np.dtype(np.uint16), num_views, num_shares),
         skipped=header.skipped,
     )

@@ -21,9 +21,11 @@ def selection_bytes(spec: StoreSpec, num_images: int) -> int:
         num_shard_name_bytes=0,
         has_ranks=spec.has_ranks,
         has_views=spec.has_views,
+        has_counts=spec.adaptive is not None,
     )
     rows = (each for path, each in specs.items() if not path.startswith(("shards/", "keys/")))
-    return _COPIES * num_images * (sum(each.row_bytes for each in rows) + _KEY_BYTES)
+    of_parts = spec.num_views * (2 * spec.num_shares + (0 if spec.has_ranks or not spec.adaptive else spec.num_patches))
+    return num_images * (_COPIES * (sum(each.row_bytes for each in rows) + _KEY_BYTES) + of_parts)
 
 
 def labelling_bytes(num_images: int, num_views: int, num_patches: int) -> int:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from ...artifacts_schema import Location, Manifest, Selector
+    from ...artifacts_schema import Location, Manifest
 
 _BAR_CELLS = 12
 
@@ -123,7 +123,7 @@ def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[n
     from rich.table import Table
 
     from ...artifacts_schema.local_notes import noted_shards
-    from ...artifacts_schema.thinning import approximation
+    from ...artifacts_schema.thinning import approximation, kept_in_words
 
     console = Console()
     facts = {
@@ -131,12 +131,12 @@ def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[n
         "ticket digest": m.digest,
         "images": f"{m.num_images} of {m.dataset.name} ({m.dataset.split}), {len(m.dataset.shards)} shard(s)",
         "source": noted_shards(store, m) or "not known (give --shards)",
-        "ticket": f"{m.num_keep} of {m.num_patches} patches ({m.num_keep / m.num_patches:.1%}), {m.num_views} view(s)"
+        "ticket": f"{kept_in_words(m)}, {m.num_views} view(s)"
         + (", with ranks" if m.has_ranks else ", no ranks")
         + (f"; {said}" if (said := approximation(m)) else ""),
         "grid": f"{m.grid[0]}×{m.grid[1]} patches of {m.patch_px} px ({m.image_px} px)",
         "view": _view(m),
-        "selector": _selector(m.selector),
+        "selector": _selector(m),
         "weights": f"SHA-256 {m.selector.weights_sha256}" if m.selector.weights_sha256 else "none",
         "token labels": _token_labels(m),
         "skipped": f"{len(m.skipped)} image(s) that could not be decoded" if m.skipped else "none",
@@ -160,8 +160,11 @@ def _print(store: str, m: Manifest, stored: dict[str, int], share: npt.NDArray[n
     console.print(_heat_map(share), highlight=False)
 
 
-def _selector(s: Selector) -> str:
+def _selector(m: Manifest) -> str:
+    s = m.selector
     dial = f"ratio {s.ratio}" if s.ratio is not None else f"keep rate {s.keep_rate}"
+    if m.adaptive is not None:
+        dial = f"budget {m.adaptive.budget:g} (the fewest patches that hold {m.adaptive.threshold:.1%} of the weight)"
     plain = f"{s.title}, {dial}, {s.precision}"
     if s.name is None:
         cascade = zip(s.drop_blocks, s.keep_counts, strict=True)

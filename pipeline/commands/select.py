@@ -20,6 +20,7 @@ def select(config: SelectConfig, as_json: bool) -> None:
     Example: dataltt select --model deit_b --ratio 0.5 --shards 'imagenet/train-{000000..001023}.tar'
     """
     from ...artifacts_schema import TicketStore
+    from ...artifacts_schema.thinning import kept_in_words
     from ...stages.selection.part_checks import first_unlabelled
     from ...stages.selection.select import select as run
 
@@ -28,7 +29,7 @@ def select(config: SelectConfig, as_json: bool) -> None:
     out = config.out
     if manifest is None or is_said(as_json, lambda: {"store": str(out), **manifest.to_json()}):
         return
-    kept = f"{manifest.num_keep} of {manifest.num_patches} patches ({manifest.num_keep / manifest.num_patches:.1%})"
+    kept = kept_in_words(manifest)
     num_unlabelled, key = first_unlabelled(TicketStore.open(str(out)))
     then = "" if num_unlabelled else f"; next: dataltt train --tickets {out}"
     say(f"{out}: {kept} of {manifest.num_images} images{then}")

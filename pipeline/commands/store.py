@@ -215,11 +215,13 @@ def _target(config: MergeConfig | SubsetConfig | ThinConfig) -> Iterator[Target]
 
 
 def _end(out: Path, combined: Combined, as_json: bool) -> None:
+    from ...artifacts_schema.thinning import kept_in_words
+
     m = combined.manifest
     if as_json:
         print_json({"store": str(out), "notes": list(combined.notes), **m.to_json()})
         return
-    kept = f"{m.num_keep} of {m.num_patches} patches ({m.num_keep / m.num_patches:.1%})"
+    kept = kept_in_words(m)
     ranks = ", with ranks" if m.has_ranks else ""
     say(f"{out}: {kept}{ranks} of {m.num_images} images in {len(m.dataset.shards)} shard(s)")
     for note in combined.notes:
@@ -244,7 +246,7 @@ def _print_diff(first: str, second: str, d: StoreDiff) -> None:
     same = "the same images" if d.same_images else f"{of_both} of {of_a} and {of_b}"
     changed = f"; {d.num_changed} of other bytes" if d.num_changed else ""
     views = "the same" if not d.view else "differ, so the first view of each is compared"
-    kept = " and ".join(dict.fromkeys(f"{k} of {d.num_patches} patches" for k in d.num_keep))
+    kept = " and ".join(dict.fromkeys(d.kept))
     facts = {
         "A": first + (f" ({d.approximate[0]})" if d.approximate[0] else ""),
         "B": second + (f" ({d.approximate[1]})" if d.approximate[1] else ""),

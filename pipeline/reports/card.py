@@ -21,6 +21,7 @@ from ...artifacts_schema.layout import CARD_FILE, is_card_file
 from ...artifacts_schema.manifest import Publication
 from ...artifacts_schema.publishing.licenses import EXAMPLES_OF_OPEN, hub_license, lets_pictures_be_shown
 from ...artifacts_schema.summary import kept_share
+from ...artifacts_schema.thinning import kept_in_words
 from ..escaping import shown
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def card_page(m: Manifest, stored: Mapping[str, int], url: str | None = None, *,
         m=m,
         p=publication,
         title=_title(m),
+        kept=kept_in_words(m).replace("%", " %"),
         front_matter=_front_matter(m, publication),
         marker=marker(m),
         view=_view(m),
@@ -160,9 +162,8 @@ def _front_matter(m: Manifest, publication: Publication) -> str:
 
 
 def _title(m: Manifest) -> str:
-    return (
-        f"{m.dataset.name} ({m.dataset.split}): tickets of {m.num_keep}/{m.num_patches} patches by {m.selector.title}"
-    )
+    kept = f"{m.num_keep}" if m.adaptive is None else f"{m.adaptive.least_keep} to {m.num_keep}"
+    return f"{m.dataset.name} ({m.dataset.split}): tickets of {kept}/{m.num_patches} patches by {m.selector.title}"
 
 
 def _names_of(s: Selector) -> dict[str, str]:
@@ -184,6 +185,8 @@ def _keeps(s: Selector) -> str:
 
 def _dial(m: Manifest) -> str:
     s = m.selector
+    if m.adaptive is not None:
+        return f"budget {m.adaptive.budget:g} (the fewest patches that hold {m.adaptive.threshold:.1%} of the weight)"
     return f"ratio {s.ratio:g}" if s.ratio is not None else f"keep rate {s.keep_rate:g}"
 
 
@@ -207,10 +210,12 @@ def _usage(place: str) -> list[str]:
 def select_command(m: Manifest) -> str:
     """The call of `dataltt select` that makes these tickets, as the manifest tells it."""
     s, augment = m.selector, m.view.augment or {}
+    dials = {"budget": m.adaptive and m.adaptive.budget, "ratio": s.ratio, "keep_rate": s.keep_rate}
+    name, value = next((name, value) for name, value in dials.items() if value is not None)
     words = ["dataltt", "select", *_selector_words(s), "--model", s.model or "MODEL"]
     words += ["--checkpoint", "WEIGHTS"] if s.model is not None else []
     words += ["--shards", "SHARDS"]
-    words += ["--ratio", f"{s.ratio:g}"] if s.ratio is not None else ["--keep-rate", f"{s.keep_rate:g}"]
+    words += [f"--{name.replace('_', '-')}", f"{value:g}"]
     words += ["--drop-blocks", ",".join(map(str, s.drop_blocks))] if s.drop_blocks else []
     if m.view.policy_name is not None:
         words += ["--augment", m.view.policy_name, "--seed", str(m.view.seed)]

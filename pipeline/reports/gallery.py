@@ -27,6 +27,7 @@ from PIL import Image
 from ...artifacts_schema import Manifest, OutputExistsError
 from ...artifacts_schema.files import writing
 from ...artifacts_schema.summary import kept_share
+from ...artifacts_schema.thinning import kept_in_words
 from ...stages.analysis.shown_images import Rows, ShownImage, ShownImages
 from ...stages.runtime.reporting import Reporter
 from ...stages.runtime.version import tool_version
@@ -165,7 +166,6 @@ def _document(images: ShownImages, entries: list[dict[str, Any]], share: npt.NDA
     viridis = colormaps["viridis"]
     return {
         "grid": list(m.grid),
-        "numKeep": m.num_keep,
         "numViews": images.num_views,
         "rankBytes": (1 if m.num_patches <= 256 else 2) if m.has_ranks else 0,
         "pixelated": m.image_px <= _LOSSLESS_PX,
@@ -194,6 +194,8 @@ def _page(images: ShownImages, num_shown: int, share: npt.NDArray[np.float64]) -
         num_shown=num_shown,
         num_views=images.num_views,
         share=share.tolist() if m.grid[1] <= _MAX_TABLE else [],
+        mean_share=100 * float(share.mean()),
+        kept=kept_in_words(m).replace("%", "\N{NO-BREAK SPACE}%"),
         version=tool_version(),
     )
 

@@ -100,19 +100,20 @@
   }
 
   // The inner half of the rows and columns is a quarter of the grid.
-  function shareInTheMiddle(mask) {
-    let inside = 0;
+  function keptAndInTheMiddle(mask) {
+    let inside = 0, all = 0;
     mask.forEach((kept, p) => {
+      if (kept) all++;
       const y = Math.floor(p / width) + 0.5, x = (p % width) + 0.5;
       if (kept && y > height / 4 && y < (3 * height) / 4 && x > width / 4 && x < (3 * width) / 4) inside++;
     });
-    return Math.round((100 * inside) / data.numKeep);
+    return { all, share: Math.round((100 * inside) / all) };
   }
 
   function described(image, view) {
     const which = data.numViews > 1 ? `, view ${view + 1}` : "";
-    const middle = shareInTheMiddle(maskOf(image, view));
-    const kept = `${data.numKeep} of ${numPatches} patches kept, ${middle} % of them in the middle quarter`;
+    const { all, share } = keptAndInTheMiddle(maskOf(image, view));
+    const kept = `${all} of ${numPatches} patches kept, ${share} % of them in the middle quarter`;
     return `${image.key}, ${className(image.label)}${which}: ${kept}`;
   }
 

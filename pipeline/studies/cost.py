@@ -17,6 +17,7 @@ import torch
 
 from ...artifacts_schema import Manifest, OptionError, read_manifest
 from ...artifacts_schema.files import write_atomically
+from ...artifacts_schema.thinning import refuse_adaptive
 from ...stages.models.cost import count_gmacs, student_gmacs
 from ...stages.models.dropping_vit import DroppingViT
 from ...stages.models.families import create_student
@@ -121,6 +122,8 @@ def _ways(plan: CostPlan, manifests: list[Manifest], device: torch.device) -> _W
     num_patches = whole.geometry.num_patches
     dense = ("dense", num_patches)
     steps[dense], gmacs[dense] = _step(plan, whole, None, None, device), (student_gmacs(whole, None), 0.0)
+    for store, manifest in zip(plan.stores, manifests, strict=True):
+        refuse_adaptive(manifest, str(store), "this study prices tickets of one number")
     for manifest in sorted(manifests, key=lambda m: -m.num_keep):
         student = whole
         if small_dense:

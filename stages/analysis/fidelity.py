@@ -29,6 +29,7 @@ from ...artifacts_schema import (
     TicketStore,
     read_manifest,
 )
+from ...artifacts_schema.thinning import refuse_adaptive
 from ...artifacts_schema.tickets import mirror, unpack_mask
 from ..data.images import normalize
 from ..data.loader import iterate, num_workers_for
@@ -159,6 +160,7 @@ def _online(
         OptionError: another selector is asked for, or it chooses by labels.
         TicketMismatchError: other weights than the store's.
     """
+    refuse_adaptive(manifest, str(config.tickets), "fidelity runs a selector that keeps one number")
     s = manifest.selector
     named = _named(config, s, reporter)
     if named is not None and not named.needs_weights:
@@ -178,7 +180,7 @@ def _online(
     chooser = chooser_of(named, CascadeOptions(ratio=s.ratio), vit, config.model, device)
     if chooser.uses_labels:
         raise OptionError(f"{s.title} chooses by labels, of which mixed images have two; measure a selector without")
-    return lambda images, names: chooser.order(images, torch.zeros(len(images), dtype=torch.int64), names)
+    return lambda images, names: chooser.order(images, torch.zeros(len(images), dtype=torch.int64), names).order
 
 
 def _named(config: FidelityConfig, stored: Selector, reporter: Reporter) -> NamedSelector | None:

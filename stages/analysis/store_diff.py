@@ -16,7 +16,7 @@ from ...artifacts_schema import OptionError, TicketStore
 from ...artifacts_schema.combining.assembly import Place
 from ...artifacts_schema.combining.differences import Difference, selector_differences, view_differences
 from ...artifacts_schema.lookup import KeyLookup, iter_row_blocks
-from ...artifacts_schema.thinning import approximation
+from ...artifacts_schema.thinning import approximation, kept_in_words, mean_kept
 from ...artifacts_schema.tickets import Mask, unpack_mask
 
 NUM_EXAMPLES = 10
@@ -53,7 +53,8 @@ class StoreDiff:
         same_images: whether they are of the same keys.
         num_changed: images of both whose encoded bytes differ.
         selector, view: fields of the manifest in which they differ.
-        num_keep: K_a and K_b.
+        num_keep: K_a and K_b; of adaptive tickets about their mean.
+        kept: the same in words.
         num_views: how many views of each image were compared.
         approximate: of A and B, a phrase where tickets were cut down by ranks.
         overlap: mean over images and views.
@@ -71,6 +72,7 @@ class StoreDiff:
     selector: list[Difference]
     view: list[Difference]
     num_keep: tuple[int, int]
+    kept: tuple[str, str]
     num_patches: int
     num_views: int
     approximate: tuple[str | None, str | None]
@@ -116,7 +118,7 @@ def diff_stores(
         store.fetch(_READ, on_progress=on_download)
     view = view_differences(ours, theirs)
     num_views = 1 if view else min(ours.num_views, theirs.num_views)
-    sums = _Sums(ours.num_patches, ours.num_keep, theirs.num_keep)
+    sums = _Sums(ours.num_patches)
     lookup = KeyLookup(b)
     for block in iter_row_blocks(len(a), _BLOCK_ROWS):
         _add_block(sums, a, b, lookup, block, num_views)
@@ -125,20 +127,21 @@ def diff_stores(
     if not sums.num_images:
         raise OptionError(f"{first} and {second} have no image in common by key; give stores of the same images")
     kept_a, kept_b, both = (counts / (sums.num_images * num_views) for counts in sums.by_position)
-    smaller = min(ours.num_keep, theirs.num_keep)
+    smaller = min(mean_kept(ours), mean_kept(theirs))
     return StoreDiff(
         num_images=(len(a), len(b), sums.num_images),
         same_images=ours.dataset.keys_sha256 == theirs.dataset.keys_sha256,
         num_changed=sums.num_changed,
         selector=selector_differences(ours, theirs),
         view=view,
-        num_keep=(ours.num_keep, theirs.num_keep),
+        num_keep=(mean_kept(ours), mean_kept(theirs)),
+        kept=(kept_in_words(ours), kept_in_words(theirs)),
         num_patches=ours.num_patches,
         num_views=num_views,
         approximate=(approximation(ours), approximation(theirs)),
         overlap=sums.total / sums.num_images,
         num_identical=sums.num_identical,
-        chance=max(ours.num_keep, theirs.num_keep) / ours.num_patches,
+        chance=max(mean_kept(ours), mean_kept(theirs)) / ours.num_patches,
         chance_by_position=float((kept_a * kept_b).sum() / smaller),
         kept_a=kept_a.reshape(ours.grid),
         kept_b=kept_b.reshape(ours.grid),
@@ -174,8 +177,7 @@ def _add_block(sums: _Sums, a: TicketStore, b: TicketStore, lookup: KeyLookup, b
 class _Sums:
     """Sums over images, so that memory does not grow with them."""
 
-    def __init__(self, num_patches: int, num_keep_a: int, num_keep_b: int) -> None:
-        self._smaller = min(num_keep_a, num_keep_b)
+    def __init__(self, num_patches: int) -> None:
         self.by_position = np.zeros((3, num_patches), dtype=np.int64)  # kept by A, by B, by both
         self.num_images = self.num_changed = self.num_identical = 0
         self.total = 0.0
@@ -195,7 +197,7 @@ class _Sums:
         both = a & b
         for counts, mask in zip(self.by_position, (a, b, both), strict=True):
             counts += mask.sum(axis=(0, 1), dtype=np.int64)
-        overlaps = both.sum(axis=2).mean(axis=1) / self._smaller
+        overlaps = (both.sum(axis=2) / np.minimum(a.sum(axis=2), b.sum(axis=2))).mean(axis=1)
         self.num_changed += int(is_changed.sum())
         self.num_identical += int((a == b).all(axis=(1, 2)).sum())
         self.total += float(overlaps.sum())

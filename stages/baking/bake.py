@@ -41,6 +41,7 @@ from ...artifacts_schema.baked import (
 from ...artifacts_schema.files import check_writable, write_atomically, writing
 from ...artifacts_schema.locking import lock_of
 from ...artifacts_schema.space import check_space, shown_bytes
+from ...artifacts_schema.thinning import refuse_adaptive
 from ...artifacts_schema.writing.parts import begin_plan
 from ..data.baked_tar import BakedFormat
 from ..data.class_list import CLASSES_FILE, class_list_beside, keep_class_list
@@ -128,6 +129,7 @@ def which_patches(asked: str, manifest: Manifest, tickets: str) -> tuple[BakedPa
     Raises:
         OptionError: it is none of these, or less than a ticket, or needs ranks.
     """
+    refuse_adaptive(manifest, tickets, "a baked folder has equal numbers of patches in all samples")
     if asked == "kept":
         return "kept", manifest.num_keep
     if asked == "all":

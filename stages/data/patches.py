@@ -70,8 +70,7 @@ class PatchChooser:
             return self._stored(key, epoch, ticket, 0)  # the join read this view alone
         assert shown is not None
         if self.view_mode == "static":
-            # View 1, where there is one, is the ticket that the selector gave the mirrored image itself.
-            number = 1 if shown.flip and len(ticket.packed) > 1 else 0
+            number = self._number(ticket, shown)
             scores = self._stored(key, epoch, ticket, number)
             return mirror(scores, self.grid) if shown.flip and number == 0 else scores
         assert ticket.ranks is not None
@@ -87,6 +86,16 @@ class PatchChooser:
             grid=self.grid,
             prior=self.prior,
         )
+
+    def num_kept(self, ticket: Ticket, shown: DrawnView | None) -> int:
+        """Number of patches in a view's ticket, which adaptive tickets say of each view."""
+        return int(np.bitwise_count(ticket.packed[self._number(ticket, shown)]).sum())
+
+    def _number(self, ticket: Ticket, shown: DrawnView | None) -> int:
+        """Number of the view whose ticket it is, among those that were read."""
+        # View 1, where a centre view has one, is the ticket that the selector gave the mirrored image itself.
+        is_mirrored = self.view_mode == "static" and shown is not None and shown.flip
+        return 1 if is_mirrored and len(ticket.packed) > 1 else 0
 
     def _stored(self, key: str, epoch: int, ticket: Ticket, number: int) -> Scores:
         if ticket.ranks is not None:

@@ -24,6 +24,7 @@ from ...artifacts_schema import BadImageError, DatalttError, LabelMaps, OptionEr
 from ...artifacts_schema.geometry import Scores, center_box
 from ...artifacts_schema.summary import position_prior
 from ..options import ErrorOrSkip, Subset, ViewMode
+from ..padding import padded
 from ..runtime.randomness import generator_of
 from .augment import AugmentConfig, erase_patches
 from .images import Picture, decode_image, size_of, to_tensor
@@ -51,12 +52,13 @@ class Batch(NamedTuple):
 
     images: Tensor  # uint8 [B, channels, H, W]; of patches [B, M, p, p, channels]
     labels: Tensor  # int64 [B]
-    keep_indices: Tensor | None  # int64 [B, K], None for all patches
+    keep_indices: Tensor | None  # int64 [B, K], None for all patches; padded where there are counts
     num_skipped: int
     scores: Tensor | None = None  # float32 [B, P], instead of keep_indices where images are to be mixed
     token_labels: TokenLabels | None = None
     keys: tuple[str, ...] = ()  # B
     positions: Tensor | None = None  # int64 [B, M], ascending
+    counts: tuple[int, ...] | None = None  # B, patches that each image keeps, where that differs (adaptive tickets)
 
 
 class _Picture:
@@ -78,6 +80,7 @@ class Shown(NamedTuple):
     scores: Scores | None  # float32 [P], None for all patches
     token_labels: LabelMaps | None = None  # [P, k]
     positions: npt.NDArray[np.int64] | None = None  # [M], of patches
+    num_keep: int | None = None  # its own, where images have their own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +94,7 @@ class StreamConfig:
     grid: tuple[int, int]
     subset: Subset
     num_keep: int
+    own_counts: bool = False  # each image keeps as many patches as its ticket, and `num_keep` is about their mean
     batch_size: int
     num_classes: int
     seed: int
@@ -396,7 +400,12 @@ class StreamWorker:
         if c.random_erasing > 0:
             pixels = erase_patches(pixels, c.grid, c.view, c.random_erasing, c.seed, number, sample.key)
         labels = shown_labels(ticket, c.view_mode, shown, c.grid) if c.token_labels and ticket is not None else None
-        return Shown(key=sample.key, image=pixels, label=sample.label, scores=scores, token_labels=labels)
+        num_keep = None
+        if c.own_counts and ticket is not None and scores is not None:
+            num_keep = self._chooser.num_kept(ticket, shown)
+        return Shown(
+            key=sample.key, image=pixels, label=sample.label, scores=scores, token_labels=labels, num_keep=num_keep
+        )
 
     def _full_batches(self, samples: Iterator[Shown]) -> Iterator[Batch]:
         """Yields each batch as soon as it is full."""
@@ -420,8 +429,11 @@ class StreamWorker:
         c = self.config
         keep_indices = scored = None
         scores = [sample.scores for sample in batch if sample.scores is not None]  # of all samples, or of none
+        counts = tuple(sample.num_keep for sample in batch if sample.num_keep is not None)
         if scores and c.mixing:
             scored = torch.from_numpy(np.stack(scores))
+        elif counts:
+            keep_indices = padded([kept_of(s, n) for s, n in zip(scores, counts, strict=True)])
         elif scores:
             keep_indices = torch.from_numpy(np.stack([kept_of(s, c.num_keep) for s in scores]))
         positions = [sample.positions for sample in batch if sample.positions is not None]
@@ -435,6 +447,7 @@ class StreamWorker:
             token_labels=collate_labels(label_maps) if c.token_labels else None,
             keys=tuple(sample.key for sample in batch),
             positions=torch.from_numpy(np.stack(positions)) if positions and c.mixing else None,
+            counts=counts or None,
         )
 
     def _newly_skipped(self) -> int:

@@ -5,6 +5,7 @@ Letters: B batch, P patches of the grid, K kept patches, T prefix tokens, C chan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -13,8 +14,10 @@ from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models import checkpoint_seq
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ...artifacts_schema import ModelError
+from ..padding import groups_of
 
 
 class PrunedViT(VisionTransformer):
@@ -26,7 +29,7 @@ class PrunedViT(VisionTransformer):
 
     # timm's own second argument is an attention mask, which a ViT on some of its patches has no use for.
     def forward(  # type: ignore[override]
-        self, images: Tensor, keep_indices: Tensor | None = None
+        self, images: Tensor, keep_indices: Tensor | None = None, counts: Sequence[int] | None = None
     ) -> Tensor:
         """Class logits from some patches of each image.
 
@@ -34,6 +37,7 @@ class PrunedViT(VisionTransformer):
             images: float [B, channels, height, width], normalised.
             keep_indices: int64 [B, K], patches of the grid, row-major, prefix tokens excluded, in any order; None for
                 all patches, which is timm's own forward pass.
+            counts: how many patches each image keeps, where that differs; what stands after them is passed over.
 
         Returns:
             float [B, classes].
@@ -53,7 +57,7 @@ class PrunedViT(VisionTransformer):
                 f"`keep_indices` are {list(keep_indices.shape)} and images {list(images.shape)}; give int64 [B, K], "
                 "the kept patches of each image"
             )
-        return forward_kept(self, images, keep_indices)
+        return forward_kept(self, images, keep_indices, counts)
 
 
 def prune(vit: nn.Module) -> PrunedViT:
@@ -97,14 +101,51 @@ def check_prunable(vit: nn.Module) -> None:
         raise ModelError(f"this {name} takes images of any size, so its patch grid is not fixed; {way_out}")
 
 
-def forward_kept(vit: VisionTransformer, images: Tensor, keep_indices: Tensor) -> Tensor:
+def forward_kept(
+    vit: VisionTransformer, images: Tensor, keep_indices: Tensor, counts: Sequence[int] | None = None
+) -> Tensor:
     """timm's forward pass on kept patches, int64 [B, K]; equal to it, up to rounding, with all of them.
 
     Args:
         images: float [B, channels, height, width], or just these patches, [B, K, channels, p, p].
+        counts: how many of them each image keeps, where that differs: each gets the logits that it gets alone.
+
+    Raises:
+        ModelError: counts, for a ViT that cannot leave padding out.
     """
+    if counts is None:
+        return _forward_patches(vit, _embedded(vit, images, keep_indices))
+    _check_pads(vit)
+    groups = groups_of(counts)
+    logits = []
+    for images_of, num_patches, is_even in groups:
+        index = torch.tensor(images_of, device=images.device)
+        keep = keep_indices[index, :num_patches]
+        pixels = images[index, :num_patches] if images.ndim == 5 else images[index]
+        of_group = _embedded(vit, pixels, keep.clamp(min=0))
+        is_kept = None if is_even else keep >= 0
+        logits.append(_forward_patches(vit, of_group, is_kept))
+    places = torch.tensor([i for group in groups for i in group.images]).argsort()
+    return torch.cat(logits)[places.to(images.device)]
+
+
+def _embedded(vit: VisionTransformer, images: Tensor, keep_indices: Tensor) -> Tensor:
+    """Kept patches with their position embeddings, float [B, K, C]."""
     positions = F.embedding(keep_indices + _num_embedded(vit), cast(Tensor, vit.pos_embed)[0])
-    return _forward_patches(vit, _embed_patches(vit, images, keep_indices) + positions)
+    return _embed_patches(vit, images, keep_indices) + positions
+
+
+def _check_pads(vit: VisionTransformer) -> None:
+    """Refuses a ViT that would pool over padding.
+
+    Raises:
+        ModelError
+    """
+    if vit.attn_pool is not None or vit.global_pool not in ("token", "avg") or type(vit.patch_drop) is not nn.Identity:
+        raise ModelError(
+            "images keeping different numbers of patches (adaptive tickets) need a ViT that pools by its CLS token or "
+            "by the mean, and drops no patches at random; take another, or tickets of one `ratio`"
+        )
 
 
 def forward_resized(vit: VisionTransformer, images: Tensor) -> Tensor:
@@ -122,13 +163,35 @@ def forward_resized(vit: VisionTransformer, images: Tensor) -> Tensor:
     return _forward_patches(vit, patches + positions[:, prefix:])
 
 
-def _forward_patches(vit: VisionTransformer, patches: Tensor) -> Tensor:
-    """Logits from patches with their position embeddings, float [B, K, C]."""
+def _forward_patches(vit: VisionTransformer, patches: Tensor, is_kept: Tensor | None = None) -> Tensor:
+    """Logits from patches with their position embeddings, float [B, K, C].
+
+    Args:
+        is_kept: bool [B, K], false for padding; None where there is none.
+    """
     x = _add_prefix(vit, patches)
     x = vit.norm_pre(vit.patch_drop(vit.pos_drop(x)))
+    if is_kept is not None:
+        return _forward_masked(vit, x, F.pad(is_kept, (x.shape[1] - is_kept.shape[1], 0), value=True))
     x = checkpoint_seq(vit.blocks, x) if vit.grad_checkpointing else vit.blocks(x)
     logits: Tensor = vit.forward_head(vit.norm(x))
     return logits
+
+
+def _forward_masked(vit: VisionTransformer, x: Tensor, is_token: Tensor) -> Tensor:
+    """Logits from tokens float [B, N, C]; padding (False in bool [B, N]) is neither looked at nor pooled."""
+    mask = is_token[:, None, None]
+    for block in vit.blocks:
+        x = checkpoint(block, x, mask, use_reentrant=False) if vit.grad_checkpointing else block(x, attn_mask=mask)
+    x = vit.norm(x)
+    if vit.global_pool == "token":
+        logits: Tensor = vit.forward_head(x)
+        return logits
+    first = 0 if vit.pool_include_prefix else vit.num_prefix_tokens
+    weights = is_token[:, first:, None].to(x.dtype)
+    mean = (x[:, first:] * weights).sum(dim=1) / weights.sum(dim=1)
+    pooled: Tensor = vit.head(vit.head_drop(vit.fc_norm(mean)))
+    return pooled
 
 
 def _embed_patches(vit: VisionTransformer, images: Tensor, keep_indices: Tensor) -> Tensor:

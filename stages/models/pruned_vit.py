@@ -5,6 +5,7 @@ Letters: B batch, P patches of the grid, K kept patches.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from timm.models.vision_transformer import VisionTransformer
@@ -28,19 +29,23 @@ class TokenPrunedViT(Student):
     chooses_patches = True
     takes_patches = True
     takes_smaller = True
+    takes_counts = True
     net: VisionTransformer
 
     def __init__(self, vit: VisionTransformer, name: str = "the ViT") -> None:
         super().__init__(vit, geometry_of(vit, name))
         self._name = name
 
-    def forward(self, images: Tensor, keep_indices: Tensor | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor, keep_indices: Tensor | None = None, counts: Sequence[int] | None = None
+    ) -> Tensor:
         """Class logits from some patches of each image.
 
         Args:
             images: float [B, channels, height, width], normalised; or the kept patches alone, [B, K, channels, p, p].
             keep_indices: int64 [B, K], patches on the original grid, row-major, prefix tokens excluded; None for all
                 patches, which is timm's own forward. Images are then of any size.
+            counts: how many patches each image keeps, where that differs.
 
         Returns:
             float [B, classes]. With all P patches kept, in any order, equal to timm's logits up to rounding.
@@ -48,7 +53,7 @@ class TokenPrunedViT(Student):
         if keep_indices is None:
             is_own_size = tuple(images.shape[2:]) == tuple(self.net.patch_embed.img_size)
             return self.net(images) if is_own_size else forward_resized(self.net, images)
-        return forward_kept(self.net, images, keep_indices)
+        return forward_kept(self.net, images, keep_indices, counts)
 
     def order_patches(self, images: Tensor, num_keep: int) -> Tensor:
         """The order that the student's own attention gives, by the cascade that leaves `num_keep`: int64 [B, P]."""

@@ -11,7 +11,7 @@ M rows whose attention is wanted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,13 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from ...artifacts_schema import ModelError
+
+
+class Ordered(NamedTuple):
+    """Patches of images in order, from most to least informative, and weights of the first n of them."""
+
+    order: Tensor  # int64 [B, P]
+    weights: Tensor  # float [B, n], from the highest to the lowest
 
 
 class TicketSelector(nn.Module):
@@ -41,16 +48,21 @@ class TicketSelector(nn.Module):
         self.keep_count_of = dict(zip(drop_blocks, keep_counts, strict=True))
         self.last_drop_block = drop_blocks[-1]
 
-    @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
+        """The order alone, int64 [B, P]."""
+        return self.ordered(images).order
+
+    @torch.inference_mode()
+    def ordered(self, images: Tensor) -> Ordered:
         """Orders the patches.
 
         Args:
             images: float [B, channels, height, width], normalised as the ViT wants.
 
         Returns:
-            int64 [B, P], patch indices from most to least informative: those that survive every drop block by the
-            last one's attention, then those dropped at the last, the last but one, … The first K are the ticket.
+            Patches from most to least informative: those that survive every drop block by the last one's attention,
+            then those dropped at the last, the last but one, … The first K are the ticket. Weights are the last drop
+            block's attention to the patches that come to it.
 
         Raises:
             ModelError: attention is not finite.
@@ -81,7 +93,7 @@ class TicketSelector(nn.Module):
                 x = x + block.ls2(block.mlp(block.norm2(x)))
         if not finite:
             raise ModelError("the selector's attention is not finite; its weights are damaged or not for this model")
-        return torch.cat([ids, *reversed(dropped)], dim=1)
+        return Ordered(torch.cat([ids, *reversed(dropped)], dim=1), scores.gather(1, order))
 
 
 def project(attn: Attention, x: Tensor, part: int) -> Tensor:

@@ -53,6 +53,8 @@ class Student(nn.Module, ABC):
         channels_last: whether its images and weights lie with their channels last, as convolutions are faster.
         takes_smaller: whether it can be shown whole pictures of fewer patches than its grid has (`control='resize'`).
         no_smaller: the way out where it cannot.
+        takes_counts: whether images of a batch may keep different numbers of patches (adaptive tickets): it is then
+            called with a third argument, `counts`.
         takes_patches: whether kept patches alone, float [B, K, channels, p, p], may stand for images.
         summary: what a run's first line says of its patches, where that is not what the run is asked for.
     """
@@ -64,6 +66,7 @@ class Student(nn.Module, ABC):
     takes_smaller: ClassVar[bool] = False
     no_smaller: ClassVar[str] = "train a plain ViT"
     takes_patches: ClassVar[bool] = False
+    takes_counts: ClassVar[bool] = False
     summary: str | None = None
 
     def __init__(self, net: nn.Module, geometry: Geometry) -> None:

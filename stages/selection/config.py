@@ -94,6 +94,15 @@ class SelectConfig(Group):
         ),
     ] = None
     cascade: CascadeOptions = CascadeOptions()
+    budget: Annotated[
+        float | None,
+        Option(
+            help="Or, instead of `ratio`: mean share of patches kept, of each view as many as it needs, from half the "
+            "budget to half as much again (docs/adaptive.md).",
+            above=0,
+            max=1,
+        ),
+    ] = None
     views: DrawnViewOptions = DrawnViewOptions()
     ranks: Annotated[
         bool,

@@ -174,8 +174,8 @@ def _orders(
     for step, part in enumerate(views.split(batch_size)):
         names = [str(step * batch_size + number) for number in range(len(part))]
         with autocast(device, precision):
-            order = chooser.order(normalize(part.to(device), view), torch.zeros(len(part), dtype=torch.int64), names)
-        yield order.cpu().clone()  # a clone: the cascade's own is an inference tensor
+            found = chooser.order(normalize(part.to(device), view), torch.zeros(len(part), dtype=torch.int64), names)
+        yield found.order.cpu().clone()  # a clone: the cascade's own is an inference tensor
 
 
 @contextmanager

@@ -25,7 +25,8 @@ class Scorer(Protocol):
     """Scores of patches, made with a ViT: its weights, or only its grid.
 
     It may also have `needs_weights = False`, where the ViT's weights play no part (they are then random, and the store
-    names no model), and `uses_labels = True`, where it wants the images' labels; it gets none else.
+    names no model), `uses_labels = True`, where it wants the images' labels (it gets none else), and `gives_weights =
+    True`, where scores are non-negative weights, so that a share of their sum means something (`budget`).
     """
 
     def scores(self, images: Tensor, labels: Tensor | None, num_keep: int, *, names: Sequence[str]) -> Tensor:
@@ -87,6 +88,8 @@ class Variance:
 class LastAttention:
     """Attention of the CLS token in the last block, in one pass over all patches."""
 
+    gives_weights: ClassVar[bool] = True
+
     def __init__(self, vit: VisionTransformer) -> None:
         self.vit = vit
 
@@ -97,6 +100,8 @@ class LastAttention:
 
 class Rollout:
     """Attention rollout (Abnar & Zuidema 2020)."""
+
+    gives_weights: ClassVar[bool] = True
 
     def __init__(self, vit: VisionTransformer) -> None:
         self.vit = vit
@@ -112,6 +117,8 @@ class Gradient:
     Raises:
         ModelError: the ViT has no head, so predicts nothing.
     """
+
+    gives_weights: ClassVar[bool] = True
 
     def __init__(self, vit: VisionTransformer, *, labels: bool = False) -> None:
         if vit.num_classes == 0:

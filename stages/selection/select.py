@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from ...artifacts_schema import (
     Selector,
     TicketStore,
 )
+from ...artifacts_schema.adaptive import Shares, shares_of
 from ...artifacts_schema.combining.extend import commit_extension
 from ...artifacts_schema.locking import lock_of
 from ...artifacts_schema.tickets import order_to_ranks, pack_ranks
@@ -87,7 +88,7 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
     policy = None if config.views.augment == "none" else policy_of(config.views.augment, min_crop=config.views.min_crop)
     num_views = _num_views(config, policy)
     # Cheap checks come before the model is loaded.
-    named = checked_selector(config.selector, config.selector_option, config.cascade, config.checkpoint)
+    named = checked_selector(config.selector, config.selector_option, config.cascade, config.checkpoint, config.budget)
     shards = resolve_shards(given_shards(config.shards), config.remote.access)
     base = None if config.extend is None else TicketStore.open(config.remote.location(config.extend))
     if base is not None:
@@ -102,7 +103,16 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
         quiet = reporter if reporter is not None and process.is_main else SilentReporter()
         model, digest = _model(config, named, quiet)
         split = config.split or next((s for s in _SPLITS if s in shards[0].name), "unknown")
-        chooser = chooser_of(named, config.cascade, model, config.model, process.device, split=split)
+        chooser = chooser_of(
+            named,
+            config.cascade,
+            model,
+            config.model,
+            process.device,
+            split=split,
+            budget=config.budget,
+            base=None if base is None else base.manifest.adaptive,
+        )
         selector = described(config, named, chooser, digest)
         spec = _store_spec(config, model, chooser, selector, shards, policy, num_views, base, split)
         if base is not None:
@@ -233,6 +243,7 @@ def _store_spec(
         patch_px=geometry.patch_px,
         image_px=geometry.image_px,
         num_keep=chooser.num_keep,
+        adaptive=chooser.adaptive,
         num_views=num_views,
         has_ranks=config.ranks,
         has_views=num_views > 1 or policy is not None,
@@ -280,12 +291,11 @@ def _make_parts(
     directory = parts_dir(config.out)
     checks = PartChecks(directory, base, given_shards(config.shards), reporter)
     todo, num_todo = keep_undone(dataset, process, reporter, lambda index, _: _is_done(directory, index))
-    pending: dict[int, list[tuple[ViewBatch, npt.NDArray[np.int64]]]] = {}
+    pending: dict[int, list[_Ordered]] = {}
     reporter.start("selecting tickets", None, "images")
     progress = JobProgress(board, reporter, num_todo)
     for batch in batches_of(dataset, config.runtime, process, len(todo), reporter):
-        order = _orders(chooser, batch, spec, config, process)
-        pending.setdefault(batch.index, []).append((batch, order))
+        pending.setdefault(batch.index, []).append(_ordered(chooser, batch, spec, config, process))
         if batch.last:
             part = _part(spec.shards[batch.index], pending.pop(batch.index), spec)
             checks.check(part)
@@ -300,42 +310,59 @@ def _is_done(directory: Path, index: int) -> bool:
     return path.exists() and bool(read_header(path).shard)
 
 
-def _orders(
+class _Ordered(NamedTuple):
+    """A batch with the orders of its views' patches."""
+
+    batch: ViewBatch
+    order: npt.NDArray[np.int64]  # [B, V, P], on each view's own grid
+    shares: Shares | None  # [B, V, K - L], of adaptive tickets
+
+
+def _ordered(
     chooser: Chooser,
     batch: ViewBatch,
     spec: StoreSpec,
     config: SelectConfig,
     process: Process,
-) -> npt.NDArray[np.int64]:
-    """Patch orders of every view, int64 [B, V, P], on each view's own grid."""
+) -> _Ordered:
+    """Patch orders of every view."""
+    a, lead = spec.adaptive, (len(batch.images), spec.num_views)
     if not batch.images:
-        return np.empty((0, spec.num_views, spec.num_patches), dtype=np.int64)
+        shares = None if a is None else np.empty((*lead, spec.num_shares), dtype=np.uint16)
+        return _Ordered(batch, np.empty((*lead, spec.num_patches), dtype=np.int64), shares)
     pixels = torch.cat(batch.images).to(process.device, non_blocking=True)  # [B · V, channels, H, W]
     labels = torch.tensor(batch.labels, device=process.device).repeat_interleave(spec.num_views)
     names = [f"{key}\x1f{view}" for key in batch.keys for view in range(spec.num_views)]
-    orders, first = [], 0
+    orders, held, first = [], [], 0
     with autocast(process.device, config.runtime.precision):
         for some in pixels.split(config.batch_size):
             these = slice(first, first := first + len(some))
-            orders.append(chooser.order(normalize(some, spec.view), labels[these], names[these]).cpu().numpy())
-    return np.concatenate(orders).reshape(len(batch.images), spec.num_views, spec.num_patches)
+            order, weights = chooser.order(normalize(some, spec.view), labels[these], names[these])
+            orders.append(order.cpu().numpy())
+            if a is not None:
+                held.append(shares_of(weights.float().cpu().numpy(), a.least_keep, spec.num_keep))
+    shares = None if a is None else np.concatenate(held).reshape(*lead, spec.num_shares)
+    return _Ordered(batch, np.concatenate(orders).reshape(*lead, spec.num_patches), shares)
 
 
-def _part(shard: str, batches: Sequence[tuple[ViewBatch, npt.NDArray[np.int64]]], spec: StoreSpec) -> Part:
-    keys = [key for batch, _ in batches for key in batch.keys]
-    ranks = order_to_ranks(np.concatenate([order for _, order in batches]))
+def _part(shard: str, ordered: Sequence[_Ordered], spec: StoreSpec) -> Part:
+    batches = [each.batch for each in ordered]
+    keys = [key for batch in batches for key in batch.keys]
+    ranks = order_to_ranks(np.concatenate([each.order for each in ordered]))
+    shares = [each.shares for each in ordered if each.shares is not None]
     boxes = flips = None
     if spec.has_views:
-        boxes = np.array([b for batch, _ in batches for b in batch.boxes], np.float32).reshape(-1, spec.num_views, 4)
-        flips = np.array([f for batch, _ in batches for f in batch.flips], np.uint8).reshape(-1, spec.num_views)
+        boxes = np.array([b for batch in batches for b in batch.boxes], np.float32).reshape(-1, spec.num_views, 4)
+        flips = np.array([f for batch in batches for f in batch.flips], np.uint8).reshape(-1, spec.num_views)
     return Part(
         shard=shard,
         keys=pa.array(keys, type=pa.large_string()),
-        labels=np.array([label for batch, _ in batches for label in batch.labels], dtype=np.int32),
-        digests=np.array([digest for batch, _ in batches for digest in batch.digests], dtype=np.uint64),
+        labels=np.array([label for batch in batches for label in batch.labels], dtype=np.int32),
+        digests=np.array([digest for batch in batches for digest in batch.digests], dtype=np.uint64),
         tickets=pack_ranks(ranks, spec.num_keep),
-        ranks=ranks if spec.has_ranks else None,
+        ranks=ranks if spec.has_ranks or shares else None,
         boxes=boxes,
         flips=flips,
-        skipped=[skipped for batch, _ in batches for skipped in batch.skipped],
+        shares=np.concatenate(shares) if shares else None,
+        skipped=[skipped for batch in batches for skipped in batch.skipped],
     )

@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from ...artifacts_schema import ModelError, OptionError
+from ..models.selector import Ordered
 from .scorers import SHIPPED, Scorer
 
 GROUP = "dataltt.selectors"
@@ -41,6 +42,11 @@ class NamedSelector:
     def needs_weights(self) -> bool:
         """True where the ViT's weights play a part."""
         return bool(getattr(self.make, "needs_weights", True))
+
+    @property
+    def gives_weights(self) -> bool:
+        """True where its scores are non-negative weights, of which a share can say how many patches an image needs."""
+        return bool(getattr(self.make, "gives_weights", False))
 
 
 def named_selector(name: str, options: Sequence[str]) -> NamedSelector | None:
@@ -126,15 +132,15 @@ def ordered(
     num_keep: int,
     num_patches: int,
     names: Sequence[str],
-) -> Tensor:
-    """Patches from the highest score to the lowest, of equals the first: int64 [B, P].
+) -> Ordered:
+    """Patches from the highest score to the lowest, of equals the first, and these scores.
 
     Args:
         images: float [B, channels, H, W], normalised.
         name: of the selector, for the sentence.
 
     Raises:
-        ModelError: scores of another shape, or not finite.
+        ModelError: scores of another shape, not finite, or below zero where they are to be weights.
     """
     with torch.no_grad():
         scores = scorer.scores(images, labels, num_keep, names=names)
@@ -145,7 +151,9 @@ def ordered(
         )
     if not scores.isfinite().all():
         raise ModelError(f"the selector {name!r} gave scores that are not finite; its weights may be damaged")
-    return scores.argsort(dim=1, descending=True, stable=True)
+    if getattr(scorer, "gives_weights", False) and (scores < 0).any():
+        raise ModelError(f"the selector {name!r} gave scores below zero, which are no weights")
+    return Ordered(*reversed(scores.sort(dim=1, descending=True, stable=True)))
 
 
 def made(named: NamedSelector, vit: VisionTransformer) -> Scorer:

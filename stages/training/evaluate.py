@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ...artifacts_schema import Location, Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
-from ...artifacts_schema.thinning import approximation
+from ...artifacts_schema.thinning import approximation, mean_kept
 from ..data.comparing import Comparison, compare_or_count
 from ..data.decoders import shown_by
 from ..data.fetching import fetch_tickets
@@ -29,6 +29,7 @@ from ..options import ErrorOrSkip, EvalProtocol, JoinOptions, subset_of
 from ..runtime.distributed import Process, process_group
 from ..runtime.precision import autocast, tf32
 from ..runtime.reporting import Reporter, SilentReporter
+from .adaptive import check_counts, takes_counts
 from .classes import check_head, check_labels
 from .config import EvalConfig
 from .thinning import cut_down, joined_num_keep
@@ -185,8 +186,12 @@ def filled_up(batch: Batch, size: int) -> Batch:
     """A batch of `size` images: its own, then its first one again and again."""
     index = torch.arange(size)
     index[len(batch.labels) :] = 0
-    keep = batch.keep_indices
-    return batch._replace(images=batch.images[index], keep_indices=None if keep is None else keep[index])
+    keep, counts = batch.keep_indices, batch.counts
+    return batch._replace(
+        images=batch.images[index],
+        keep_indices=None if keep is None else keep[index],
+        counts=None if counts is None else tuple(counts[i] for i in index.tolist()),
+    )
 
 
 def forward_batch(
@@ -203,8 +208,10 @@ def forward_batch(
     """
     pixels = batch.images.to(device, non_blocking=True)
     keep = None if batch.keep_indices is None else batch.keep_indices.to(device, non_blocking=True)
+    counts = () if batch.counts is None else (batch.counts,)
     if num_own is None and keep is not None and student.takes_patches:  # nothing else is normalised
-        shown: torch.Tensor = student(normalize(gather_patches(pixels, keep, student.geometry.grid), view), keep)
+        kept = normalize(gather_patches(pixels, keep, student.geometry.grid), view)
+        shown: torch.Tensor = student(kept, keep, *counts)
         return shown
     images = resize_images(normalize(pixels, view), student_px)
     if num_own is not None:
@@ -254,7 +261,9 @@ def _say_patches(
         reporter.message(resized_in_words(student.geometry, stream.student_px, stream.num_keep))
     if config.test in _WHOSE:
         whose = _WHOSE[config.test]
-        reporter.message(f"{stream.num_keep} of {student.geometry.num_patches} patches, {whose}")
+        each = " (of each image as many as its ticket)" if stream.own_counts else ""
+        about = "about " if each else ""
+        reporter.message(f"{about}{stream.num_keep} of {student.geometry.num_patches} patches{each}, {whose}")
     if config.test != "ticket" or stream.join is None:
         return
     said = approximation(read_manifest(stream.join.store))
@@ -323,6 +332,8 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
             on_bad_image=config.on_bad_image,
         )
         check_protocol(student, config.test, stream.num_keep, name, config.tickets)
+        if tickets is not None:
+            check_counts(read_manifest(tickets), str(config.tickets), stream, student, name)
         fetch_tickets(stream, quiet)
         _say_patches(config, stream, student, info, quiet)
         with tf32(process.device, is_on=config.runtime.tf32):
@@ -347,7 +358,10 @@ def _size_of(config: EvalConfig, known: Manifest | None) -> int | None:
 
 def join_for_testing(tickets: Location | None, protocol: EvalProtocol, joins: JoinOptions) -> JoinConfig | None:
     """Options of the join, where images are tested on tickets, or where those without a ticket are not tested on."""
-    if tickets is None or (protocol != "ticket" and joins.on_missing_ticket == "error"):
+    if tickets is None:
+        return None
+    needs_tickets = protocol == "ticket" or takes_counts(read_manifest(tickets), protocol)
+    if not needs_tickets and joins.on_missing_ticket == "error":
         return None
     return JoinConfig(store=tickets, on_missing_ticket=joins.on_missing_ticket, on_changed_image=joins.on_changed_image)
 
@@ -361,7 +375,7 @@ def compare_for_testing(
         DatalttError: samples without tickets, or shards that cannot be read.
     """
     store = None if tickets is None else TicketStore.open(tickets)
-    if store is not None and protocol == "ticket":
+    if store is not None and (protocol == "ticket" or takes_counts(store.manifest, protocol)):
         check_center(store.manifest, store.path, "testing on tickets needs")
     join = join_for_testing(None if store is None else store.location, protocol, joins)
     return compare_or_count(shards, store, join, reporter, recount=joins.recount)
@@ -393,12 +407,14 @@ def eval_stream(
         TicketMismatchError: tickets for another grid or view.
     """
     skipped_keys: frozenset[str] = frozenset()
+    own_counts = False
     join = join_for_testing(tickets, protocol, joins)
     if tickets is not None:
         manifest = read_manifest(tickets)
         check_tickets(manifest, str(tickets), geometry, view, model)
         view = shown_by(view, None, known=manifest.view, whose=str(tickets))
-        num_keep, skipped_keys = cut_down(manifest, str(tickets), ratio).num_keep, manifest.skipped_keys
+        num_keep, skipped_keys = mean_kept(cut_down(manifest, str(tickets), ratio)), manifest.skipped_keys
+        own_counts = takes_counts(manifest, protocol)
         if protocol == "ticket" and join is not None:
             join = replace(join, num_keep=joined_num_keep(manifest, str(tickets), ratio))
     if protocol in ("random", "own", "center", "resize") and num_keep is None:
@@ -412,6 +428,7 @@ def eval_stream(
         subset=subset_of(protocol),
         student_px=resized_px(geometry, num_keep) if protocol == "resize" and num_keep else None,
         num_keep=num_keep or geometry.grid[0] * geometry.grid[1],
+        own_counts=own_counts,
         batch_size=batch_size,
         num_classes=num_classes,
         seed=seed,

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from ..models.cost import student_gmacs
 from ..models.student import Student
+from ..padding import PatchesShown
 from ..runtime.peaks import peak_flops
 
 _T = TypeVar("_T")
@@ -37,7 +39,7 @@ class _Span:
 class _Work:
     """Work on an image in training: patches, and operations of a forward and a backward pass, where they are known."""
 
-    num_patches: int
+    num_patches: float
     flops: float | None
 
     @classmethod
@@ -52,6 +54,29 @@ class _Work:
         )
 
 
+class _Padded:
+    """Work on an image of those that keep different numbers of patches, on average over what was computed on.
+
+    A forward pass costs a + b·n + c·n² on n patches: of three numbers of them it is counted.
+    """
+
+    def __init__(self, student: Student, shown: PatchesShown, expected: int) -> None:
+        self._shown, self._expected = shown, _Work.of(student, expected, None)
+        sizes = np.linspace(1, student.geometry.num_patches, 3).round().astype(int).tolist()
+        costs = [_Work.of(student, size, None).flops for size in sizes]
+        known = [cost for cost in costs if cost is not None]
+        self._terms = np.linalg.solve(np.vander(sizes, 3), known) if len(known) == len(sizes) > 2 else None
+
+    @property
+    def work(self) -> _Work:
+        """The work; before the first batch, that on the expected number."""
+        s = self._shown
+        if not s.num_images:
+            return self._expected
+        means = (s.padded_squares / s.num_images, s.mean_padded, 1)
+        return _Work(num_patches=s.mean_padded, flops=None if self._terms is None else float(self._terms @ means))
+
+
 class Figures:
     """Figures of a run under way, of one process of many that do the same.
 
@@ -60,6 +85,7 @@ class Figures:
         num_keep: patches of each image that it is shown.
         image_px: side of the images that it is shown whole; None for its own.
         ends_dense: whether there are epochs on all patches too.
+        padded: patches computed on, where images keep different numbers of them; `num_keep` is then about their mean.
         images_per_step: of all processes.
         precision: of its matrix products, fp32 with `tf32` where the device has it.
     """
@@ -71,6 +97,7 @@ class Figures:
         num_keep: int | None,
         image_px: int | None = None,
         ends_dense: bool = False,
+        padded: PatchesShown | None = None,
         images_per_step: int,
         world_size: int,
         precision: str,
@@ -78,9 +105,9 @@ class Figures:
     ) -> None:
         self.device = next(student.parameters()).device
         self.images_per_step, self.world_size = images_per_step, world_size
-        self.usual = _Work.of(student, num_keep, image_px)
-        self.dense = _Work.of(student, None, None) if ends_dense else self.usual
-        self.work = self.usual
+        self._usual = _Work.of(student, num_keep, image_px)
+        self._padded = None if padded is None else _Padded(student, padded, num_keep or student.geometry.num_patches)
+        self.whole = _Work.of(student, None, None) if padded is not None or ends_dense else self._usual
         self._is_dense = False
         self.peak = peak_flops(self.device, precision, tf32=tf32)
         self._run, self._logged, self._epoch = _Span(), _Span(), _Span()
@@ -101,13 +128,23 @@ class Figures:
     def begin_epoch(self, *, is_dense: bool = False) -> None:
         """Counts an epoch's waiting from here, and its work as what an image costs now."""
         self._epoch = _Span()
-        self._is_dense, self.work = is_dense, self.dense if is_dense else self.usual
+        self._is_dense = is_dense
+
+    @property
+    def usual(self) -> _Work:
+        """Work on an image, outside epochs on all patches."""
+        return self._usual if self._padded is None else self._padded.work
+
+    @property
+    def work(self) -> _Work:
+        """Work on an image in this epoch."""
+        return self.whole if self._is_dense else self.usual
 
     def tflops_spent(self, num_usual: int, num_dense: int) -> float | None:
         """Arithmetic of so many steps, and of so many on all patches, in 10¹² operations of all processes."""
-        if self.usual.flops is None or self.dense.flops is None:
+        if self.usual.flops is None or self.whole.flops is None:
             return None
-        per_step = num_usual * self.usual.flops + num_dense * self.dense.flops
+        per_step = num_usual * self.usual.flops + num_dense * self.whole.flops
         return self.images_per_step * per_step / 1e12
 
     def stepped(self) -> None:
@@ -161,7 +198,7 @@ class Figures:
     @property
     def _dense_share(self) -> float:
         """Arithmetic of a step on all patches, as a multiple of a usual one; 1 where it is not known."""
-        usual, dense = self.usual.flops, self.dense.flops
+        usual, dense = self.usual.flops, self.whole.flops
         return 1.0 if usual is None or dense is None else dense / usual
 
 

@@ -13,6 +13,7 @@ from ..data.images import normalize
 from ..data.student_stream import Batch, StreamConfig
 from ..models.resizing import resize_images
 from ..models.student import Student
+from ..padding import PatchesShown
 from ..runtime.precision import autocast
 from .config import MixingOptions, TrainConfig
 from .inputs import kept_inputs, network_inputs
@@ -26,6 +27,9 @@ class StudentLoss:
 
     Args:
         student: that is trained; of those that take kept patches alone, nothing else is normalised.
+
+    Attributes:
+        shown: patches that were computed on so far, where images keep different numbers of them.
     """
 
     def __init__(self, config: TrainConfig, stream: StreamConfig, rank: int, student: Student) -> None:
@@ -33,6 +37,7 @@ class StudentLoss:
         smoothing = config.recipe.smoothing
         self.criterion = LabelSmoothingCrossEntropy(smoothing) if smoothing > 0 else nn.CrossEntropyLoss()
         self.soft_criterion = SoftTargetCrossEntropy()
+        self.shown = PatchesShown()
 
     def __call__(self, model: nn.Module, batch: Batch, step: int) -> Tensor:
         """The loss, a scalar, of a batch that is on the device."""
@@ -44,22 +49,33 @@ class StudentLoss:
             images = kept_inputs(batch, s, self.student)
             with autocast(device, c.runtime.precision):
                 shown = resize_images(images, s.student_px)
-                logits = model(shown, batch.keep_indices)
+                logits = self._logits(model, shown, batch.keep_indices, batch.counts)
             plain_loss: Tensor = self.criterion(logits.float(), batch.labels)
             return plain_loss
         mixed = self._mix(batch, c.mixing, step)
         targets = mixed.targets(batch.labels, s.num_classes, c.recipe.smoothing)
         with autocast(device, c.runtime.precision):
             shown = resize_images(mixed.images, s.student_px)
-            logits = model(shown, mixed.keep_indices)
+            logits = self._logits(model, shown, mixed.keep_indices, mixed.counts)
         mixed_loss: Tensor = self.soft_criterion(logits.float(), targets)
         return mixed_loss
+
+    def _logits(
+        self, model: nn.Module, images: Tensor, keep_indices: Tensor | None, counts: tuple[int, ...] | None
+    ) -> Tensor:
+        """Logits float [B, classes]; counts what is computed on where images keep different numbers of patches."""
+        if counts is None:
+            plain: Tensor = model(images, keep_indices)
+            return plain
+        self.shown.add(counts)
+        logits: Tensor = model(images, keep_indices, counts)
+        return logits
 
     def _mix(self, batch: Batch, config: MixingOptions, step: int, *, on_tokens: bool = False) -> Mixed:
         """The batch mixed as (seed, step, rank) say."""
         s = self.stream
         mix = draw_mix(config, s.grid, self.config.run.seed, step, self.rank)
-        sizes: dict[str, Any] = {"grid": s.grid, "num_keep": s.num_keep}
+        sizes: dict[str, Any] = {"grid": s.grid, "num_keep": batch.counts or s.num_keep}
         if batch.positions is not None and batch.scores is not None:
             return mix_patches(network_inputs(batch, s, self.student), batch.positions, batch.scores, mix, **sizes)
         if batch.scores is not None and self.student.takes_patches:

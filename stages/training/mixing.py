@@ -12,7 +12,7 @@ Letters: B batch, P patches of the grid, K kept patches.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from torch import Tensor
 from ..data.student_stream import Batch
 from ..grid import Box, inside_box
 from ..models.prune import gather_patches
+from ..padding import NO_PATCH
 from ..runtime.randomness import isolated_rng
 from .config import MixingOptions
 
@@ -43,6 +44,7 @@ class Mixed:
     keep_indices: Tensor | None  # int64 [B, K], ascending; None for all patches
     weights: Tensor  # float32 [B]
     box: Box | None = None  # CutMix that the model is left to do on its tokens; `images` are then as they were
+    counts: tuple[int, ...] | None = None  # B, patches that each image keeps, where that differs
 
     def targets(self, labels: Tensor, num_classes: int, smoothing: float = 0.0) -> Tensor:
         """Soft labels float [B, classes], each summing to 1."""
@@ -72,6 +74,7 @@ def _part_of(batch: Batch, index: Tensor) -> Batch:
         positions=of(batch.positions),
         token_labels=None if labels is None else type(labels)(*(tensor[index] for tensor in labels)),
         keys=tuple(batch.keys[i] for i in index.tolist()),
+        counts=None if batch.counts is None else tuple(batch.counts[i] for i in index.tolist()),
     )
 
 
@@ -89,13 +92,21 @@ def draw_mix(config: MixingOptions, grid: tuple[int, int], *names: object) -> Mi
         return Mix(box=Box(top, bottom, left, right))
 
 
+def mixed_counts(counts: tuple[int, ...], mix: Mix, grid: tuple[int, int]) -> tuple[int, ...]:
+    """Patches that mixed images keep: the mean of its two images' numbers, weighted by how much it has of either."""
+    part = mix.lam
+    if mix.box is not None:
+        part = 1 - (mix.box.bottom - mix.box.top) * (mix.box.right - mix.box.left) / (grid[0] * grid[1])
+    return tuple(round(part * ours + (1 - part) * theirs) for ours, theirs in zip(counts, counts[::-1], strict=True))
+
+
 def mix_batch(
     images: Tensor,
     scores: Tensor | None,
     mix: Mix,
     *,
     grid: tuple[int, int],
-    num_keep: int,
+    num_keep: int | tuple[int, ...],
     on_tokens: bool = False,
 ) -> Mixed:
     """Mixes a batch with itself in reverse order.
@@ -103,14 +114,14 @@ def mix_batch(
     Args:
         images: float [B, channels, H, W].
         scores: float32 [B, P], more is more informative; None to keep all patches.
-        num_keep: K.
+        num_keep: K, or of each image its own.
         on_tokens: leave CutMix's pixels to the model, which mixes tokens (MixToken).
     """
-    keep, weights = _shown(scores, mix, grid, num_keep, images)
+    kept = _shown(scores, mix, grid, num_keep, images)
     if mix.box is None:
-        return Mixed(images=_blend(images, images.flip(0), mix.lam), keep_indices=keep, weights=weights)
+        return kept.of(_blend(images, images.flip(0), mix.lam))
     pixels = images if on_tokens else _cut_in(images, mix.box, grid)
-    return Mixed(images=pixels, keep_indices=keep, weights=weights, box=mix.box if on_tokens else None)
+    return kept.of(pixels, box=mix.box if on_tokens else None)
 
 
 def mix_kept(
@@ -119,7 +130,7 @@ def mix_kept(
     mix: Mix,
     *,
     grid: tuple[int, int],
-    num_keep: int,
+    num_keep: int | tuple[int, ...],
     normalize: Callable[[Tensor], Tensor],
 ) -> Mixed:
     """`mix_batch`, bit for bit, of the kept patches alone: they are gathered first, and nothing else is normalised.
@@ -132,30 +143,48 @@ def mix_kept(
     Returns:
         With `images` float [B, K, channels, p, p].
     """
-    keep, weights = _shown(scores, mix, grid, num_keep, pixels)
+    kept = _shown(scores, mix, grid, num_keep, pixels)
+    keep = kept.keep_indices
     assert keep is not None
     ours = gather_patches(pixels, keep, grid)
     if mix.box is None and mix.lam == 1:
-        return Mixed(images=normalize(ours), keep_indices=keep, weights=weights)
+        return kept.of(normalize(ours))
     theirs = gather_patches(pixels.flip(0), keep, grid)
     if mix.box is None:
-        return Mixed(images=_blend(normalize(ours), normalize(theirs), mix.lam), keep_indices=keep, weights=weights)
+        return kept.of(_blend(normalize(ours), normalize(theirs), mix.lam))
     inside = inside_box(mix.box, grid, pixels.device)[keep][..., None, None, None]
-    return Mixed(images=normalize(torch.where(inside, theirs, ours)), keep_indices=keep, weights=weights)
+    return kept.of(normalize(torch.where(inside, theirs, ours)))
+
+
+class _Kept(NamedTuple):
+    """Patches kept of a mixed batch, and the weights of labels: fields of `Mixed`."""
+
+    keep_indices: Tensor | None
+    weights: Tensor
+    counts: tuple[int, ...] | None = None
+
+    def of(self, images: Tensor, box: Box | None = None) -> Mixed:
+        """The mixed batch, with its pixels."""
+        return Mixed(images=images, box=box, **self._asdict())
 
 
 def _shown(
-    scores: Tensor | None, mix: Mix, grid: tuple[int, int], num_keep: int, images: Tensor
-) -> tuple[Tensor | None, Tensor]:
-    """Patches kept of a mixed batch, int64 [B, K] or None for all, and the weight of each image's own label [B]."""
-    if mix.box is None:
-        weights = torch.full((len(images),), mix.lam, device=images.device)
-        return None if scores is None else top_patches(_blend(scores, scores.flip(0), mix.lam), num_keep), weights
-    inside = inside_box(mix.box, grid, images.device)
+    scores: Tensor | None, mix: Mix, grid: tuple[int, int], num_keep: int | tuple[int, ...], images: Tensor
+) -> _Kept:
+    inside = None if mix.box is None else inside_box(mix.box, grid, images.device)
     if scores is None:
-        return None, (~inside).float().mean().expand(len(images))
-    keep = top_patches(torch.where(inside, scores.flip(0), scores), num_keep)
-    return keep, (~inside)[keep].float().mean(dim=1)
+        share = torch.tensor(mix.lam, device=images.device) if inside is None else (~inside).float().mean()
+        return _Kept(None, share.expand(len(images)))
+    blended = _blend(scores, scores.flip(0), mix.lam) if inside is None else torch.where(inside, scores.flip(0), scores)
+    counts = None if isinstance(num_keep, int) else mixed_counts(num_keep, mix, grid)
+    keep = top_patches(blended, num_keep) if isinstance(num_keep, int) else own_top_patches(blended, counts or ())
+    if inside is None:
+        return _Kept(keep, torch.full((len(images),), mix.lam, device=images.device), counts)
+    is_ours = (~inside)[keep].float()
+    if counts is None:
+        return _Kept(keep, is_ours.mean(dim=1))
+    is_kept = keep != NO_PATCH
+    return _Kept(keep, (is_ours * is_kept).sum(dim=1) / is_kept.sum(dim=1), counts)
 
 
 def _blend(ours: Tensor, theirs: Tensor, lam: float) -> Tensor:
@@ -175,3 +204,13 @@ def top_patches(scores: Tensor, num_keep: int) -> Tensor:
     """The K patches of highest score, of equals the first, ascending: int64 [B, K]."""
     order = scores.argsort(dim=1, descending=True, stable=True)
     return order[:, :num_keep].sort(dim=1).values
+
+
+def own_top_patches(scores: Tensor, counts: Sequence[int]) -> Tensor:
+    """Of each image as many patches of highest score as its count, ascending, then `NO_PATCH`: int64 [B, K]."""
+    num_patches = scores.shape[1]
+    order = scores.argsort(dim=1, descending=True, stable=True)[:, : max(counts)]
+    places = torch.arange(order.shape[1], device=order.device)
+    is_kept = places < torch.tensor(counts, device=order.device)[:, None]
+    kept = order.where(is_kept, num_patches).sort(dim=1).values
+    return kept.where(is_kept, NO_PATCH)

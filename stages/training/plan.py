@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ...artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, View
+from ...artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
 from ...artifacts_schema.local_notes import noted_shards
-from ...artifacts_schema.thinning import approximation
+from ...artifacts_schema.thinning import approximation, mean_kept
 from ...artifacts_schema.token_labels import no_token_labels
 from ..data.class_list import ClassList, class_list_beside, listed_classes
 from ..data.decoders import shown_by
@@ -32,6 +32,7 @@ from ..options import EvalProtocol, TokenTargets, subset_of
 from ..runtime.distributed import Process
 from ..runtime.randomness import isolated_rng
 from ..runtime.reporting import Reporter, SilentReporter
+from .adaptive import check_counts, takes_counts
 from .baked_run import open_baked
 from .classes import check_resumed_classes, classes_of_run
 from .config import TrainConfig, check_options, matched_epochs, protocol_of
@@ -150,6 +151,11 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
     val_stream = _val_stream(config, protocol, samples, stream, student.geometry)
     if protocol is not None and val_stream is not None:
         check_protocol(student, protocol, val_stream.num_keep, name, config.val_tickets)
+    if manifest is not None:
+        check_counts(manifest, str(config.tickets), stream, student, name, compiled=config.student.compile)
+    if val_stream is not None and config.val_tickets is not None:
+        theirs = read_manifest(config.remote.location(config.val_tickets))
+        check_counts(theirs, config.val_tickets, val_stream, student, name, compiled=config.student.compile)
     return RunPlan(
         asked=asked,
         config=config,
@@ -263,12 +269,12 @@ def _share_seen(config: TrainConfig, manifest: Manifest) -> float | None:
     """Share of all patches that the run sees, where it is not what the selector kept."""
     if config.control != "resize":
         return kept_share(manifest)
-    return resized_side(manifest.num_keep, (manifest.grid[0], manifest.grid[1])) ** 2 / manifest.num_patches
+    return resized_side(mean_kept(manifest), (manifest.grid[0], manifest.grid[1])) ** 2 / manifest.num_patches
 
 
 def _student(config: TrainConfig, name: str, manifest: Manifest | None, reporter: Reporter) -> Student:
     """A student with random weights, or those of `init`."""
-    num_keep = None if manifest is None or config.control == "dense" else manifest.num_keep
+    num_keep = None if manifest is None or config.control == "dense" else mean_kept(manifest)
 
     image_px = config.student.image_px or _size_of_tickets(name, manifest)
 
@@ -376,8 +382,9 @@ def _train_stream(
         mode=geometry.mode,
         grid=geometry.grid,
         subset=subset_of(c.control),
-        student_px=resized_px(geometry, manifest.num_keep) if manifest and c.control == "resize" else None,
-        num_keep=manifest.num_keep if manifest else geometry.num_patches,
+        student_px=resized_px(geometry, mean_kept(manifest)) if manifest and c.control == "resize" else None,
+        num_keep=mean_kept(manifest) if manifest else geometry.num_patches,
+        own_counts=manifest is not None and takes_counts(manifest, c.control),
         batch_size=c.recipe.batch_size,
         num_classes=c.data.num_classes,
         seed=c.run.seed,

@@ -13,6 +13,7 @@ from ..data.shards import Shard, resolve_shards, stored_shards
 from ..models.student import Geometry
 from ..options import EvalProtocol
 from ..runtime.reporting import Reporter
+from .adaptive import takes_counts
 from .classes import check_labels, check_validation_classes
 from .config import TrainConfig
 from .evaluate import check_tickets, compare_for_testing
@@ -85,7 +86,8 @@ def _join(config: TrainConfig, views: ViewPlan, store: TicketStore) -> JoinConfi
     """
     c, of_tickets = config, config.control in ("ticket", "inverse")
     skips = c.joins.on_missing_ticket == "skip"
-    if not (of_tickets or skips or views.mode == "replay" or c.student.token_labels == "store"):
+    counts = takes_counts(store.manifest, c.control)
+    if not (of_tickets or counts or skips or views.mode == "replay" or c.student.token_labels == "store"):
         return None
     mixes = c.mixing.is_on and store.manifest.has_ranks
     return JoinConfig(

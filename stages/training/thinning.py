@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...artifacts_schema import Manifest
-from ...artifacts_schema.thinning import approximation, num_kept_of, thinned_to
+from ...artifacts_schema.thinning import approximation, mean_kept, num_kept_of, thinned_to
 from ...artifacts_schema.token_labels import FOLDER
 
 
@@ -29,8 +29,12 @@ def joined_num_keep(manifest: Manifest, tickets: str, ratio: float | None) -> in
 
 
 def kept_share(manifest: Manifest) -> float | None:
-    """Share of the patches in tickets that were cut down; None of those that are as the selector chose them."""
-    return None if manifest.thinned is None else manifest.num_keep / manifest.num_patches
+    """Share of the patches in tickets that were cut down or are adaptive (the mean); None of those of the selector's
+    own number.
+    """
+    if manifest.thinned is None and manifest.adaptive is None:
+        return None
+    return mean_kept(manifest) / manifest.num_patches
 
 
 def recorded_tickets(stored: Manifest, shown: Manifest, *, learns_labels: bool) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ...artifacts_schema import DatalttError, Location, Manifest, OptionError, TicketStore
+from ...artifacts_schema.thinning import mean_kept, refuse_adaptive
 from ..data.comparing import compare_or_count
 from ..data.images import normalize
 from ..data.join import JoinConfig
@@ -25,6 +26,7 @@ from ..data.student_stream import Batch, StreamConfig, StreamPosition, StreamWor
 from ..options import ErrorOrAllow, ErrorOrSkip, Subset, ViewMode
 from ..runtime.distributed import rank_and_world_size
 from ..runtime.reporting import Reporter, SilentReporter
+from .adaptive import takes_counts
 from .loop_views import LoopViews, ShownViews, shown_views
 
 _ANY_CLASS = 2**31
@@ -36,9 +38,11 @@ class TicketBatch(NamedTuple):
     Attributes:
         images: uint8 [B, channels, H, W]; `TicketBatches.normalize` makes them what a network takes.
         labels: int64 [B].
-        keep_indices: int64 [B, K], the kept patches of each image, ascending; None for all (`subset="dense"`).
+        keep_indices: int64 [B, K], the kept patches of each image, ascending; None for all (`subset="dense"`). Of
+            adaptive tickets K is the batch's largest, and -1 stands after an image's own.
         keys: of the B samples.
         num_skipped: bad images that were left out, as asked, since the batch before.
+        counts: B numbers of patches, of adaptive tickets: `net(images, keep_indices, counts)`; else None.
     """
 
     images: Tensor
@@ -46,6 +50,7 @@ class TicketBatch(NamedTuple):
     keep_indices: Tensor | None
     keys: list[str]
     num_skipped: int
+    counts: tuple[int, ...] | None = None
 
 
 class TicketBatches(IterableDataset[TicketBatch]):
@@ -173,7 +178,9 @@ class _Pass(Iterator[TicketBatch]):
             converted = raisable(error)
             raise converted from (None if converted is error else error)
         self._num_given += 1
-        return TicketBatch(batch.images, batch.labels, batch.keep_indices, list(batch.keys), batch.num_skipped)
+        return TicketBatch(
+            batch.images, batch.labels, batch.keep_indices, list(batch.keys), batch.num_skipped, batch.counts
+        )
 
     def _begin(self) -> None:
         stream = self._stream()
@@ -282,7 +289,10 @@ def ticket_batches(
     if subset == "inverse" and not manifest.has_ranks:
         raise OptionError(f"`subset` 'inverse' needs ranks, which {path} lacks; select again: dataltt select --ranks")
     found = stored_shards(store.location, manifest, None if shards is None else str(shards))
-    join = _join(store.location, subset, views, on_missing_ticket, on_changed_image)
+    own_counts = takes_counts(manifest, subset)
+    if own_counts and views.mode == "warp":
+        refuse_adaptive(manifest, path, "how many patches the views of this `view_mode` need, they do not say")
+    join = _join(store.location, subset, views, on_missing_ticket, on_changed_image, own_counts=own_counts)
     compared = compare_or_count(found, store, join, reporter or SilentReporter(), recount=recount)
     for sentence in compared.sentences() if reporter is None else ():
         warnings.warn(sentence, stacklevel=2)
@@ -293,7 +303,8 @@ def ticket_batches(
         mode=manifest.view.mode,
         grid=(manifest.grid[0], manifest.grid[1]),
         subset=subset,
-        num_keep=manifest.num_keep,
+        num_keep=mean_kept(manifest),
+        own_counts=own_counts,
         batch_size=batch_size,
         num_classes=_ANY_CLASS if num_classes is None else num_classes,
         seed=seed,
@@ -322,9 +333,11 @@ def _join(
     views: ShownViews,
     on_missing_ticket: ErrorOrSkip,
     on_changed_image: ErrorOrAllow,
+    *,
+    own_counts: bool,
 ) -> JoinConfig | None:
     of_tickets = subset in ("ticket", "inverse")
-    if not of_tickets and views.mode != "replay" and on_missing_ticket == "error":
+    if not of_tickets and not own_counts and views.mode != "replay" and on_missing_ticket == "error":
         return None
     ranks = of_tickets and (subset == "inverse" or views.mode == "warp")
     return JoinConfig(

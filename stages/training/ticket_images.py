@@ -27,6 +27,7 @@ from ...artifacts_schema import (
 )
 from ...artifacts_schema.geometry import Box
 from ...artifacts_schema.lookup import MISSING, DigestLookup, KeyLookup, keys_at
+from ...artifacts_schema.thinning import refuse_adaptive
 from ...artifacts_schema.tickets import Packed
 from ..data.encoded_images import EncodedImages, encoded_images
 from ..data.images import decode_image, normalize, to_tensor
@@ -300,6 +301,7 @@ def join_tickets(
         raise OptionError(f"`by` {by!r} should be 'key' or 'digest'")
     store = tickets if isinstance(tickets, TicketStore) else TicketStore.open(tickets)
     path = store.path
+    refuse_adaptive(store.manifest, path, "a loader's own batches need equal numbers; join it with `dataset`")
     asked = LoopViews(
         tickets=path,
         view_mode=view_mode,

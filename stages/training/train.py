@@ -59,6 +59,8 @@ class TrainResult:
     a student that drops patches by itself.
     `num_skipped` counts bad images that were left out, as often as they were; `num_missing` the samples that have no
     ticket and so were no part of the run.
+    `patches_kept` and `patches_padded` are of runs on adaptive tickets: patches of an image on average, as it keeps
+    them and as they were computed on, padding among them (`tflops` counts these); of rank 0.
     """
 
     run: str
@@ -71,6 +73,8 @@ class TrainResult:
     num_skipped: int
     num_missing: int = 0
     tflops: float | None = None
+    patches_kept: float | None = None
+    patches_padded: float | None = None
 
 
 def train(
@@ -170,6 +174,7 @@ class _Trainer:
             num_keep=None if self.stream.subset == "dense" else self.stream.num_keep,
             image_px=self.stream.student_px,
             ends_dense=c.dense_epochs > 0,
+            padded=self.updates.loss.shown if self.stream.own_counts else None,
             images_per_step=self.layout.global_batch,
             world_size=self.process.world_size,
             precision=c.runtime.precision,
@@ -185,6 +190,7 @@ class _Trainer:
                 self.log.close()
             if self.step == 0 and not c.run.resume and self.process.is_main:
                 undo_run(self.out)  # ended by an error before it began: the corrected command starts afresh
+        shown = self.updates.loss.shown
         return TrainResult(
             run=str(self.out),
             step=self.step,
@@ -196,6 +202,8 @@ class _Trainer:
             num_skipped=self.num_skipped,
             num_missing=self.stream.num_missing,
             tflops=self.figures.tflops_spent(self.step - self._num_dense_steps, self._num_dense_steps),
+            patches_kept=shown.mean_kept if shown.num_images else None,
+            patches_padded=shown.mean_padded if shown.num_images else None,
         )
 
     @property
@@ -225,6 +233,7 @@ class _Trainer:
             if self._is_to_stop():
                 break
             self._epoch(epoch)
+        self._say_padding()
         self.joint_stop.settle()
 
     def _announce(self) -> None:
@@ -248,6 +257,8 @@ class _Trainer:
             return resized_in_words(self.student.geometry, s.student_px, s.num_keep)
         if s.subset == "dense":
             return "all patches"
+        if s.own_counts:
+            return f"as many patches as an image needs, about {s.num_keep} of {num_patches} on average"
         zeroed = "" if self.student.saves_compute else " (the others are set to zero, which saves no compute)"
         return f"{s.num_keep} of {num_patches} patches{zeroed}"
 
@@ -329,6 +340,18 @@ class _Trainer:
         left = self.figures.seconds_left(num_left - num_dense, num_dense)
         words = [f"loss {mean:.3f}", in_words(figures), f"{in_hours(left)} left of the run" if left else ""]
         return ", ".join(word for word in words if word)
+
+    def _say_padding(self) -> None:
+        """Says what padding leaves of the arithmetic that adaptive tickets save."""
+        shown = self.updates.loss.shown
+        if not self.stream.own_counts or not shown.num_images:
+            return
+        num_patches, whole = self.student.geometry.num_patches, self.figures.whole.flops
+        flops = self.figures.usual.flops
+        share = f"; {flops / whole:.1%} of the arithmetic of all {num_patches}" if flops and whole else ""
+        self.reporter.message(
+            f"{shown.mean_kept:.1f} patches of an image on average, {shown.mean_padded:.1f} with padding{share}"
+        )
 
     def _say_waiting(self, epoch: int) -> None:
         """Says what to do where a GPU waits for its input."""
@@ -415,6 +438,7 @@ class _Trainer:
                 "num_skipped": int(num_skipped),
                 "layout": asdict(self.layout),
                 "taken": [asdict(stretch) for stretch in self.taken],
+                "shown": asdict(self.updates.loss.shown),
             }
             ema = self.updates.ema.module.state_dict() if self.updates.ema is not None else None
             keep = self.config.logging.keep_checkpoints
@@ -452,6 +476,7 @@ class _Trainer:
             load_weights(self.updates.ema.module, read_weights(source), str(source), self.config.student.model)
         self.updates.load_state_dict(state)
         self.step, self.best_top1 = state["step"], state["best_top1"]
+        self.updates.loss.shown.go_on(**state.get("shown", {}))
         self.num_skipped = state["num_skipped"] if self.process.is_main else 0  # it is that of all ranks
         if state["steps_per_epoch"] != self.steps_per_epoch:
             raise OptionError(

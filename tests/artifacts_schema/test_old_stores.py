@@ -12,7 +12,8 @@ import pytest
 from dataltt.artifacts_schema import TicketStore
 from dataltt.artifacts_schema.verify import verify_store
 
-VERSIONS = ["1.0", "1.1", "1.2", "2.0", "2.0-decoder"]  # what follows the dash is what is special of a store
+# What follows the dash is what is special of a store.
+VERSIONS = ["1.0", "1.1", "1.2", "2.0", "2.0-decoder", "2.0-adaptive"]
 DATA = Path(__file__).parents[1] / "data"
 
 
@@ -51,7 +52,12 @@ def test_token_labels_of_1_1_are_those_that_were_written() -> None:
         assert getattr(store.manifest, name) == value, name
 
 
-@pytest.mark.parametrize("version", ["1.2", "2.0", "2.0-decoder"])
+def test_counts_of_2_0_are_those_that_were_written() -> None:
+    store, expected = _opened("2.0-adaptive")
+    assert store.read_counts(range(6)).tolist() == expected["counts"]
+
+
+@pytest.mark.parametrize("version", ["1.2", "2.0", "2.0-decoder", "2.0-adaptive"])
 def test_the_manifest_says_what_it_said(version: str) -> None:
     store, expected = _opened(version)
     document = store.manifest.to_json()

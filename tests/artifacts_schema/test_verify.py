@@ -37,7 +37,7 @@ def test_a_whole_store_passes_every_check(made: Made) -> None:
     checks = list(verify_store(str(made.path), on_progress=lambda done, total: seen.append((done, total))))
     assert [check.name for check in checks] == NAMES
     assert all(check.ok for check in checks)
-    assert checks[0].detail == "11 images, 2 view(s), 6 of 15 patches, 3 shard(s)"
+    assert checks[0].detail == "11 images, 2 view(s), 6 of 15 patches (40.0%), 3 shard(s)"
     assert checks[1].detail == f"{len(made.manifest.objects)} objects"
     assert seen == [(11, 11)]
 

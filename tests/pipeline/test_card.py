@@ -103,7 +103,7 @@ def test_the_text_says_what_is_in_it(store: Path) -> None:
     stored = TicketStore.open(str(store)).num_stored_bytes()
     for part in (
         "which 6 of 15 patches (40.0 %) of each of 11 images",
-        "| ticket | 6 of 15 patches, 2 view(s) an image, with the rank of every patch |",
+        "| ticket | 6 of 15 patches (40.0 %), 2 view(s) an image, with the rank of every patch |",
         "| view | drawn by policy synthetic, version 1, seed 0; replayed; decoded by pillow |",
         f"| ticket digest | `{manifest.digest}` |",
         f"| `ranks` | {stored['ranks']:,} | {stored['ranks'] / 11:.2f} |",

@@ -194,7 +194,7 @@ class _Given:
 def _ordered(scores: Any) -> list[list[int]]:
     given = torch.tensor(scores, dtype=torch.float32)
     found = ordered(_Given(given), "given", torch.zeros(1, 3, 4, 4), None, 2, 4, ["a"])
-    return [list(map(int, row)) for row in found]
+    return [list(map(int, row)) for row in found.order]
 
 
 @given(st.lists(st.integers(-2, 2), min_size=4, max_size=4))
