@@ -145,9 +145,7 @@ def _classes(result: QualityResult) -> Table:
     first = rows[0]
     known = [each for each in result.classes if each.num_images >= _MIN_IMAGES]
     lowest = sorted(known, key=lambda each: (first.by_class[each.label].mean, each.label))[:_MAX_CLASSES]
-    title = (
-        f"{WORDS[result.measure]} % by class at {first.num_keep} patches: the lowest of {first.arm} (--json has all)"
-    )
+    title = f"{WORDS[result.measure]} % by class at {first.num_keep} patches: lowest of {first.arm} (--json has all)"
     columns = numbers("images", *(cell(_name(row)) for row in rows))
     table = Table("class", *columns, title=cell(title), box=None, padding=(0, 2, 0, 0))
     for each in lowest:

@@ -24,7 +24,7 @@ from ..options import Subset
 from ..runtime.precision import autocast
 from ..selection.choosing import Chooser, checked_selector, chooser_of
 from ..selection.config import SelectConfig
-from ..selection.selectors import named_selector
+from ..selection.selectors import NamedSelector, named_selector
 from .config import QualityConfig
 from .judged_images import JudgedBatch
 
@@ -240,9 +240,16 @@ def selector_arm(
         name=" ".join((name, *options)),
         choosers=choosers,
         counts=[p.num_keep for p in points],
-        # dataltt's own score patches alike, however many are kept; nobody knows of others.
-        is_same_for_all=named is not None and named.package is None,
+        is_same_for_all=is_same_for_all(named),
         view=view,
         device=device,
         precision=config.runtime.precision,
     )
+
+
+def is_same_for_all(named: NamedSelector | None) -> bool:
+    """Tells whether a selector (None: the cascade) scores patches alike, however many are kept.
+
+    dataltt's own do; nobody knows of others.
+    """
+    return named is not None and named.package is None

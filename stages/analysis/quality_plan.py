@@ -53,6 +53,7 @@ def plan_quality(config: QualityConfig, device: torch.device, reporter: Reporter
     """
     if not config.tickets and not config.selector:
         raise OptionError("what is to be judged? give `tickets` of a store, or a `selector`")
+    _check_networks(config)
     options = settings_by_selector(config)
     stores = _stores(config)
     shards = _shards(config, stores)
@@ -64,6 +65,16 @@ def plan_quality(config: QualityConfig, device: torch.device, reporter: Reporter
         reporter.message(f"{unknown}, so agreement alone is measured")
     source = _source(config, stores, counted, judge)
     return QualityPlan(judge=judge, shards=shards, arms=arms, source=source, unknown_labels=unknown)
+
+
+def _check_networks(config: QualityConfig) -> None:
+    """Refuses a selectors' ViT that nothing would come of; without `judge` it judges too."""
+    if config.judge is None:
+        return
+    if not config.selector and (config.model is not None or config.checkpoint is not None):
+        raise OptionError("`model` and `checkpoint` are the selectors', and there is no `selector`; leave them out")
+    if config.model is None and config.checkpoint is not None:
+        raise OptionError("`checkpoint` is of the selectors' ViT; give its name as `model`")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,10 +182,6 @@ def _arms(
 
 def _selectors_vit(config: QualityConfig, judge: Judge) -> tuple[VisionTransformer, View]:
     """The selectors' ViT and its centre view: the judge's own, unless others are asked for."""
-    if config.model is None and config.judge is not None and config.checkpoint is not None:
-        raise OptionError(
-            "`checkpoint` is of the selectors' ViT; give its name as `model`, or `judge_checkpoint` alone"
-        )
     if config.model is None or (config.judge is None and config.judge_checkpoint is None):
         return judge.student.net, judge.view
     file = None if config.checkpoint is None else find_weights(config.checkpoint)
