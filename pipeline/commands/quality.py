@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ...stages.analysis.quality_result import QualityResult, Scored
 
 _SUFFIXES = (".svg", ".png")
+_NAME_CHARS = 24
 _MAX_CLASSES = 10
 _MIN_IMAGES = 10  # of a class that is worth a line
 
@@ -88,15 +89,17 @@ def _figures(result: QualityResult) -> Table:
 
     title = f"{shown(result.judge)} shown some patches of {result.num_images} images"
     accuracies = ("top-1 %", "top-5 %", "loss") if result.measure == "top1" else ()
-    table = Table("patches", "shown", *numbers("tokens", *accuracies, "agreement %"), title=cell(title))
+    table = Table("kept", "shown", *numbers("tokens", *accuracies, "agreement %"), title=cell(title))
     before = result.num_patches
     for row in [result.all_patches, *result.rows]:
         if row.num_keep != before:
             table.add_section()
             before = row.num_keep
         f = row.figures
-        known = (f"{f.top1}", _mean(f.top5), _mean(f.loss, 3)) if accuracies else ()
-        table.add_row(str(row.num_keep), cell(_name(row)), str(row.num_tokens), *known, f"{f.agreement}")
+        known = (
+            (f"{f.top1}", _mean(f.top5), _mean(f.loss, 3), _mean(f.agreement)) if accuracies else (f"{f.agreement}",)
+        )
+        table.add_row(str(row.num_keep), cell(_name(row)), str(row.num_tokens), *known)
     table.caption = cell(_caption(result))
     return table
 
@@ -110,7 +113,10 @@ def _caption(result: QualityResult) -> str:
 
 
 def _name(row: Scored) -> str:
-    return row.arm + (" ≈" if row.is_approximate else "") + (" *" if row.is_self_judged else "")
+    from ..reports.figures import shortened
+
+    marks = (" ≈" if row.is_approximate else "") + (" *" if row.is_self_judged else "")
+    return shortened(row.arm, _NAME_CHARS) + marks
 
 
 def _mean(figure: Figure | None, digits: int = 1) -> str:
@@ -124,13 +130,13 @@ def _against_controls(result: QualityResult) -> Table:
 
     controls = list(dict.fromkeys(row.arm for row in result.rows if row.kind == "control"))
     title = f"points of {WORDS[result.measure]} more than"
-    table = Table("patches", "shown", *numbers(*controls), title=title, box=None, padding=(0, 2, 0, 0))
+    table = Table("kept", "shown", *numbers(*controls), title=title, box=None, padding=(0, 1, 0, 0))
     for row in result.rows:
         if row.kind == "control":
             continue
         found = [difference(result.gains, row.arm, c, row.num_keep, result.measure) for c in controls]
         table.add_row(
-            str(row.num_keep), cell(_name(row)), *(f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]" for d in found)
+            str(row.num_keep), cell(_name(row)), *(f"{d.mean:+.1f} [{d.low:.1f}, {d.high:.1f}]" for d in found)
         )
     return table
 

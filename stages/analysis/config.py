@@ -81,7 +81,12 @@ class QualityConfig(Group):
         Option(help="Its weights, or a run's folder. Default: timm's pretrained ones.", is_common=True),
     ] = None
     shards: Annotated[
-        str | None, Option(help="Images, in quotes. Default with `tickets`: the first store's.", is_common=True)
+        str | None,
+        Option(
+            help="Images, in quotes. Default: $DATALTT_SHARDS; with `tickets` the first store's.",
+            is_common=True,
+            variable="DATALTT_SHARDS",
+        ),
     ] = None
     ratios: Annotated[
         tuple[float, ...] | None,

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...artifacts_schema import ModelError, OptionError, TicketMismatchError, View
+from ...artifacts_schema import CheckpointError, ModelError, OptionError, TicketMismatchError, View
 from ..data.counting import CountedSamples
 from ..data.shards import Shard
 from ..data.student_stream import Batch
@@ -64,16 +64,23 @@ class Judge:
 
     @torch.inference_mode()
     def logits(self, batch: JudgedBatch, shown: Shown | None) -> Tensor:
-        """Logits float32 [B, C] of what is shown of a batch; None for all patches."""
+        """Logits float32 [B, C] of what is shown of a batch; None for all patches.
+
+        Raises:
+            ModelError: they are not finite.
+        """
         keep = None if shown is None else shown.keep_indices
         given = Batch(images=batch.images, labels=batch.labels, keep_indices=keep, num_skipped=0)
         px = None if shown is None else shown.image_px
         with autocast(self.device, self.precision):
-            return forward_batch(self.student, given, self.view, self.device, student_px=px).float()
+            logits = forward_batch(self.student, given, self.view, self.device, student_px=px).float()
+        if not logits.isfinite().all():
+            raise ModelError(f"the judge {self.name} gives logits that are not finite; its weights are damaged")
+        return logits
 
 
 def outcomes(logits: Tensor, labels: Tensor | None, answers: Tensor) -> Outcomes:
-    """What a judge came to on some images.
+    """Figures that a judge came to on some images, METRICS of each.
 
     Args:
         logits: float32 [B, C].
@@ -98,6 +105,16 @@ def load_judge(config: QualityConfig, device: torch.device) -> Judge:
     Raises:
         OptionError, ModelError, CheckpointError: there is none, or it cannot be shown some patches.
     """
+    try:
+        return _load_judge(config, device)
+    except (CheckpointError, ModelError) as error:
+        if config.judge is None and config.judge_checkpoint is None:
+            raise
+        said = str(error).replace("`checkpoint`", "`judge_checkpoint`").replace("`model", "`judge")
+        raise type(error)(said) from error
+
+
+def _load_judge(config: QualityConfig, device: torch.device) -> Judge:
     name = config.judge or config.model
     file = config.judge_checkpoint or (config.checkpoint if config.judge is None else None)
     if file is None:

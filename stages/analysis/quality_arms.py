@@ -60,7 +60,7 @@ class Arm(Protocol):
         ...
 
     def shown(self, batch: JudgedBatch) -> Iterator[Shown]:
-        """What is shown of a batch, for every number of patches that the arm is judged at."""
+        """Patches or pictures that are shown of a batch, for every number of patches that the arm is judged at."""
         ...
 
     def is_approximate(self, num_keep: int) -> bool:

@@ -1,4 +1,4 @@
-"""Plan of judging: which stores and selectors, at which numbers of patches, on which images of which view.
+"""Plan of judging: the stores and selectors, at which numbers of patches, on which images of which view.
 
 Letters: P patches of the grid, K kept patches.
 """
@@ -108,7 +108,7 @@ def _stores(config: QualityConfig) -> list[_Store]:
 
 
 def _seen(manifest: Manifest) -> tuple[object, ...]:
-    """What decides which pixels tickets are of."""
+    """Facts that decide which pixels tickets are of."""
     view = replace(manifest.view, decoder_libraries=None)
     return manifest.grid, manifest.patch_px, manifest.image_px, view
 
@@ -132,8 +132,8 @@ def _points(config: QualityConfig, stores: Sequence[_Store], geometry: Geometry)
     else:
         ratios = config.ratios or DEFAULT_RATIOS
         for ratio in ratios:
-            if not 0 < ratio <= 1:
-                raise OptionError(f"`ratios`: {ratio} lies outside (0, 1]; 0.5 keeps half")
+            if not 0 < ratio <= 1 or not num_kept(total, ratio):
+                raise OptionError(f"`ratios`: {ratio} is no share of {total} patches; 0.5 keeps half")
         given = [Point(num_kept(total, ratio), ratio) for ratio in ratios]
         for store in stores:
             _check_ranks(store, given)
@@ -212,8 +212,11 @@ def _counted(
         if wanted is not None and total >= wanted:
             break
     reporter.finish()
-    if not total:
-        raise ShardError(f"no sample in {len(shards)} shard(s), the first of which is {shards[0].url}")
+    if total < 2:
+        raise ShardError(
+            f"{total} image(s) in {len(shards)} shard(s), the first of which is {shards[0].url}; a spread over images "
+            "takes two at least"
+        )
     return CountedSamples(
         shards=tuple(each.shards[0] for each in found),
         highest_label=max(each.highest_label for each in found),

@@ -47,7 +47,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """What one arm came to at one number of patches.
+    """Figures of one arm at one number of patches.
 
     Attributes:
         num_tokens: that the judge computed on: K, but of smaller pictures a square.
@@ -186,7 +186,7 @@ def conclusions(rows: Sequence[Scored], gains: Sequence[Gain], measure: Measure,
 
 
 def difference(gains: Sequence[Gain], arm: str, other: str, num_keep: int, measure: Measure) -> Figure:
-    """What one arm has over another at a number of patches.
+    """Difference of one arm from another at a number of patches.
 
     Raises:
         LookupError: they were not compared.
