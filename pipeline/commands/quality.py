@@ -87,7 +87,7 @@ def _tables(result: QualityResult) -> Iterator[Table]:
 def _figures(result: QualityResult) -> Table:
     from rich.table import Table
 
-    title = f"{shown(result.judge)} shown some patches of {result.num_images} images"
+    title = f"{shown(result.judge)} shown some patches of {result.num_images:,} images"
     accuracies = ("top-1 %", "top-5 %", "loss") if result.measure == "top1" else ()
     table = Table("kept", "shown", *numbers("tokens", *accuracies, "agreement %"), title=cell(title))
     before = result.num_patches

@@ -38,7 +38,7 @@ def quality_figure(result: QualityResult) -> Figure:
     axes.set_xlabel("tokens that the judge is shown (%)")
     axes.set_ylabel(f"{WORDS[result.measure]} (%)")
     axes.set_title(
-        f"{shown(result.judge)} judges {result.num_images} images, untrained on tickets; bars: 95 %",
+        f"{shown(result.judge)} judges {result.num_images:,} images, not trained on tickets; bars: 95 %",
         fontsize=9,
         parse_math=False,
     )

@@ -13,6 +13,7 @@ import torch
 from dataltt.artifacts_schema import DatalttError
 from dataltt.artifacts_schema.combining.assembly import Target
 from dataltt.artifacts_schema.combining.thin import thin_store
+from dataltt.pipeline.reports.quality_figure import quality_figure
 from dataltt.stages.analysis.config import QualityConfig
 from dataltt.stages.analysis.judged_images import _Reader
 from dataltt.stages.analysis.judging import METRICS
@@ -288,6 +289,16 @@ def test_from_the_command_line(small: SmallStore, tmp_path: Path) -> None:
         assert part in table.out
 
 
+def test_the_picture_has_a_line_for_each_arm(small: SmallStore, of_store: QualityResult) -> None:
+    figure = quality_figure(of_store)
+    (axes,) = figure.axes
+    assert len(axes.containers) == 4
+    assert [text.get_text() for text in figure.legends[0].get_texts()][0] == "all patches"
+    assert {text.get_text() for text in figure.legends[0].get_texts()} >= {"random", "center", "resize"}
+    heights = axes.containers[0].lines[0].get_ydata()
+    assert list(heights) == [_rows(of_store)[small.store, k].figures.of("top1").mean for k in (25, 15)]
+
+
 @pytest.mark.long
 def test_what_cannot_be_judged(small: SmallStore, views: SmallStore, tmp_path: Path) -> None:
     store, shards = {"tickets": [small.store]}, {"shards": small.shards}
@@ -298,7 +309,7 @@ def test_what_cannot_be_judged(small: SmallStore, views: SmallStore, tmp_path: P
         ({**store, "tickets": [small.store] * 2}, "is given twice"),
         ({**shards, "selector": ["cascade"] * 2}, "is given twice"),
         ({**shards, "selector": ["random"]}, "are shown beside it anyway"),
-        ({**shards, "selector": ["attension"]}, "did you mean attention?"),
+        ({**shards, "selector": ["attentions"]}, "did you mean attention?"),
         ({**shards, "selector": ["gradient"], "selector_option": ["labels=true"]}, "by the images' labels"),
         ({**shards, "selector": ["gradient", "variance"], "selector_option": ["seed=1"]}, "is no setting of gradient"),
         ({**store, "ratios": (0.5, 2.0)}, "2.0 is no share of 49 patches"),
