@@ -157,7 +157,7 @@ def shares(value: Any) -> tuple[float, ...]:
         found = tuple(float(part) for part in parts)
     except (TypeError, ValueError):
         found = ()
-    if not found or not all(0 < share <= 1 for share in found):
+    if not found or any(isinstance(part, bool) for part in parts) or not all(0 < share <= 1 for share in found):
         raise ValueError("shares in (0, 1] such as 0.7,0.5")
     return found
 
