@@ -243,9 +243,7 @@ def test_shares_of_a_text(numbers: list[float]) -> None:
     assert shares(numbers[0]) == (numbers[0],)
 
 
-@pytest.mark.parametrize(
-    "value", ["", "0.5,", "0.5,,0.3", "0.5;0.3", "x", "nan", "0", "1.1", [], [True], ["x"], {}, None]
-)
+@pytest.mark.parametrize("value", ["", "0.5,", "0.5,,0.3", "0.5;0.3", "x", "nan", "0", "1.1", [], [True], {}, None])
 def test_no_shares(value: Any) -> None:
     with pytest.raises(ValueError, match="shares in"):
         shares(value)
