@@ -26,6 +26,7 @@ from .commands import (
     pack,
     pull,
     push,
+    quality,
     select,
     store,
     study,
@@ -63,6 +64,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "Look and check": {"inspect": inspect.inspect, "view": view.view, "verify": verify.verify},
     "Measure": {
+        "quality": quality.quality,
         "fidelity": fidelity.fidelity,
         "study": study.study,
         "weight-lottery": weight_lottery.weight_lottery,

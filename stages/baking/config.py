@@ -75,7 +75,7 @@ class BakeConfig(Group):
             help="raw: pixels as they are. jpeg: patches side by side in a JPEG, a fifth of the bytes, and rounded."
         ),
     ] = "raw"
-    quality: Annotated[int, Option(help="Of jpeg.", min=1, max=100)] = 95
+    jpeg_quality: Annotated[int, Option(help="Quality of jpeg.", min=1, max=100)] = 95
     num_views: Annotated[int | None, Option(help="Only the store's first so many views. Default: all.", min=1)] = None
     on_bad_image: OnBadImage = "error"
     on_other_pixels: OnOtherPixels = "error"

@@ -45,6 +45,7 @@ from .values import (
     nearest,
     parsed_value,
     refuse_unknown,
+    shares,
     whole_numbers,
 )
 
@@ -88,6 +89,7 @@ __all__ = [
     "options_of",
     "parsed_value",
     "refuse_unknown",
+    "shares",
     "subset_of",
     "whole_numbers",
 ]

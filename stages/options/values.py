@@ -146,6 +146,22 @@ def whole_numbers(value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
+def shares(value: Any) -> tuple[float, ...]:
+    """Shares of a text such as 0.7,0.5; a list passes, and so does a single number.
+
+    Raises:
+        ValueError: it is no such text; says what it should be.
+    """
+    parts = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int | float) else value
+    try:
+        found = tuple(float(part) for part in parts)
+    except (TypeError, ValueError):
+        found = ()
+    if not found or any(isinstance(part, bool) for part in parts) or not all(0 < share <= 1 for share in found):
+        raise ValueError("shares in (0, 1] such as 0.7,0.5")
+    return found
+
+
 def refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> None:
     """Refuses names that are no option, with the nearest that is one.
 

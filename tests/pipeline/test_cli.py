@@ -33,7 +33,7 @@ from ..schema_helpers import edit_manifest
 pytestmark = pytest.mark.usefixtures("own_folder")
 
 _COMMANDS = ("pack", "select", "train", "eval", "inspect", "verify", "demo", "bench")
-_COMMANDS += ("fit-selector", "label", "fidelity", "study", "weight-lottery", "view")
+_COMMANDS += ("fit-selector", "label", "quality", "fidelity", "study", "weight-lottery", "view")
 _COMMANDS += ("store merge", "store subset", "store thin", "store diff")
 _COMMANDS += ("push", "pull", "card")
 

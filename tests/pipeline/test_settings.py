@@ -39,6 +39,7 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "pull": ("s3://bucket/a.zarr",),
     "card": ("a.zarr",),
     "verify": ("a.zarr",),
+    "quality": ("--tickets", "a.zarr", "--judge", "deit_s"),
     "fidelity": ("--model", "deit_s"),
     "study": ("fashion",),
     "bench": ("join",),

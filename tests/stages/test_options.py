@@ -15,6 +15,7 @@ from dataltt.stages.options import (
     nearest,
     options_of,
     parsed_value,
+    shares,
     whole_numbers,
 )
 from dataltt.stages.training.config import FitSelectorConfig, Recipe, TrainConfig
@@ -233,6 +234,19 @@ def test_no_whole_numbers(value: Any) -> None:
     with pytest.raises(OptionError) as error:
         parsed_value("drop_blocks", value, option)
     assert str(error.value) == f"`drop_blocks={value!r}` should be whole numbers such as 3,6,9"
+
+
+@given(st.lists(st.floats(0, 1, exclude_min=True), min_size=1))
+def test_shares_of_a_text(numbers: list[float]) -> None:
+    assert shares(",".join(map(repr, numbers))) == tuple(numbers)
+    assert shares(numbers) == tuple(numbers)
+    assert shares(numbers[0]) == (numbers[0],)
+
+
+@pytest.mark.parametrize("value", ["", "0.5,", "0.5,,0.3", "0.5;0.3", "x", "nan", "0", "1.1", [], [True], {}, None])
+def test_no_shares(value: Any) -> None:
+    with pytest.raises(ValueError, match="shares in"):
+        shares(value)
 
 
 def test_nearest() -> None:
