@@ -75,6 +75,7 @@ class QualityConfig(Group):
             is_common=True,
         ),
     ] = ()
+    image_px: ImagePx = None
     selector_option: Annotated[
         tuple[str, ...],
         Option(help="A setting of every `selector` that has it; may be given again.", metavar="NAME=VALUE"),

@@ -6,7 +6,7 @@ Letters: B images, K kept patches, C classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from ..data.shards import Shard
 from ..data.student_stream import Batch
 from ..models.checkpoints import load_student
 from ..models.pruned_vit import TokenPrunedViT
-from ..models.registry import center_view_of, load_vit, weights_sha256
+from ..models.registry import center_view_of, read_weights, vit_weights, vit_with, weights_sha256
 from ..models.resizing import check_resizable
 from ..models.student import Geometry
 from ..runtime.precision import autocast
@@ -99,14 +99,17 @@ def outcomes(logits: Tensor, labels: Tensor | None, answers: Tensor) -> Outcomes
     return found
 
 
-def load_judge(config: QualityConfig, device: torch.device) -> Judge:
+def load_judge(config: QualityConfig, device: torch.device, image_px: int | None) -> Judge:
     """The judge that is asked for, else the selectors' own network.
+
+    Args:
+        image_px: side of the images that it is to take; None for its own.
 
     Raises:
         OptionError, ModelError, CheckpointError: there is none, or it cannot be shown some patches.
     """
     try:
-        return _load_judge(config, device)
+        return _load_judge(config, device, image_px)
     except (CheckpointError, ModelError) as error:
         if config.judge is None and config.judge_checkpoint is None:
             raise
@@ -114,20 +117,24 @@ def load_judge(config: QualityConfig, device: torch.device) -> Judge:
         raise type(error)(said) from error
 
 
-def _load_judge(config: QualityConfig, device: torch.device) -> Judge:
+def _load_judge(config: QualityConfig, device: torch.device, image_px: int | None) -> Judge:
     name = config.judge or config.model
     file = config.judge_checkpoint or (config.checkpoint if config.judge is None else None)
     if file is None:
         if name is None:
             raise OptionError("who judges? give `judge`, a ViT's name, with its weights as `judge_checkpoint`")
-        student, view = TokenPrunedViT(load_vit(name, None), name), None
+        published = vit_weights(name, None)
+        student, view = TokenPrunedViT(vit_with(published, name, name, image_px=image_px), name), None
         weights = Path(name)
     else:
-        loaded, info, weights = load_student(file, model=name)
+        loaded, info, weights = load_student(file, model=name, image_px=image_px)
         name = name or (info.model if info else "the judge")
         if not isinstance(loaded, TokenPrunedViT):
             raise ModelError(f"{name} cannot judge, since it is no plain ViT; give `judge='deit_s'` or the like")
+        published = read_weights(weights)
         student, view = loaded, info.view if info else None
+        if view is not None and info is not None and info.image_px != student.geometry.image_px:
+            view = replace(view, resize_px=int(student.geometry.image_px / view.crop_share))
     if student.net.num_classes == 0:
         raise ModelError(f"{name} cannot judge, since its weights have no head; give others as `judge_checkpoint`")
     check_resizable(student, name, "judging against smaller pictures")
@@ -136,7 +143,7 @@ def _load_judge(config: QualityConfig, device: torch.device) -> Judge:
         weights=weights,
         student=student.to(device).eval().requires_grad_(False),
         view=view or center_view_of(student.net, student.geometry.image_px),
-        sha256=weights_sha256(student.net),
+        sha256=weights_sha256(student.net, published),
         device=device,
         precision=config.runtime.precision,
     )

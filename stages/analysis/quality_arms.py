@@ -20,10 +20,9 @@ from ..data.images import normalize
 from ..data.patches import PatchChooser, kept_of
 from ..models.resizing import resized_px
 from ..models.student import Geometry
-from ..options import Subset
+from ..options import CascadeOptions, Subset
 from ..runtime.precision import autocast
 from ..selection.choosing import Chooser, checked_selector, chooser_of
-from ..selection.config import SelectConfig
 from ..selection.selectors import NamedSelector, named_selector
 from .config import QualityConfig
 from .judged_images import JudgedBatch
@@ -107,14 +106,10 @@ class SelectorArm:
     choosers: Sequence[Chooser]
     counts: Sequence[int]
     is_same_for_all: bool
+    weights_sha256: str | None
     view: View
     device: torch.device
     precision: str
-
-    @property
-    def weights_sha256(self) -> str | None:
-        """The digest of the network that it runs."""
-        return self.choosers[0].selector.weights_sha256
 
     def shown(self, batch: JudgedBatch) -> Iterator[Shown]:
         """Selects, as `dataltt select` does on a first view."""
@@ -204,16 +199,21 @@ def settings_by_selector(config: QualityConfig) -> Mapping[str, tuple[str, ...]]
 
 
 def selector_arm(
-    config: QualityConfig,
     name: str,
     options: tuple[str, ...],
+    points: Sequence[Point],
+    *,
     model: str,
     vit: VisionTransformer,
+    sha256: str,
     view: View,
-    points: Sequence[Point],
     device: torch.device,
+    precision: str,
 ) -> SelectorArm:
     """A selector with its ViT, at some numbers of patches.
+
+    Args:
+        sha256: digest of the ViT's weights.
 
     Raises:
         OptionError: it would choose by the images' labels.
@@ -221,16 +221,10 @@ def selector_arm(
     """
     choosers = []
     for point in points:
-        asked = SelectConfig.of(
-            model=model,
-            selector=name,
-            selector_option=options,
-            ratio=point.ratio,
-            precision=config.runtime.precision,
-        )
-        named = checked_selector(asked)
-        chooser = chooser_of(asked, named, vit, device, split="unknown")
-        if chooser.selector.uses_labels:
+        kept = CascadeOptions(ratio=point.ratio)
+        named = checked_selector(name, options, kept, None)
+        chooser = chooser_of(named, kept, vit, model, device)
+        if chooser.uses_labels:
             raise OptionError(
                 f"the selector {name!r} would choose by the images' labels, which its tickets then give away; leave "
                 "`selector_option='labels=true'` out"
@@ -241,9 +235,10 @@ def selector_arm(
         choosers=choosers,
         counts=[p.num_keep for p in points],
         is_same_for_all=is_same_for_all(named),
+        weights_sha256=sha256 if named is None or named.needs_weights else None,
         view=view,
         device=device,
-        precision=config.runtime.precision,
+        precision=precision,
     )
 
 

@@ -19,7 +19,7 @@ from ..data.join import JoinConfig
 from ..data.policies import replayed_policy
 from ..data.shards import Shard, given_shards, resolve_shards, stored_shards
 from ..models.checkpoints import find_weights
-from ..models.registry import center_view_of, geometry_of, load_vit
+from ..models.registry import center_view_of, geometry_of, vit_weights, vit_with, weights_sha256
 from ..models.student import Geometry
 from ..runtime.reporting import Reporter
 from .config import DEFAULT_RATIOS, QualityConfig
@@ -57,7 +57,7 @@ def plan_quality(config: QualityConfig, device: torch.device, reporter: Reporter
     options = settings_by_selector(config)
     stores = _stores(config)
     shards = _shards(config, stores)
-    judge = load_judge(config, device)
+    judge = load_judge(config, device, config.image_px or (stores[0].manifest.image_px if stores else None))
     arms = _arms(config, options, stores, _points(config, stores, judge.geometry), judge)
     counted = _counted(shards, _skipped(stores), config.images, reporter)
     unknown = why_labels_are_unknown(judge, shards, counted)
@@ -167,10 +167,20 @@ def _arms(
         arms.append(("tickets", StoredArm(number, store.name, m, own)))
     if options:
         model = config.model or judge.name
-        vit, view = _selectors_vit(config, judge)
+        vit, view, sha256 = _selectors_vit(config, judge)
         check_same_pictures(judge, geometry_of(vit, model), view, model)
         for selector, given in options.items():
-            arm = selector_arm(config, selector, given, model, vit, view, points, judge.device)
+            arm = selector_arm(
+                selector,
+                given,
+                points,
+                model=model,
+                vit=vit,
+                sha256=sha256,
+                view=view,
+                device=judge.device,
+                precision=judge.precision,
+            )
             arms.append(("selector", arm))
     names = [arm.name for _, arm in arms]
     if name := next((n for n in names if n in CONTROLS or names.count(n) > 1), None):
@@ -180,13 +190,14 @@ def _arms(
     return [*arms, ("control", ResizedArm(counts, geometry))]
 
 
-def _selectors_vit(config: QualityConfig, judge: Judge) -> tuple[VisionTransformer, View]:
-    """The selectors' ViT and its centre view: the judge's own, unless others are asked for."""
+def _selectors_vit(config: QualityConfig, judge: Judge) -> tuple[VisionTransformer, View, str]:
+    """The selectors' ViT, its centre view, and its weights' digest: the judge's own, unless others are asked for."""
     if config.model is None or (config.judge is None and config.judge_checkpoint is None):
-        return judge.student.net, judge.view
+        return judge.student.net, judge.view, judge.sha256
     file = None if config.checkpoint is None else find_weights(config.checkpoint)
-    vit = load_vit(config.model, file, needs_head=False).to(judge.device)
-    return vit, center_view_of(vit)
+    weights = vit_weights(config.model, file)
+    vit = vit_with(weights, f"{file}", config.model, image_px=judge.geometry.image_px, needs_head=False)
+    return vit.to(judge.device), center_view_of(vit), weights_sha256(vit, weights)
 
 
 def _skipped(stores: Sequence[_Store]) -> frozenset[str]:

@@ -129,6 +129,19 @@ def test_by_rank_it_is_the_thinned_store(small: SmallStore, of_store: QualityRes
 
 
 @pytest.mark.long
+def test_images_of_another_size(small: SmallStore, tmp_path: Path) -> None:
+    config = select_config(small.shards, small.weights, tmp_path / "a.zarr", image_px=32)
+    select(config)
+    options = {"checkpoint": small.weights, "model": MODEL, "shards": small.shards, "tickets": str(config.out)}
+    theirs = evaluate(EvalConfig.of(**options, test="ticket", device="cpu", workers=0, batch_size=10))  # type: ignore[arg-type]
+    result = _quality(small, tickets=[str(config.out)], selector=["cascade"])
+    stored, selected = result.rows[:2]
+    assert (stored.num_keep, result.num_patches, stored.is_self_judged) == (32, 64, True)
+    assert stored.figures == selected.figures
+    assert stored.figures.of("top1").mean == pytest.approx(theirs.top1)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("selector", ["cascade", "gradient", "variance"])
 def test_a_selector_is_what_select_would_store(small: SmallStore, selector: str, tmp_path: Path) -> None:
     weights: Any = None if selector == "variance" else small.weights
@@ -333,7 +346,7 @@ def test_a_judge_that_sees_other_patches_or_says_nothing(small: SmallStore, tmp_
     other = create_vit("vit_micro")
     save_file(other.state_dict(), tmp_path / "other.safetensors")
     said = _refused(small, tickets=[small.store], judge="vit_micro", judge_checkpoint=tmp_path / "other.safetensors")
-    assert "chooses among 7×7 patches of 4 px, 1 channel(s)" in said
+    assert "`image_px=28` is no multiple of the 16-px patches of vit_micro" in said
     headless = create_vit(MODEL, num_classes=0)
     save_file(headless.state_dict(), tmp_path / "headless.safetensors")
     said = _refused(small, tickets=[small.store], judge_checkpoint=tmp_path / "headless.safetensors")
