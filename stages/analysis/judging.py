@@ -70,7 +70,8 @@ class Judge:
             ModelError: they are not finite.
         """
         keep = None if shown is None else shown.keep_indices
-        given = Batch(images=batch.images, labels=batch.labels, keep_indices=keep, num_skipped=0)
+        counts = None if shown is None else shown.counts
+        given = Batch(images=batch.images, labels=batch.labels, keep_indices=keep, num_skipped=0, counts=counts)
         px = None if shown is None else shown.image_px
         with autocast(self.device, self.precision):
             logits = forward_batch(self.student, given, self.view, self.device, student_px=px).float()

@@ -15,12 +15,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from ...artifacts_schema import Manifest, OptionError, View
-from ...artifacts_schema.tickets import mask_to_indices, pack_ranks, unpack_mask
+from ...artifacts_schema.thinning import mean_kept
+from ...artifacts_schema.tickets import pack_ranks, unpack_mask
 from ..data.images import normalize
 from ..data.patches import PatchChooser, kept_of
 from ..models.resizing import resized_px
 from ..models.student import Geometry
 from ..options import CascadeOptions, Subset
+from ..padding import padded
 from ..runtime.precision import autocast
 from ..selection.choosing import Chooser, checked_selector, chooser_of
 from ..selection.selectors import NamedSelector, named_selector
@@ -38,11 +40,16 @@ class Point(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """Patches, int64 [B, K] ascending, that a judge is shown of a batch; or the side of smaller whole pictures."""
+    """Patches, int64 [B, K] ascending, that a judge is shown of a batch; or the side of smaller whole pictures.
+
+    Attributes:
+        counts: of adaptive tickets, how many each image keeps; what stands after them is padding.
+    """
 
     num_keep: int
     keep_indices: Tensor | None
     image_px: int | None = None
+    counts: tuple[int, ...] | None = None
 
 
 class Arm(Protocol):
@@ -85,17 +92,18 @@ class StoredArm:
         """Reads them from the batch's entries."""
         entries, m = batch.tickets[self.number], self.manifest
         for point in self.points:
-            if point.num_keep == m.num_keep:
+            if point.num_keep == mean_kept(m):
                 packed = np.stack([entry.packed[0] for entry in entries])
             else:
                 ranks = [entry.ranks[0] for entry in entries if entry.ranks is not None]
                 packed = pack_ranks(np.stack(ranks), point.num_keep)
-            kept = mask_to_indices(unpack_mask(packed, m.num_patches), point.num_keep)
-            yield Shown(point.num_keep, torch.from_numpy(kept))
+            kept = [np.flatnonzero(mask) for mask in unpack_mask(packed, m.num_patches)]
+            counts = tuple(map(len, kept))
+            yield Shown(point.num_keep, padded(kept), counts=counts if len(set(counts)) > 1 else None)
 
     def is_approximate(self, num_keep: int) -> bool:
         """Compares with what the selector kept."""
-        return num_keep != self.manifest.num_keep or self.manifest.thinned is not None
+        return num_keep != mean_kept(self.manifest) or self.manifest.thinned is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +128,7 @@ class SelectorArm:
         for count, chooser in zip(self.counts, self.choosers, strict=True):
             if order is None or not self.is_same_for_all:
                 with autocast(self.device, self.precision):
-                    order = chooser.order(images, labels, names)
+                    order = chooser.order(images, labels, names).order
             yield Shown(count, order[:, :count].sort(dim=1).values)
 
     def is_approximate(self, num_keep: int) -> bool:

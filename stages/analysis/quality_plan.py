@@ -12,7 +12,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from ...artifacts_schema import Location, Manifest, OptionError, ShardError, TicketMismatchError, View, read_manifest
-from ...artifacts_schema.thinning import num_kept, ratio_of
+from ...artifacts_schema.thinning import mean_kept, num_kept, ratio_of
 from ..data.counting import CountedSamples, count_labels
 from ..data.decoders import shown_by
 from ..data.join import JoinConfig
@@ -127,7 +127,7 @@ def _points(config: QualityConfig, stores: Sequence[_Store], geometry: Geometry)
     """
     total = geometry.num_patches
     if config.ratios is None and stores:
-        own = {s.manifest.num_keep: s.manifest.selector.ratio for s in stores}
+        own = {mean_kept(s.manifest): s.manifest.selector.ratio for s in stores}
         given = [Point(k, r if r and num_kept(total, r) == k else ratio_of(k, total)) for k, r in own.items()]
     else:
         ratios = config.ratios or DEFAULT_RATIOS
@@ -142,10 +142,10 @@ def _points(config: QualityConfig, stores: Sequence[_Store], geometry: Geometry)
 
 def _check_ranks(store: _Store, points: Sequence[Point]) -> None:
     m = store.manifest
-    other = next((p for p in points if p.num_keep != m.num_keep), None)
+    other = next((p for p in points if p.num_keep != mean_kept(m)), None)
     if other is not None and not m.has_ranks:
         raise OptionError(
-            f"`ratios`: {other.ratio:g} keeps {other.num_keep} patches, {store.name} keeps {m.num_keep} and has no "
+            f"`ratios`: {other.ratio:g} keeps {other.num_keep} patches, {store.name} keeps {mean_kept(m)} and has no "
             "ranks to go by; leave `ratios` out, or select again with `ranks=True`"
         )
 
@@ -163,7 +163,7 @@ def _arms(
         m = store.manifest
         theirs = Geometry(grid=m.grid, patch_px=m.patch_px, image_px=m.image_px, mode=m.view.mode)
         check_same_pictures(judge, theirs, m.view, store.name)
-        own = [p for p in points if config.ratios is not None or p.num_keep == m.num_keep]
+        own = [p for p in points if config.ratios is not None or p.num_keep == mean_kept(m)]
         arms.append(("tickets", StoredArm(number, store.name, m, own)))
     if options:
         model = config.model or judge.name

@@ -223,6 +223,22 @@ def test_of_drawn_views_the_first_is_replayed(views: SmallStore, tmp_path: Path)
     assert [arm.name for _, arm in plan.arms[:4]] == [*stores, "cascade", "attention"]
 
 
+@pytest.mark.long
+def test_adaptive_tickets_are_judged_at_their_budget(small: SmallStore, tmp_path: Path) -> None:
+    config = select_config(small.shards, small.weights, tmp_path / "a.zarr", ratio=None, budget=0.5, ranks=True)
+    select(config)
+    options = {"checkpoint": small.weights, "model": MODEL, "shards": small.shards, "tickets": str(config.out)}
+    theirs = evaluate(EvalConfig.of(**options, test="ticket", device="cpu", workers=0, batch_size=10))  # type: ignore[arg-type]
+    result = _quality(small, tickets=[str(config.out), small.store])
+    row = _rows(result)[str(config.out), 25]
+    assert row.figures.top1 is not None
+    assert row.figures.loss is not None
+    assert row.figures.top1.mean == pytest.approx(theirs.top1)
+    assert row.figures.loss.mean == pytest.approx(theirs.loss, rel=1e-6)
+    assert not row.is_approximate
+    assert [r.arm for r in result.rows] == [str(config.out), small.store, "random", "center", "resize"]
+
+
 class _BySize:
     """Keeps the first patches or the last, by how many are to be kept."""
 
