@@ -30,7 +30,7 @@ from dataltt.stages.data.shards import resolve_shards
 from dataltt.stages.data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition
 from dataltt.stages.models.checkpoints import latest_checkpoint
 from dataltt.stages.models.registry import load_vit
-from dataltt.stages.models.selector import TicketSelector
+from dataltt.stages.models.selector import Ordered, TicketSelector
 from dataltt.stages.options import Control
 from dataltt.stages.runtime.distributed import Process
 from dataltt.stages.runtime.randomness import generator_of, seed_of
@@ -105,15 +105,15 @@ def _redrawn(samples: Sequence[Sample], view: View) -> dict[tuple[str, int], Ten
 @pytest.fixture(scope="module", params=["torchvision", "pillow"])
 def selected(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Selected:
     batches: list[Tensor] = []
-    forward = TicketSelector.forward
+    ordered = TicketSelector.ordered
 
-    def recorded(self: TicketSelector, images: Tensor) -> Tensor:
+    def recorded(self: TicketSelector, images: Tensor) -> Ordered:
         batches.append(images.clone())
-        return forward(self, images)
+        return ordered(self, images)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-        patch.setattr(TicketSelector, "forward", recorded)
+        patch.setattr(TicketSelector, "ordered", recorded)
         made = make_store(
             tmp_path_factory.mktemp("replay"),
             samples=_named_by_class(fashion_samples(36)),

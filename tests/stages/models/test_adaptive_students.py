@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from dataltt.artifacts_schema import ModelError
 from dataltt.stages.models.families import create_student
 from dataltt.stages.models.prune import PrunedViT, prune
-from dataltt.stages.models.registry import create_vit
 from dataltt.stages.padding import NO_PATCH, PatchesShown, groups_of, padded
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +23,7 @@ _COUNTS = (3, 16, 7, 7, 1, 9, 12, 7, 5, 16, 2)
 
 def _vit(**changes: Any) -> PrunedViT:
     sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 5}
-    vit = create_vit("vit_tiny_patch16_224", **{**sizes, **changes})
+    vit = timm.create_model("vit_tiny_patch16_224", **{**sizes, **changes})
     randomize(vit)
     return prune(vit.eval())
 

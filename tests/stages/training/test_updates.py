@@ -194,9 +194,9 @@ def test_steps_on_all_patches_take_as_much_longer_as_they_compute_more(monkeypat
     now = found._run.began
     monkeypatch.setattr("time.perf_counter", lambda: now)
     assert found.seconds_left(4, 4) is None
-    assert found.dense.flops is not None
+    assert found.whole.flops is not None
     assert found.usual.flops is not None
-    share = found.dense.flops / found.usual.flops
+    share = found.whole.flops / found.usual.flops
     assert share > 1.5
     for _ in found.waited(range(10)):
         now += 2  # of each step, all of it computed
