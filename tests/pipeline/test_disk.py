@@ -160,7 +160,7 @@ def test_a_read_only_disk_is_refused_before_any_work(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("work began")
 
-    for work in ("selection.select.load_vit", "training.train.plan_run", "data.packing.find_images"):
+    for work in ("selection.select.vit_weights", "training.train.plan_run", "data.packing.find_images"):
         monkeypatch.setattr(f"dataltt.stages.{work}", never)
     with disk.read_only():
         for result in (

@@ -518,7 +518,7 @@ def test_select_takes_a_runs_best_weights_else_its_newest(given: Given, whole: P
 
 
 def test_select_refuses_a_run_of_another_model(given: Given, whole: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"best\.safetensors does not hold weights of deit_t"):
+    with pytest.raises(CheckpointError, match=r"best\.safetensors holds weights of vit_fashion, not of deit_t"):
         _select(whole, given, tmp_path / "store.zarr", model="deit_t")
     # Of the same shapes, but shown images normalised in another way.
     info = read_info(whole / "best.safetensors")
