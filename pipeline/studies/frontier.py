@@ -44,7 +44,10 @@ def frontier(inputs: StudyInputs, reporter: Reporter) -> Study:
         arms += [whole, *kept]
         comparisons += [
             Comparison(
-                name=f"{arm.name} − all of {small_px} px", first=(arm.name, "ticket"), second=(whole.name, "all")
+                name=f"{arm.name} − all of {small_px} px",
+                first=(arm.name, "ticket"),
+                second=(whole.name, "all"),
+                claim="above",
             )
             for arm in kept
         ]
