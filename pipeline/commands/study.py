@@ -35,7 +35,7 @@ def study(config: StudyConfig, as_json: bool) -> None:
     each process other --seeds and the same --out, once the first has selected the tickets. The report of the last
     call, with all seeds, is the study's. Under torchrun every run is trained by all ranks.
 
-    Writes OUT/report.html and OUT/study.json.
+    Writes OUT/report.html, OUT/study.json and OUT/compute.svg, a picture of accuracy over arithmetic.
 
     Example: dataltt study fashion
     """

@@ -19,19 +19,22 @@ from ..escaping import in_page
 from .equal_compute import equal_compute, first_tests
 from .figures import Points, Spent, compute_figure, curve_figure, group_figure, lottery_figure, to_svg
 
-REPORT_FILE = "report.html"
+REPORT_FILE, COMPUTE_FILE = "report.html", "compute.svg"
 STUDY_FILE = "study.json"
 LOTTERY_FOLDER, LOTTERY_FILE = "weight-lottery", "lottery.json"
 
 
 def write_study_report(out: Path) -> Path:
-    """Writes out/report.html from out/study.json, the runs' metrics, and out/weight-lottery/lottery.json if there."""
+    """Writes out/report.html from out/study.json, the runs' metrics, and out/weight-lottery/lottery.json if there; its
+    picture of accuracy over arithmetic is out/compute.svg, too.
+    """
     document = json.loads((out / STUDY_FILE).read_text())
     lottery_path = out / LOTTERY_FOLDER / LOTTERY_FILE
     lottery = json.loads(lottery_path.read_text()) if lottery_path.exists() else None
     curves = _curves(out, document)
     by_share = _by_group(document)
     spent = _spent(document)
+    by_compute = to_svg(compute_figure(spent)) if spent else ""
     environment = jinja2.Environment(autoescape=True, finalize=in_page, undefined=jinja2.StrictUndefined)
     environment.filters["interval"] = lambda paired: str(Paired(**paired))
     environment.filters["said"] = claim_in_words
@@ -42,13 +45,15 @@ def write_study_report(out: Path) -> Path:
         has_bytes=any(row["bytes_per_image"] for row in document["results"]),
         curves={group: to_svg(curve_figure(lines, "top-1 (%)")) for group, lines in curves.items()},
         by_share=to_svg(group_figure(by_share, *_dense(document))) if by_share else "",
-        by_compute=to_svg(compute_figure(spent)) if spent else "",
+        by_compute=by_compute,
         equal_compute=equal_compute(document),
         lottery=lottery,
         lottery_figure=to_svg(lottery_figure(lottery)) if lottery else "",
         conclusion=lottery_conclusion(lottery) if lottery else "",
         version=tool_version(),
     )
+    if by_compute:
+        write_atomically(out / COMPUTE_FILE, by_compute.encode())
     path = out / REPORT_FILE
     write_atomically(path, page.encode())
     return path

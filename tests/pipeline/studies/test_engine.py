@@ -103,7 +103,7 @@ def test_a_study_skips_what_is_done_and_goes_on_with_the_rest(
     assert trained == []
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on_to_the_same_report(
     replayed: SmallStore, center: SmallStore, tmp_path: Path
 ) -> None:
@@ -309,6 +309,7 @@ def test_the_fashion_study_from_the_command_line(monkeypatch: pytest.MonkeyPatch
         said = claim_in_words(row)
         assert row["verdict"] == verdict(Paired(**row["paired"]), row["claim"])
         assert f"<td>{said['claim']}</td><td>{row['verdict']}</td><td>{said['conclusion']}</td>" in page
+    assert (out / "compute.svg").read_text() in page
     assert page.count("<svg") == 2  # compute and curves; with one ratio there is nothing to draw over ratios
     spent = {r["arm"]: r["tflops"] for r in document["results"]}
     assert 0 < spent["ticket-0.5"] == spent["center-0.5"] < spent["dense"]

@@ -88,7 +88,9 @@ def test_images_have_their_own_numbers(adaptive: SmallStore) -> None:
     assert sorted(image.ranks[0][image.kept[0]]) == list(range(len(image.kept[0])))
 
 
-@pytest.mark.parametrize("changes", [{"batch_size": 3}, {"workers": 2}, {"ranks": False}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"batch_size": 3}, pytest.param({"workers": 2}, marks=pytest.mark.slow), {"ranks": False}], ids=str
+)
 def test_any_order_of_work_gives_these_tickets(adaptive: SmallStore, tmp_path: Path, changes: dict[str, Any]) -> None:
     _again(adaptive, tmp_path / "out.zarr", **changes)
     if "ranks" in changes:

@@ -136,7 +136,7 @@ def test_mixed_images_keep_the_highest_scores_of_the_mean_number(mix: Mix) -> No
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("mixes", [True, False])
+@pytest.mark.parametrize("mixes", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_run_that_is_cut_off_goes_on_with_the_same_weights(adaptive: SmallStore, tmp_path: Path, mixes: bool) -> None:
     mixing = {} if mixes else {"mixup": 0.0, "cutmix": 0.0}
     whole = train(_config(adaptive, tmp_path / "whole", **mixing))
