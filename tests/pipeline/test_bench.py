@@ -51,7 +51,7 @@ def test_select_and_train_say_what_they_measured() -> None:
     assert train.detail["flops_ratio"] == pytest.approx(2.05, abs=0.1)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_input_measures_each_path_of_decoding() -> None:
     rows = bench_input(repeats=1, num_images=50, reporter=SilentReporter())
     assert [row.goal for row in rows] == ["≥ 2.0", "≥ 1.8", "≥ 1.5", *[""] * 4]

@@ -250,7 +250,9 @@ def test_foreign_images_are_passed_over_and_counted(small: SmallStore, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["train", "other"])
-@pytest.mark.parametrize(("world_size", "num_workers"), [(1, 0), (2, 0), (1, 2), (3, 2)])
+@pytest.mark.parametrize(
+    ("world_size", "num_workers"), [(1, 0), (2, 0), pytest.param(1, 2, marks=pytest.mark.slow), (3, 2)]
+)
 def test_half_a_store_shows_each_of_its_images_once(
     small: SmallStore, tmp_path: Path, name: str, world_size: int, num_workers: int
 ) -> None:

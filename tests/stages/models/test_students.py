@@ -73,7 +73,9 @@ STUDENTS = {
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["lvvit", "resnet", pytest.param("swin-small-dense", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["lvvit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet", "swin-small-dense"))]
+)
 def test_it_trains_resumes_and_is_tested(made: Made, name: str, tmp_path: Path) -> None:
     of, options = STUDENTS[name]
     store = getattr(made, of)
