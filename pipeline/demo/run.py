@@ -98,13 +98,16 @@ def run_demo(
     return result
 
 
-def demo_recipe(epochs: int) -> TrainConfig:
-    """Training options of the embedded images' students: DeiT's optimiser, no augmentation, centre views."""
+def demo_recipe(epochs: int, batch_size: int = BATCH_SIZE) -> TrainConfig:
+    """Training options of the embedded images' students: DeiT's optimiser, no augmentation, centre views.
+
+    The learning rate of a step is the same whatever the batch.
+    """
     return TrainConfig.of(
         out=Path(),
         epochs=epochs,
-        batch_size=BATCH_SIZE,
-        lr=PEAK_LR * BASE_BATCH_SIZE / BATCH_SIZE,
+        batch_size=batch_size,
+        lr=PEAK_LR * BASE_BATCH_SIZE / batch_size,
         warmup_epochs=epochs / 5,
         smoothing=0.0,
         drop_path=0.0,

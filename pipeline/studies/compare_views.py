@@ -5,12 +5,12 @@ from __future__ import annotations
 from ...stages.runtime.reporting import Reporter
 from ...stages.selection.config import SelectConfig
 from ...stages.training.config import TrainConfig
-from ...stages.training.optimization import BASE_BATCH_SIZE
 from ..demo.run import MODEL
 from .arms import PLAIN_CONTROLS
 from .engine import Arm, Evaluation, Study, finish_run, make_store
 from .fashion import pack_fashion_shards
 from .inputs import StudyInputs
+from .recipes import short_recipe
 
 RATIO = 0.5
 POLICY, MIN_CROP = "crop", 0.5  # crops of at least half the area, mirrored, no colours: short runs learn with it
@@ -68,24 +68,9 @@ def views_photos(inputs: StudyInputs, reporter: Reporter) -> Study:
 
 
 def _base(inputs: StudyInputs, shards: str, model: str, epochs: int, batch_size: int, peak_lr: float) -> TrainConfig:
-    """Options that all arms share: DeiT's optimiser and schedule, shortened, with a learning rate for small batches."""
-    return TrainConfig.of(
-        out=inputs.folder,
-        shards=shards,
-        model=model,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=peak_lr * BASE_BATCH_SIZE / batch_size,
-        warmup_epochs=epochs / 8,
-        drop_path=0.0,
-        random_erasing=0.0,
-        mixup=0.0,
-        cutmix=0.0,
-        ema_decay=0.0,
-        shuffle_buffer=10_000,
-        workers=inputs.runtime.workers,
-        device=inputs.runtime.device,
-    )
+    """Options that all arms share; how they are shown their images is theirs."""
+    plain = short_recipe(inputs, model=model, epochs=epochs, batch_size=batch_size, peak_lr=peak_lr)
+    return plain.but(shards=shards, view_mode=None, augment=None)
 
 
 def _compare(

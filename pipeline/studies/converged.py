@@ -65,7 +65,12 @@ def converged(inputs: StudyInputs, reporter: Reporter) -> Study:
         controls=CONTROLS,
         tests=("ticket", "random", "dense"),
     )
-    note = {"model": MODEL, "epochs": EPOCHS, "batch_size": BATCH_SIZE, "num_train": NUM_TRAIN or 10_000}
+    note = {
+        "model": MODEL,
+        "epochs": EPOCHS,
+        "batch_size": inputs.batch_size or BATCH_SIZE,
+        "num_train": NUM_TRAIN or 10_000,
+    }
     return Study(
         name="converged",
         arms=arms,
@@ -99,9 +104,8 @@ def _selector(inputs: StudyInputs, recipe: TrainConfig, reporter: Reporter) -> P
         random_erasing=0.0,
         mixup=0.0,
         cutmix=0.0,
-        workers=inputs.runtime.workers,
-        device=inputs.runtime.device,
         auto_resume=True,
+        **inputs.runtime.flat(),
     )
     fit_selector(fit, reporter)
     return find_weights(fitted)

@@ -286,9 +286,7 @@ def _test(study: Study, arm: Arm, test: Evaluation, weights: Path, inputs: Study
         shards=study.test_shards,
         tickets=test.tickets,
         test=test.on,
-        workers=arm.train.runtime.workers,
-        device=inputs.runtime.device,
-        precision=arm.train.runtime.precision,
+        **inputs.runtime.flat(),
     )
     metrics = evaluate(config, reporter)
     reporter.message(f"tested on {test.label}: top-1 {metrics.top1:.2f}")

@@ -32,9 +32,8 @@ def fashion(inputs: StudyInputs, reporter: Reporter) -> Study:
     To expect: (a) some points below (c), and the further above (b) the fewer patches are kept; see docs/results.md.
     """
     shards, test_shards = pack_fashion_shards(inputs, {"train": NUM_TRAIN, "test": NUM_TEST}, reporter)
-    base = demo_recipe(EPOCHS).but(
-        shards=shards, workers=inputs.runtime.workers, device=inputs.runtime.device, model=MODEL, out=inputs.folder
-    )
+    batch_size = inputs.batch_size or BATCH_SIZE
+    base = demo_recipe(EPOCHS, batch_size).but(shards=shards, model=MODEL, out=inputs.folder, **inputs.runtime.flat())
     selector = finish_run(base.but(control="dense", out=inputs.folder / "selector", seed=SELECTOR_SEED), reporter)
     tickets = []
     for ratio in RATIOS:
@@ -65,7 +64,7 @@ def fashion(inputs: StudyInputs, reporter: Reporter) -> Study:
             num_classes=10,
             device=inputs.runtime.device,
         ),
-        note={"model": MODEL, "epochs": EPOCHS, "batch_size": BATCH_SIZE, "num_train": NUM_TRAIN or 10_000},
+        note={"model": MODEL, "epochs": EPOCHS, "batch_size": batch_size, "num_train": NUM_TRAIN or 10_000},
     )
 
 

@@ -93,9 +93,7 @@ def train_config(row: PaperRow, tickets: Tickets, inputs: StudyInputs) -> TrainC
         repeats=min(DEIT_REPEATS, inputs.num_views or NUM_VIEWS) if row.student.startswith("deit") else 1,
         epochs=EPOCHS,
         batch_size=inputs.batch_size or BATCH_SIZE,
-        precision=inputs.runtime.precision,
-        workers=inputs.runtime.workers,
-        device=inputs.runtime.device,
+        **inputs.runtime.flat(),
     )
     return base.but(**row.recipe)
 
@@ -120,9 +118,7 @@ def _tickets(row: PaperRow, selector: Path | None, inputs: StudyInputs, reporter
         augment=row.augment,
         num_views=inputs.num_views or NUM_VIEWS,
         ranks=True,
-        workers=inputs.runtime.workers,
-        device=inputs.runtime.device,
-        precision=inputs.runtime.precision,
+        **inputs.runtime.flat(),
     )
     of_tests = config.but(
         shards=_given(inputs.test_shards), out=inputs.folder / _TEST_STORE, augment="none", num_views=1, ranks=False
@@ -143,10 +139,8 @@ def _fitted_selector(row: PaperRow, inputs: StudyInputs, reporter: Reporter) -> 
         num_classes=_num_classes(inputs),
         epochs=FIT_EPOCHS,
         batch_size=inputs.batch_size or FIT_BATCH_SIZE,
-        workers=inputs.runtime.workers,
-        device=inputs.runtime.device,
-        precision=inputs.runtime.precision,
         auto_resume=True,
+        **inputs.runtime.flat(),
     )
     fit_selector(config.but(**row.fit_recipe), reporter)
     return find_weights(out)
@@ -157,7 +151,5 @@ def _label_config(store: str, inputs: StudyInputs) -> LabelConfig:
         model=LABELLER,
         store=store,
         shards=_given(inputs.shards),
-        workers=inputs.runtime.workers,
-        device=inputs.runtime.device,
-        precision=inputs.runtime.precision,
+        **inputs.runtime.flat(),
     )

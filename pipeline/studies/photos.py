@@ -67,7 +67,7 @@ def photos(inputs: StudyInputs, reporter: Reporter) -> Study:
             num_classes=10,
             device=inputs.runtime.device,
         ),
-        note={"model": MODEL, "epochs": EPOCHS, "batch_size": BATCH_SIZE},
+        note={"model": MODEL, "epochs": EPOCHS, "batch_size": inputs.batch_size or BATCH_SIZE},
     )
 
 

@@ -32,6 +32,5 @@ def short_recipe(inputs: StudyInputs, *, model: str, epochs: int, batch_size: in
         ema_decay=0.0,
         shuffle_buffer=10_000,
         log_steps=20,
-        workers=inputs.runtime.workers,
-        device=inputs.runtime.device,
+        **inputs.runtime.flat(),
     )

@@ -77,4 +77,4 @@ def tickets_of(inputs: StudyInputs, ratio: float, reporter: Reporter, *, image_p
 def transfer_recipe(inputs: StudyInputs, epochs: int) -> TrainConfig:
     """Short, beginning with pretrained weights."""
     plain = short_recipe(inputs, model=MODEL, epochs=epochs, batch_size=BATCH_SIZE, peak_lr=PEAK_LR)
-    return plain.but(init=inputs.checkpoint, val_interval=epochs, precision=inputs.runtime.precision)
+    return plain.but(init=inputs.checkpoint, val_interval=epochs)

@@ -49,7 +49,7 @@ def _study(replayed: SmallStore, center: SmallStore, **changes: Any) -> Study:
 
 
 def _run(replayed: SmallStore, center: SmallStore, out: Path, seeds: tuple[int, ...]) -> dict[str, Any]:
-    inputs = StudyInputs.of(out=out, seeds=seeds, device="cpu")
+    inputs = StudyInputs.of(out=out, seeds=seeds, workers=0, device="cpu")
     found = run_study(_study(replayed, center, note={"epochs": 2}), inputs, SilentReporter())
     document: dict[str, Any] = json.loads((out / "study.json").read_text())
     assert document == found
@@ -120,7 +120,7 @@ def test_an_interrupted_study_goes_on_to_the_same_report(
 
     whole = _run(replayed, center, tmp_path / "whole", (0,))
     write_study_report(tmp_path / "whole")
-    out, inputs = tmp_path / "part", StudyInputs.of(out=tmp_path / "part", seeds=(0,), device="cpu")
+    out, inputs = tmp_path / "part", StudyInputs.of(out=tmp_path / "part", seeds=(0,), workers=0, device="cpu")
     times, after = 0, 2
     while True:
         try:
@@ -380,8 +380,13 @@ def test_the_converged_study_tests_tickets_of_a_fitted_selector(
     sizes = {"EPOCHS": 2, "FIT_EPOCHS": 1, "NUM_TRAIN": 50, "NUM_TEST": 10, "NUM_VIEWS": 2}
     for name, value in sizes.items():
         monkeypatch.setattr(converged, name, value)
-    inputs = StudyInputs.of(out=tmp_path, workers=0, device="cpu")
+    inputs = StudyInputs.of(
+        out=tmp_path, workers=0, device="cpu", precision="bf16", stall_timeout_s=60.0, batch_size=25
+    )
     study = converged.converged(inputs, SilentReporter())
+    runtimes = {(arm.train.runtime.precision, arm.train.runtime.stall_timeout_s) for arm in study.arms}
+    assert runtimes == {("bf16", 60.0)}
+    assert {arm.train.recipe.batch_size for arm in study.arms} == {25}
     assert [arm.name for arm in study.arms] == ["dense", "ticket-0.5", "random-0.5", "resize-0.5"]
     assert {arm.train.views.view_mode for arm in study.arms} == {"replay"}
     assert {arm.train.tickets for arm in study.arms} == {str(tmp_path / "train.zarr")}  # dense, too: the same views
