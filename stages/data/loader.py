@@ -31,6 +31,10 @@ _BY_PIPE = (
     "note: there is little room in shared memory, so batches come through a pipe, which takes longer (a container has "
     "more with: docker run --shm-size 8g)"
 )
+_UNGUARDED = (
+    'a script of your own has to call dataltt below `if __name__ == "__main__":`, since every loader process runs the '
+    "rest of the script anew"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,10 +206,12 @@ def _what_happened(watch: Watch) -> str:
     (worker, *_) = _died(watch.workers)
     code = worker.exitcode or 0
     if code == -signal.SIGKILL:
-        how = "was killed, perhaps for memory"
+        how = "was killed, perhaps for memory; "
+    elif code < 0:
+        how = f"was ended by {signal.Signals(-code).name}; "
     else:
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended by itself with code {code}"
+        how = f"ended by itself with code {code}; {_UNGUARDED}; else "
     return (
-        f"a loader process (number {worker.pid}) {how}; use fewer `workers` or a smaller `batch_size`, and give the "
+        f"a loader process (number {worker.pid}) {how}use fewer `workers` or a smaller `batch_size`, and give the "
         "same command again (of train with `resume`)"
     )

@@ -113,6 +113,26 @@ def test_a_killed_loader_process_is_one_sentence() -> None:
 
 
 @pytest.mark.long
+def test_a_script_without_a_main_guard_is_told_of_it(tmp_path: Path) -> None:
+    """Its loader process runs the script anew, and so would start a loader process of its own."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from dataltt.stages.data.loader import iterate\n"
+        "from tests.stages.data.odd_datasets import Counting\n"
+        "print(len(list(iterate(Counting(2), 1))))\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])}
+    done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, timeout=100, check=False)
+    assert done.stdout == ""
+    assert re.fullmatch(
+        r"dataltt\.\S+LoaderError: a loader process \(number \d+\) ended by itself with code 1; a script of your own "
+        r'has to call dataltt below `if __name__ == "__main__":`, since every loader process runs the rest of the '
+        r"script anew; else use fewer `workers` .*",
+        done.stderr.splitlines()[-1],
+    )
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_are_the_trainers_to_answer(number: signal.Signals) -> None:
     assert list(iterate(Signalled(number), 1)) == list(range(10))
