@@ -27,7 +27,16 @@ from dataltt.stages.selection import select as select_module
 from dataltt.stages.selection.select import select
 
 from ...far.http_server import FileServer
-from ...helpers import MODEL, NUM_PATCHES, SmallStore, file_digests, make_store, run_cli, select_config
+from ...helpers import (
+    MODEL,
+    NUM_PATCHES,
+    SmallStore,
+    file_digests,
+    make_store,
+    run_cli,
+    run_on_two_ranks,
+    select_config,
+)
 from ...schema_helpers import edit_manifest, put
 
 pytestmark = pytest.mark.usefixtures("fixed_time")
@@ -99,6 +108,15 @@ def test_any_order_of_work_gives_these_tickets(adaptive: SmallStore, tmp_path: P
         np.testing.assert_array_equal(*tickets)
     else:
         assert file_digests(tmp_path / "out.zarr") == file_digests(adaptive.path)
+
+
+@pytest.mark.slow
+def test_two_ranks_find_the_same_threshold(adaptive: SmallStore, tmp_path: Path) -> None:
+    options = ("--selector", "attention", "--budget", 0.4, "--ranks", "--workers", 0, "--device", "cpu", "--json")
+    given = ("--model", MODEL, "--checkpoint", adaptive.weights, "--shards", adaptive.shards)
+    result = run_on_two_ranks(tmp_path, "select", *given, "--out", tmp_path / "out.zarr", *options)
+    assert result.code == 0, result.err
+    assert file_digests(tmp_path / "out.zarr") == file_digests(adaptive.path)
 
 
 def test_it_goes_on_where_it_stopped(adaptive: SmallStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
