@@ -25,6 +25,7 @@ from dataltt.pipeline.cli import main
 from dataltt.pipeline.demo.embedded import CLASSES, load_fashion_mnist
 from dataltt.stages.models.registry import create_vit
 from dataltt.stages.options import options_of
+from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.selection.config import SelectConfig
 from dataltt.stages.selection.select import select
 from dataltt.stages.training.config import TrainConfig
@@ -208,6 +209,17 @@ def file_digests(root: Path) -> dict[str, str]:
     """SHA-256 of every file below a directory, by relative path."""
     files = sorted(p for p in root.rglob("*") if p.is_file())
     return {p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+class Listener(SilentReporter):
+    """Reporter that keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def message(self, text: str) -> None:
+        """Keeps it."""
+        self.said.append(text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,8 +37,9 @@ from ..data.packing import EncodedSample, write_shards
 from ..data.policies import policy_of
 from ..data.shards import RawSample, iter_samples, resolve_shards
 from ..data.student_stream import SampleStream, StreamConfig, StreamPosition
-from ..models.registry import create_vit, vit_weights, vit_with, weights_sha256
+from ..models.registry import create_vit
 from ..models.selector import TicketSelector
+from ..models.weights import vit_weights, vit_with, weights_sha256
 from ..options import CascadeOptions, ViewMode
 from ..runtime.distributed import Process, process_group
 from ..runtime.precision import autocast

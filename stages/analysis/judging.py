@@ -21,9 +21,10 @@ from ..data.shards import Shard
 from ..data.student_stream import Batch
 from ..models.checkpoints import load_student
 from ..models.pruned_vit import TokenPrunedViT
-from ..models.registry import center_view_of, read_weights, vit_weights, vit_with, weights_sha256
+from ..models.registry import center_view_of
 from ..models.resizing import check_resizable
 from ..models.student import Geometry
+from ..models.weights import read_weights, vit_weights, vit_with, weights_sha256
 from ..runtime.precision import autocast
 from ..training.classes import check_head
 from ..training.evaluate import forward_batch
@@ -128,7 +129,7 @@ def _load_judge(config: QualityConfig, device: torch.device, image_px: int | Non
         student, view = TokenPrunedViT(vit_with(published, name, name, image_px=image_px), name), None
         weights = Path(name)
     else:
-        loaded, info, weights = load_student(file, model=name, image_px=image_px)
+        loaded, info, weights, _ = load_student(file, model=name, image_px=image_px)
         name = name or (info.model if info else "the judge")
         if not isinstance(loaded, TokenPrunedViT):
             raise ModelError(f"{name} cannot judge, since it is no plain ViT; give `judge='deit_s'` or the like")

@@ -19,8 +19,9 @@ from ..data.join import JoinConfig
 from ..data.policies import replayed_policy
 from ..data.shards import Shard, given_shards, resolve_shards, stored_shards
 from ..models.checkpoints import find_weights
-from ..models.registry import center_view_of, geometry_of, vit_weights, vit_with, weights_sha256
+from ..models.registry import center_view_of, geometry_of
 from ..models.student import Geometry
+from ..models.weights import vit_weights, vit_with, weights_sha256
 from ..runtime.reporting import Reporter
 from .config import DEFAULT_RATIOS, QualityConfig
 from .judged_images import ImageSource

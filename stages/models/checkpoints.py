@@ -29,11 +29,11 @@ from ...artifacts_schema import CheckpointError, View
 from ...artifacts_schema.files import read_regular, replacing, write_atomically, writing
 from ..options import PatchInput
 from .families import create_student
-from .registry import check_weights, load_weights, num_classes_in, read_weights
-from .resampling import resampled
+from .resampling import resampled, resampled_in_words
 from .student import Student
 from .weight_bounds import check_stored, sketched
 from .weight_digest import HEADER, header_of, with_digest
+from .weights import check_weights, load_weights, num_classes_in, read_weights
 
 _TRAINING_DIGEST = "training.xxh3"
 _MAX_POINTER_BYTES = 4096
@@ -120,11 +120,14 @@ def find_weights(path: Path, *, ema: bool = False) -> Path:
 
 
 class LoadedStudent(NamedTuple):
-    """A student, what its weights say of themselves (None for foreign ones), and the file they came from."""
+    """A student, what its weights say of themselves (None for foreign ones), the file they came from, and in words how
+    they were resampled (empty if they were not).
+    """
 
     student: Student
     info: CheckpointInfo | None
     file: Path
+    resampling: str
 
 
 def load_student(
@@ -169,7 +172,7 @@ def load_student(
     check_weights(sketch, fitting, str(file), name)  # before memory is taken that the file only names
     student = make()
     load_weights(student.net, fitting, str(file), name)
-    return LoadedStudent(student=student, info=info, file=file)
+    return LoadedStudent(student=student, info=info, file=file, resampling=resampled_in_words(sketch, weights))
 
 
 def _folder(run: Path) -> Path:

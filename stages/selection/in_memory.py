@@ -19,8 +19,9 @@ from ...artifacts_schema import OptionError, View
 from ..data.decoders import decoded_by
 from ..data.images import center_crop, converted, normalize, to_tensor
 from ..models.checkpoints import find_weights
-from ..models.registry import center_view_of, check_plain_vit, create_vit, geometry_of, load_vit
+from ..models.registry import center_view_of, check_plain_vit, create_vit, geometry_of
 from ..models.student import Geometry
+from ..models.weights import load_vit
 from ..options import DEFAULT_DECODER, CascadeOptions, Decoder
 from ..runtime.distributed import resolve_device
 from ..runtime.precision import autocast

@@ -41,17 +41,9 @@ from ..data.shards import Shard, stored_shards
 from ..models.checkpoints import find_weights, read_info
 from ..models.dense_labels import DenseLabeller
 from ..models.families import size_kwargs
-from ..models.registry import (
-    ALIASES,
-    canonical_name,
-    check_weights,
-    create_network,
-    load_weights,
-    num_classes_in,
-    read_weights,
-    weights_sha256,
-)
+from ..models.registry import ALIASES, canonical_name, create_network
 from ..models.weight_bounds import sketched
+from ..models.weights import check_weights, load_weights, num_classes_in, read_weights, weights_sha256
 from ..runtime.board import Board
 from ..runtime.distributed import Process, process_group
 from ..runtime.locks import written_by_one

@@ -41,17 +41,10 @@ from ..data.room import guessed_samples
 from ..data.selection_stream import ShardBatches, ViewBatch
 from ..data.shards import Shard, absolute_spec, given_shards, is_url, resolve_shards
 from ..models.checkpoints import SELECTOR_FILE, find_weights, read_info
-from ..models.registry import (
-    canonical_name,
-    center_view_of,
-    create_vit,
-    geometry_of,
-    vit_weights,
-    vit_with,
-    weights_sha256,
-)
+from ..models.registry import canonical_name, center_view_of, create_vit, geometry_of
 from ..models.resampling import resampled_in_words
 from ..models.weight_entries import entry_taken
+from ..models.weights import vit_weights, vit_with, weights_sha256
 from ..runtime.board import Board
 from ..runtime.distributed import Process, process_group
 from ..runtime.locks import written_by_one

@@ -297,15 +297,15 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
             reporter=quiet,
         )
         known = None if tickets is None else read_manifest(tickets)
-        student, info, file = load_student(
+        student, info, file, resampling = load_student(
             config.checkpoint,
             model=config.model,
             num_keep=config.num_keep,
             ema=config.ema,
             image_px=config.image_px or _size_of(config, known),
         )
-        if file != config.checkpoint:
-            quiet.message(f"weights: {file}")
+        if file != config.checkpoint or resampling:
+            quiet.message(f"weights: {file}{f'; {resampling}' if resampling else ''}")
         name = config.model or (info.model if info else "the model")
         image_px = student.geometry.image_px
         view = info.view if info else center_view_of(student.net, image_px)

@@ -25,9 +25,10 @@ from ..models.cascade import drop_blocks_of, keep_counts
 from ..models.checkpoints import SELECTOR_FILE, latest_checkpoint
 from ..models.dropping_vit import DroppingViT, check_drop_blocks
 from ..models.families import family_of
-from ..models.registry import canonical_name, create_vit, entry_of, geometry_of, load_initial_weights, vit_weights
+from ..models.registry import canonical_name, create_vit, entry_of, geometry_of
 from ..models.resampling import resampled_in_words
 from ..models.student import Student
+from ..models.weights import load_initial_weights, vit_weights
 from ..options import CascadeOptions
 from ..runtime.distributed import is_main_process
 from ..runtime.reporting import Reporter, SilentReporter

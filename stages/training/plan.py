@@ -17,17 +17,12 @@ from ..data.spans import num_train_steps
 from ..data.student_stream import StreamConfig
 from ..models.checkpoints import find_weights
 from ..models.families import create_student, family_of, resolve_input
-from ..models.registry import (
-    canonical_name,
-    center_view_of,
-    check_initial_weights,
-    load_initial_weights,
-    read_weights,
-)
+from ..models.registry import canonical_name, center_view_of
 from ..models.resampling import resampled_in_words
 from ..models.resizing import check_resizable, resized_px, resized_side
 from ..models.student import Geometry, Student
 from ..models.weight_bounds import sketched
+from ..models.weights import check_initial_weights, load_initial_weights, read_weights
 from ..options import EvalProtocol, TokenTargets, subset_of
 from ..runtime.distributed import Process
 from ..runtime.randomness import isolated_rng

@@ -28,9 +28,9 @@ from ..models.checkpoints import (
     save_checkpoint,
     save_weights,
 )
-from ..models.registry import load_weights, read_weights
 from ..models.resizing import resized_in_words
 from ..models.student import Student
+from ..models.weights import load_weights, read_weights
 from ..options import EvalProtocol, Group
 from ..runtime.distributed import Process, process_group
 from ..runtime.interrupts import StopRequest

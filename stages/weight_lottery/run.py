@@ -34,8 +34,8 @@ from ...artifacts_schema.files import write_atomically
 from ..data.shards import resolve_shards
 from ..models.checkpoints import latest_checkpoint, read_info, save_weights
 from ..models.families import create_student
-from ..models.registry import load_weights, read_weights
 from ..models.student import Student
+from ..models.weights import load_weights, read_weights
 from ..runtime.distributed import Process, process_group
 from ..runtime.randomness import isolated_rng
 from ..runtime.reporting import Reporter, SilentReporter

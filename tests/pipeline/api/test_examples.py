@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from dataltt.stages.models.registry import load_vit
+from dataltt.stages.models.weights import load_vit
 
 from ...helpers import MODEL, REPOSITORY, SmallStore, fashion_samples, make_shards, make_store, run_process
 

@@ -18,7 +18,7 @@ from dataltt.pipeline.studies.cost import CostPlan, measured_cost
 from dataltt.pipeline.studies.engine import Arm, Comparison, Evaluation, Study, StudyInputs, bytes_per_image, run_study
 from dataltt.stages.analysis.statistics import Paired, paired, spread, verdict
 from dataltt.stages.models.checkpoints import find_weights
-from dataltt.stages.models.registry import load_vit, weights_sha256
+from dataltt.stages.models.weights import load_vit, weights_sha256
 from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.selection.select import select
 from dataltt.stages.training.config import TrainConfig, matched_epochs

@@ -18,7 +18,7 @@ from dataltt.pipeline.studies.paper_rows import PAPER_ROWS, STUDENTS, PaperRow, 
 from dataltt.pipeline.studies.paper_study import arms_of, study_of, train_config
 from dataltt.stages.models.cost import student_gmacs
 from dataltt.stages.models.families import create_student
-from dataltt.stages.models.registry import load_vit, weights_sha256
+from dataltt.stages.models.weights import load_vit, weights_sha256
 from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.training.config import check_options
 from dataltt.stages.training.optimization import scaled_lr

@@ -29,8 +29,8 @@ from dataltt.stages.data.policies import POLICIES
 from dataltt.stages.data.shards import resolve_shards
 from dataltt.stages.data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition
 from dataltt.stages.models.checkpoints import latest_checkpoint
-from dataltt.stages.models.registry import load_vit
 from dataltt.stages.models.selector import Ordered, TicketSelector
+from dataltt.stages.models.weights import load_vit
 from dataltt.stages.options import Control
 from dataltt.stages.runtime.distributed import Process
 from dataltt.stages.runtime.randomness import generator_of, seed_of

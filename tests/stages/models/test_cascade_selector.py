@@ -20,9 +20,9 @@ from dataltt.stages.models.registry import (
     create_vit,
     entry_of,
     geometry_of,
-    load_vit,
 )
 from dataltt.stages.models.selector import TicketSelector
+from dataltt.stages.models.weights import load_vit
 from dataltt.stages.options import CascadeOptions
 from hypothesis import given
 from hypothesis import strategies as st

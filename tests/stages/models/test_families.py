@@ -17,10 +17,11 @@ from dataltt.stages.models.families import FAMILIES, create_student, family_of
 from dataltt.stages.models.lvvit import LVViT
 from dataltt.stages.models.lvvit_student import LVViTStudent
 from dataltt.stages.models.pruned_vit import TokenPrunedViT
-from dataltt.stages.models.registry import create_vit, load_initial_weights, load_weights
+from dataltt.stages.models.registry import create_vit
 from dataltt.stages.models.selector import TicketSelector
 from dataltt.stages.models.student import TokenLogits
 from dataltt.stages.models.swin import check_square, pack_patches
+from dataltt.stages.models.weights import load_initial_weights, load_weights
 from dataltt.stages.models.zeroed import zero_patches
 from dataltt.stages.options import CascadeOptions
 from dataltt.stages.training.mixing import Mix, Mixed, mix_batch

@@ -20,7 +20,8 @@ from dataltt.stages.models.checkpoints import (
     load_training_state,
     save_weights,
 )
-from dataltt.stages.models.registry import create_vit, load_vit, read_weights
+from dataltt.stages.models.registry import create_vit
+from dataltt.stages.models.weights import load_vit, read_weights
 from safetensors.torch import load_file, save_file
 
 from ...helpers import MODEL

@@ -13,16 +13,10 @@ from dataltt.stages.models.dense_labels import DenseLabeller
 from dataltt.stages.models.families import create_student
 from dataltt.stages.models.lvvit import LVViT
 from dataltt.stages.models.pruned_vit import TokenPrunedViT
-from dataltt.stages.models.registry import (
-    center_view_of,
-    create_vit,
-    load_initial_weights,
-    load_vit,
-    read_weights,
-    weights_sha256,
-)
+from dataltt.stages.models.registry import center_view_of, create_vit
 from dataltt.stages.models.resampling import resampled, resampled_in_words
 from dataltt.stages.models.weight_bounds import sketched
+from dataltt.stages.models.weights import load_initial_weights, load_vit, read_weights, weights_sha256
 from safetensors.torch import save_file
 from torch import Tensor, nn
 

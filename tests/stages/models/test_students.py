@@ -11,7 +11,8 @@ import pytest
 import torch
 from dataltt.stages.models.cascade import default_drop_blocks
 from dataltt.stages.models.checkpoints import find_weights, read_info
-from dataltt.stages.models.registry import create_network, create_vit, read_weights
+from dataltt.stages.models.registry import create_network, create_vit
+from dataltt.stages.models.weights import read_weights
 from safetensors.torch import save_file
 
 from ...helpers import CliResult, fashion_samples, make_shards, make_store, randomize, recorded, run_cli

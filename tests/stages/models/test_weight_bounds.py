@@ -17,8 +17,9 @@ from dataltt.stages.models.checkpoints import (
     load_training_state,
     save_weights,
 )
-from dataltt.stages.models.registry import create_vit, load_vit, read_weights
+from dataltt.stages.models.registry import create_vit
 from dataltt.stages.models.weight_bounds import sketched
+from dataltt.stages.models.weights import load_vit, read_weights
 from dataltt.stages.selection.config import LabelConfig
 from dataltt.stages.selection.label import load_labeller
 from dataltt.stages.training.config import TrainConfig

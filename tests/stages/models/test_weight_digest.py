@@ -8,7 +8,8 @@ import pytest
 import torch
 from dataltt.artifacts_schema import CheckpointError
 from dataltt.stages.models.checkpoints import CheckpointInfo, read_info, save_weights
-from dataltt.stages.models.registry import center_view_of, create_vit, read_weights
+from dataltt.stages.models.registry import center_view_of, create_vit
+from dataltt.stages.models.weights import read_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file

@@ -22,7 +22,7 @@ from dataltt.stages.analysis.store_diff import diff_stores
 from dataltt.stages.data.images import decode_image, normalize, to_tensor
 from dataltt.stages.data.shards import iter_samples, resolve_shards
 from dataltt.stages.models.attention_maps import last_cls_attention
-from dataltt.stages.models.registry import load_vit
+from dataltt.stages.models.weights import load_vit
 from dataltt.stages.selection import select as select_module
 from dataltt.stages.selection.select import select
 

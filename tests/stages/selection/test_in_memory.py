@@ -11,7 +11,7 @@ import pytest
 import torch
 from dataltt.artifacts_schema import CheckpointError, ModelError, OptionError, open_store
 from dataltt.stages.models.prune import prune
-from dataltt.stages.models.registry import load_vit
+from dataltt.stages.models.weights import load_vit
 from dataltt.stages.selection.in_memory import BatchTickets, tickets_for
 from dataltt.stages.selection.select import select
 from PIL import Image

@@ -33,7 +33,8 @@ from dataltt.stages.data.images import decode_bytes, to_pillow, to_tensor
 from dataltt.stages.data.policies import POLICIES
 from dataltt.stages.models.dense_labels import DenseLabeller, resized
 from dataltt.stages.models.lvvit import LVViT
-from dataltt.stages.models.registry import create_network, create_vit, weights_sha256
+from dataltt.stages.models.registry import create_network, create_vit
+from dataltt.stages.models.weights import weights_sha256
 from dataltt.stages.selection import label as label_module
 from dataltt.stages.selection.config import LabelConfig
 from dataltt.stages.selection.label import label

@@ -32,7 +32,8 @@ from dataltt.artifacts_schema.writing.parts import Part
 from dataltt.stages.data.images import center_crop, decode_image, normalize, to_tensor
 from dataltt.stages.data.regrouping import regroup_shards
 from dataltt.stages.data.shards import iter_samples, resolve_shards
-from dataltt.stages.models.registry import create_vit, load_vit, weights_sha256
+from dataltt.stages.models.registry import create_vit
+from dataltt.stages.models.weights import load_vit, weights_sha256
 from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.selection import select as select_module
 from dataltt.stages.selection.config import SelectConfig
@@ -46,6 +47,7 @@ from safetensors.torch import load_file, save_file
 from ...helpers import (
     MODEL,
     NUM_PATCHES,
+    Listener,
     Sample,
     encode,
     encode_image,
@@ -59,18 +61,6 @@ from ...helpers import (
     write_shard,
 )
 from ...reference_cascade import reference_order
-
-
-class _Listener(SilentReporter):
-    """Reporter that keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def message(self, text: str) -> None:
-        """Keeps it."""
-        self.said.append(text)
-
 
 pytestmark = pytest.mark.usefixtures("fixed_time")
 
@@ -546,7 +536,7 @@ def test_a_picture_of_sixteen_bits_has_the_ticket_of_its_copy_of_eight(weights: 
 def test_an_unlabelled_sample_is_said_when_it_is_met(weights: Path, tmp_path: Path) -> None:
     samples = [replace(s, label=None) if i in (4, 5, 7) else s for i, s in enumerate(fashion_samples(8))]
     shards = make_shards(tmp_path / "shards", (4, 2, 2), samples)
-    listener = _Listener()
+    listener = Listener()
     select(select_config(shards, weights, tmp_path / "s.zarr"), listener)
     assert listener.said == [
         "note: train-000001.tar: sample 'train/00004' has no .cls; it gets a ticket, and training refuses samples "
@@ -630,7 +620,7 @@ def test_it_is_said_which_weights_of_a_file_are_taken(
     other = {name: tensor + 1 for name, tensor in state.items()}
     path = tmp_path / "weights.pth"
     torch.save({"model_ema": other, "model": state, "epoch": 3, "args": Namespace(lr=1)}, path)
-    listener = _Listener()
+    listener = Listener()
     select(select_config(shards, path, tmp_path / "s.zarr", ranks=True), listener)
     assert f"weights: 'model' of {path}, which also holds 'model_ema'" in listener.said
     assert file_digests(tmp_path / "s.zarr") == file_digests(expected)

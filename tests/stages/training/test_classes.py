@@ -21,16 +21,8 @@ from dataltt.stages.training.train import train
 from safetensors.torch import load_file, save_file
 
 from ...far.http_server import FileServer
-from ...helpers import MODEL, Sample, SmallStore, fashion_samples, make_shards, make_store, randomize
+from ...helpers import MODEL, Listener, Sample, SmallStore, fashion_samples, make_shards, make_store, randomize
 from ...schema_helpers import put
-
-
-class _Listener(SilentReporter):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +37,14 @@ def of_thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _evaluate(small: SmallStore, weights: Path, **changes: Any) -> list[str]:
     defaults = {"shards": small.shards, "tickets": small.store, "test": "ticket", "model": MODEL, "workers": 0}
-    listener = _Listener()
+    listener = Listener()
     evaluate(EvalConfig.of(checkpoint=weights, **{**defaults, "device": "cpu", **changes}), listener)
     return listener.said
 
 
 def _train(small: SmallStore, out: Path, **changes: Any) -> list[str]:
     defaults = {"tickets": small.store, "epochs": 1, "max_steps": 1, "batch_size": 6, "workers": 0, "device": "cpu"}
-    listener = _Listener()
+    listener = Listener()
     train(TrainConfig.of(out=out, **{**defaults, **changes}), listener)
     return listener.said
 

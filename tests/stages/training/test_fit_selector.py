@@ -19,8 +19,9 @@ from dataltt.stages.models.cascade import keep_counts
 from dataltt.stages.models.checkpoints import CheckpointInfo, latest_checkpoint, read_info, save_weights
 from dataltt.stages.models.dropping_vit import DroppingViT, shrunk_share
 from dataltt.stages.models.lvvit import LVViT
-from dataltt.stages.models.registry import canonical_name, center_view_of, create_vit, weights_sha256
+from dataltt.stages.models.registry import canonical_name, center_view_of, create_vit
 from dataltt.stages.models.selector import TicketSelector
+from dataltt.stages.models.weights import weights_sha256
 from dataltt.stages.options import CascadeOptions
 from dataltt.stages.selection.config import SelectConfig
 from dataltt.stages.selection.select import select

@@ -13,7 +13,7 @@ from dataltt.stages.analysis.fidelity import fidelity
 from dataltt.stages.baking.bake import bake
 from dataltt.stages.baking.config import BakeConfig
 from dataltt.stages.models.checkpoints import last_weights, load_student, read_info
-from dataltt.stages.models.registry import load_vit, weights_sha256
+from dataltt.stages.models.weights import load_vit, weights_sha256
 from dataltt.stages.selection.config import LabelConfig
 from dataltt.stages.selection.label import label
 from dataltt.stages.selection.select import select
@@ -23,7 +23,7 @@ from dataltt.stages.training.fit_selector import fit_selector
 from dataltt.stages.training.train import train
 from safetensors.torch import load_file
 
-from ...helpers import MODEL, SmallStore, make_store, select_config
+from ...helpers import MODEL, Listener, SmallStore, make_store, select_config
 
 _PX, _GRID = 40, (10, 10)
 
@@ -91,7 +91,9 @@ def test_weights_are_tested_at_another_size(small: SmallStore, large: SmallStore
         match=r"and vit_fashion sees .* \(40 px\); select with `image_px=40`, or give `image_px=28` here",
     ):
         evaluate(config)
-    assert evaluate(config.but(image_px=28)).num_samples == 36
+    listener = Listener()
+    assert evaluate(config.but(image_px=28), reporter=listener).num_samples == 36
+    assert f"weights: {last_weights(run)}; position embeddings resampled from 10×10 to 7×7 patches" in listener.said
     foreign = EvalConfig.of(checkpoint=large.weights, model=MODEL, shards=large.shards, tickets=large.store, **given)
     assert evaluate(foreign).num_samples == 24  # of the tickets' size
     with pytest.raises(OptionError, match="how many patches"):

@@ -23,22 +23,12 @@ from dataltt.stages.training.train import train
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ...helpers import MODEL, NUM_PATCHES, SmallStore, make_store, recorded, run_cli
+from ...helpers import MODEL, NUM_PATCHES, Listener, SmallStore, make_store, recorded, run_cli
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 
 RATIO = 0.3
 NUM_KEEP = 15  # ceil(49 · 0.3)
-
-
-class _Heard(SilentReporter):
-    """Reporter that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +53,7 @@ def _config(tickets: str, shards: str, **changes: Any) -> TrainConfig:
     return TrainConfig.of(tickets=tickets, shards=shards, **{**defaults, **changes})
 
 
-def _planned(*args: str, heard: _Heard | None = None, **changes: Any) -> RunPlan:
+def _planned(*args: str, heard: Listener | None = None, **changes: Any) -> RunPlan:
     with process_group("cpu") as process:
         return plan_run(_config(*args, **changes), process, heard or SilentReporter())
 
@@ -154,20 +144,20 @@ def test_a_run_says_and_records_that_it_is_approximate(stores: dict[str, Any]) -
     val = {"val_shards": made.shards, "val_tickets": thin}
     weights = []
     for tickets, changes in ((made.store, {"ratio": RATIO}), (thin, {})):
-        heard, out = _Heard(), Path(f"run-{len(weights)}")
+        heard, out = Listener(), Path(f"run-{len(weights)}")
         train(_config(tickets, made.shards, out=out, max_steps=2, **val, **changes), heard)
-        assert f"tickets are {said}" in heard.messages
+        assert f"tickets are {said}" in heard.said
         record = recorded(out)
         assert record["ratio"] == changes.get("ratio")
         assert record["ticket_store"]["approximate"] == said
-        heard = _Heard()
+        heard = Listener()
         config = EvalConfig.of(checkpoint=out, test="ticket", shards=made.shards, tickets=thin, device="cpu", workers=0)
         weights.append(evaluate(config, heard).loss)
-        assert f"tickets are {said}" in heard.messages
-        heard = _Heard()
+        assert f"tickets are {said}" in heard.said
+        heard = Listener()
         evaluate(config.but(tickets=made.store), heard)
         note = f"note: {made.store} keeps 25 patches, and this student was trained on 15; cut tickets down with: "
-        assert f"{note}dataltt store thin" in heard.messages
+        assert f"{note}dataltt store thin" in heard.said
     assert weights[0] == weights[1]
 
 

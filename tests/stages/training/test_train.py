@@ -31,7 +31,8 @@ from dataltt.artifacts_schema import (
 from dataltt.artifacts_schema.local_notes import write_local_notes
 from dataltt.artifacts_schema.writing.new_store import hash_objects
 from dataltt.stages.models.checkpoints import latest_checkpoint, load_student, read_info
-from dataltt.stages.models.registry import create_vit, entry_of, load_vit
+from dataltt.stages.models.registry import create_vit, entry_of
+from dataltt.stages.models.weights import load_vit
 from dataltt.stages.runtime.randomness import generator_of, isolated_rng
 from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.selection.select import select
@@ -45,6 +46,7 @@ from torch import Tensor
 from ...helpers import (
     MODEL,
     NUM_PATCHES,
+    Listener,
     SmallStore,
     fashion,
     fashion_samples,
@@ -256,19 +258,9 @@ def test_a_dense_end_that_cannot_be(small: SmallStore, tmp_path: Path, options: 
         _train(small, tmp_path / "run", dense_epochs=3, **options)
 
 
-class _Heard(SilentReporter):
-    """Messages of a run."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.said.append(text)
-
-
 def test_a_run_on_smaller_pictures_resumes_and_says_how_many_tokens(small: SmallStore, tmp_path: Path) -> None:
     options: dict[str, Any] = {"control": "resize", "epochs": 1}
-    heard = _Heard()
+    heard = Listener()
     train(_config(small, tmp_path / "whole", **options), heard)
     assert "resize: whole views resized to 20 px, 25 patches in place of 25 of 49; 36 images" in " ".join(heard.said)
     _train(small, tmp_path / "run", max_steps=4, **options)
@@ -751,7 +743,7 @@ def test_timm_reads_the_weights(whole: Path, name: str) -> None:
     entry = entry_of(MODEL)
     vit = timm.create_model(entry.timm_name, **entry.kwargs)
     vit.load_state_dict(load_file(path), strict=True)
-    ours, _, _ = load_student(path)
+    ours, *_ = load_student(path)
     images = torch.randn(2, 1, 28, 28)
     assert torch.equal(vit.eval()(images), ours.eval()(images))
 
@@ -768,7 +760,7 @@ def test_runs_are_told_by_their_folder(whole: Path) -> None:
 def test_foreign_weights_need_a_model(small: SmallStore) -> None:
     with pytest.raises(CheckpointError, match="pass `model`"):
         load_student(small.weights)
-    student, info, _ = load_student(small.weights, model=MODEL)
+    student, info, *_ = load_student(small.weights, model=MODEL)
     assert info is None
     assert student.net.num_classes == 10
 
