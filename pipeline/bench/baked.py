@@ -26,7 +26,8 @@ from ...stages.data.loader import iterate
 from ...stages.data.packing import EncodedSample, write_shards
 from ...stages.data.policies import POLICIES, describe
 from ...stages.data.shards import iter_samples, resolve_shards
-from ...stages.data.student_stream import SampleStream, StreamConfig, StreamPosition
+from ...stages.data.stream_config import StreamConfig, StreamPosition
+from ...stages.data.student_stream import SampleStream
 from ...stages.runtime.reporting import Reporter, SilentReporter
 from .store import SyntheticRows, write_parts
 from .timing import BenchRow, ratio_row

@@ -18,7 +18,8 @@ from ...stages.data.loader import iterate
 from ...stages.data.packing import EncodedSample, write_shards
 from ...stages.data.policies import POLICIES
 from ...stages.data.shards import Shard, iter_samples, resolve_shards
-from ...stages.data.student_stream import SampleStream, StreamConfig, StreamPosition
+from ...stages.data.stream_config import StreamConfig, StreamPosition
+from ...stages.data.student_stream import SampleStream
 from ...stages.runtime.reporting import Reporter, SilentReporter
 from .store import IMAGE_PX, SyntheticRows, write_store
 from .timing import BenchRow, interleaved, ratio_row

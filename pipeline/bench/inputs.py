@@ -22,7 +22,8 @@ from ...stages.data.loader import iterate
 from ...stages.data.policies import POLICIES
 from ...stages.data.shards import resolve_shards
 from ...stages.data.spans import CountedShard
-from ...stages.data.student_stream import SampleStream, StreamConfig, StreamPosition
+from ...stages.data.stream_config import StreamConfig, StreamPosition
+from ...stages.data.student_stream import SampleStream
 from ...stages.options import Decoder
 from ...stages.runtime.reporting import Reporter, SilentReporter
 from .baked import write_photographs

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ...stages.data.loader import iterate, num_workers_for
-from ...stages.data.student_stream import SampleStream, StreamConfig, StreamPosition
+from ...stages.data.stream_config import StreamConfig, StreamPosition
+from ...stages.data.student_stream import SampleStream
 from ...stages.runtime.device import device_name
 from ...stages.runtime.distributed import resolve_device
 from ...stages.runtime.reporting import Reporter

@@ -24,7 +24,8 @@ from ...stages.runtime.reporting import Reporter
 from ...stages.selection.config import SelectConfig
 from ...stages.selection.select import select
 from ...stages.training.config import EvalConfig, TrainConfig
-from ...stages.training.evaluate import Metrics, evaluate
+from ...stages.training.eval_loop import Metrics
+from ...stages.training.evaluate import evaluate
 from ...stages.training.optimization import BASE_BATCH_SIZE
 from ...stages.training.train import train
 from ..reports.demo_report import DemoResult, DemoRow, write_report

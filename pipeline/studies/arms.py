@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...stages.options import EvalProtocol
 from ...stages.training.config import TrainConfig
-from ...stages.training.evaluate import EvalProtocol
 from .engine import Arm, Comparison, Evaluation
 
 # Controls that train on as many patches as the ticket has; `random-matched` sees as many tokens as dense training.

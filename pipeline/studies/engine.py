@@ -23,8 +23,9 @@ from ...stages.selection.config import LabelConfig, SelectConfig
 from ...stages.selection.label import label
 from ...stages.selection.select import select
 from ...stages.training.config import EvalConfig, TrainConfig
-from ...stages.training.evaluate import Metrics, evaluate
-from ...stages.training.plan import out_of
+from ...stages.training.defaults import out_of
+from ...stages.training.eval_loop import Metrics
+from ...stages.training.evaluate import evaluate
 from ...stages.training.train import train
 from ..reports.study_report import STUDY_FILE
 from .cost import CostPlan, measured_cost

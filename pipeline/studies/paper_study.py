@@ -10,10 +10,10 @@ from ...stages.data.shards import resolve_shards
 from ...stages.models.checkpoints import find_weights
 from ...stages.models.families import family_of, resolve_input
 from ...stages.models.student import PatchInput
+from ...stages.options import EvalProtocol
 from ...stages.runtime.reporting import Reporter
 from ...stages.selection.config import LabelConfig, SelectConfig
 from ...stages.training.config import FitSelectorConfig, TrainConfig
-from ...stages.training.evaluate import EvalProtocol
 from ...stages.training.fit_selector import fit_selector
 from .arms import Tickets, claims, paper_arms
 from .cost import CostPlan

@@ -36,7 +36,8 @@ from ..data.loader import iterate, num_workers_for
 from ..data.packing import EncodedSample, write_shards
 from ..data.policies import policy_of
 from ..data.shards import RawSample, iter_samples, resolve_shards
-from ..data.student_stream import SampleStream, StreamConfig, StreamPosition
+from ..data.stream_config import StreamConfig, StreamPosition
+from ..data.student_stream import SampleStream
 from ..models.registry import create_vit
 from ..models.selector import TicketSelector
 from ..models.weights import vit_weights, vit_with, weights_sha256

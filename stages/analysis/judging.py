@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...artifacts_schema import CheckpointError, ModelError, OptionError, TicketMismatchError, View
+from ..data.batches import Batch
 from ..data.counting import CountedSamples
 from ..data.shards import Shard
-from ..data.student_stream import Batch
 from ..models.checkpoints import load_student
 from ..models.pruned_vit import TokenPrunedViT
 from ..models.registry import center_view_of
@@ -27,7 +27,7 @@ from ..models.student import Geometry
 from ..models.weights import read_weights, vit_weights, vit_with, weights_sha256
 from ..runtime.precision import autocast
 from ..training.classes import check_head
-from ..training.evaluate import forward_batch
+from ..training.eval_loop import forward_batch
 from .config import QualityConfig
 from .judged_images import JudgedBatch
 from .quality_arms import Shown

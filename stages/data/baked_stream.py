@@ -23,10 +23,11 @@ from ...artifacts_schema.geometry import Scores
 from ...artifacts_schema.tickets import pack_mask, ranks_dtype
 from .augment import draw_erasing, erase_patches
 from .baked_tar import BakedFormat, BakedSample, BakedTar
+from .batches import Shown
 from .join import Ticket
 from .patch_pixels import Pixels, image_of, patches_of
 from .patches import kept_of
-from .student_stream import Shown, StreamWorker, check_label
+from .student_stream import StreamWorker, check_label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from ...artifacts_schema import TicketStore
 from ..runtime.reporting import Reporter
-from .student_stream import StreamConfig
+from .stream_config import StreamConfig
 
 _KEYS = ("shards/data", "shards/offsets", "shards/rows", "keys/data", "keys/offsets", "digests")
 

@@ -3,62 +3,39 @@
 Everything about a sample (its crop, flip, colours, random patches) is drawn from (seed, epoch, key), or for replayed
 views from (the store's seed, key, epoch mod V), so it is the same in any worker, rank, batch or order. The key is the
 store's, if the sample is joined with one.
-
-Letters: B batch, K kept patches, P patches of the grid.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ...artifacts_schema import BadImageError, DatalttError, LabelMaps, OptionError, SampleError, View
-from ...artifacts_schema.geometry import Scores, center_box
+from ...artifacts_schema import BadImageError, DatalttError, OptionError, SampleError
+from ...artifacts_schema.geometry import center_box
 from ...artifacts_schema.summary import position_prior
-from ..options import ErrorOrSkip, Subset, ViewMode
 from ..padding import padded
 from ..runtime.randomness import generator_of
-from .augment import AugmentConfig, erase_patches
+from .augment import erase_patches
+from .batches import Batch, Shown
 from .images import Picture, decode_image, size_of, to_tensor
 from .join import JoinConfig, Ticket, TicketJoin
-from .layouts import Shuffle, Stretch, left_after
+from .layouts import left_after
 from .loader import Failure
 from .patches import PatchChooser, kept_of
-from .policies import Policy
 from .repeats import Repeats
 from .shards import RawSample
 from .span_samples import samples_of_span
-from .spans import CountedShard, ShardSpan, eval_run, num_train_steps, spans_at, spans_of, train_run, worker_steps
-from .token_labels import TokenLabels, check_view_mode, collate_labels, shown_labels
+from .spans import ShardSpan, eval_run, num_train_steps, spans_at, spans_of, train_run, worker_steps
+from .stream_config import StreamConfig, StreamPosition
+from .token_labels import check_view_mode, collate_labels, shown_labels
 from .view_modes import ViewShower
-
-if TYPE_CHECKING:
-    from .baked_stream import BakedSource
-
-
-class Batch(NamedTuple):
-    """Inputs of a model. `num_skipped` counts bad images that were left out, as the user asked, before this batch.
-
-    Where `positions` are given, `images` are the patches that stand there, and scores of other patches are -inf.
-    """
-
-    images: Tensor  # uint8 [B, channels, H, W]; of patches [B, M, p, p, channels]
-    labels: Tensor  # int64 [B]
-    keep_indices: Tensor | None  # int64 [B, K], None for all patches; padded where there are counts
-    num_skipped: int
-    scores: Tensor | None = None  # float32 [B, P], instead of keep_indices where images are to be mixed
-    token_labels: TokenLabels | None = None
-    keys: tuple[str, ...] = ()  # B
-    positions: Tensor | None = None  # int64 [B, M], ascending
-    counts: tuple[int, ...] | None = None  # B, patches that each image keeps, where that differs (adaptive tickets)
 
 
 class _Picture:
@@ -69,86 +46,6 @@ class _Picture:
     def __init__(self, sample: RawSample, ticket: Ticket | None, repeats: Sequence[int] = (0,)) -> None:
         self.sample, self.ticket, self.repeats = sample, ticket, repeats
         self.shown: dict[int, Shown] = {}
-
-
-class Shown(NamedTuple):
-    """A sample as the student is shown it."""
-
-    key: str
-    image: Tensor  # uint8 [channels, H, W]; of patches [M, p, p, channels]
-    label: int
-    scores: Scores | None  # float32 [P], None for all patches
-    token_labels: LabelMaps | None = None  # [P, k]
-    positions: npt.NDArray[np.int64] | None = None  # [M], of patches
-    num_keep: int | None = None  # its own, where images have their own
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamConfig:
-    """Options of a stream: what to read, and which patches of each image to keep."""
-
-    shards: tuple[CountedShard, ...]
-    view: View
-    image_px: int
-    mode: str
-    grid: tuple[int, int]
-    subset: Subset
-    num_keep: int
-    own_counts: bool = False  # each image keeps as many patches as its ticket, and `num_keep` is about their mean
-    batch_size: int
-    num_classes: int
-    seed: int
-    join: JoinConfig | None = None
-    skipped_keys: frozenset[str] = frozenset()  # left out at selection, of whatever subset is streamed
-    view_mode: ViewMode = "static"
-    augment: AugmentConfig | None = None  # of static views; None: no flip, no colours
-    policy: Policy | None = None  # of replayed and warped views
-    num_views: int = 1  # V: how many of the store's views are replayed, or make up the map that is warped
-    views_seed: int = 0  # what replayed views were drawn from
-    random_erasing: float = 0.0
-    mixing: bool = False  # give scores instead of kept patches
-    token_labels: bool = False  # give the store's
-    on_bad_image: ErrorOrSkip = "error"
-    shuffle_buffer: int = 2000
-    repeats: int = 1  # views of a picture that an epoch shows
-    training: bool = True
-    student_px: int | None = None  # side that the student's pictures are made smaller to, once mixed
-    baked: BakedSource | None = None  # replayed views that are read instead of drawn; `shards` then name its parts
-
-    @property
-    def num_samples(self) -> int:
-        """Number of samples that all shards give."""
-        return sum(s.num_samples for s in self.shards)
-
-    @property
-    def num_shown(self) -> int:
-        """Number of views that an epoch deals out."""
-        return self.num_samples // self.repeats * self.repeats
-
-    @property
-    def num_missing(self) -> int:
-        """Number of samples that are passed over, since they have no ticket."""
-        return sum(s.num_missing for s in self.shards)
-
-    def shuffle(self, position: StreamPosition) -> Shuffle:
-        """The draw of an epoch's order."""
-        return Shuffle(seed=self.seed, epoch=position.epoch, buffer=self.shuffle_buffer)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamPosition:
-    """Position in a run, by epoch and part of it: set anew for every epoch, and for the step to resume at.
-
-    Attributes:
-        taken: what other layouts took of this epoch before.
-        first_step: of this layout; it counts from what they took.
-    """
-
-    epoch: int = 0
-    taken: tuple[Stretch, ...] = ()
-    first_step: int = 0
-    rank: int = 0
-    world_size: int = 1
 
 
 class SampleStream(IterableDataset[Any]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...artifacts_schema import Manifest
 from ...artifacts_schema.thinning import refuse_adaptive
-from ..data.student_stream import StreamConfig
+from ..data.stream_config import StreamConfig
 from ..models.student import Student
 from ..options import Control, EvalProtocol, Subset
 

@@ -33,7 +33,7 @@ from ..options import CascadeOptions
 from ..runtime.distributed import is_main_process
 from ..runtime.reporting import Reporter, SilentReporter
 from .config import FitSelectorConfig, TrainConfig, check_options
-from .plan import out_of, settled
+from .defaults import out_of, settled
 from .train import TrainResult, train
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..data.batches import Batch
 from ..data.images import normalize
 from ..data.patch_pixels import normalize_patches
-from ..data.student_stream import Batch, StreamConfig
+from ..data.stream_config import StreamConfig
 from ..models.prune import gather_patches
 from ..models.student import Student
 

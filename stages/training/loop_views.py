@@ -9,7 +9,7 @@ from ..data.augment import AugmentConfig
 from ..data.policies import Policy
 from ..options import ErrorOrAllow, Subset, ViewMode
 from .config import TrainConfig
-from .evaluate import check_center
+from .eval_stream import check_center
 from .view_plan import ViewPlan, plan_views
 
 

@@ -9,8 +9,9 @@ import torch
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
+from ..data.batches import Batch
 from ..data.images import normalize
-from ..data.student_stream import Batch, StreamConfig
+from ..data.stream_config import StreamConfig
 from ..models.resizing import resize_images
 from ..models.student import Student
 from ..padding import PatchesShown

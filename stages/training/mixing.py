@@ -21,7 +21,7 @@ import torch
 from timm.data.mixup import mixup_target, rand_bbox
 from torch import Tensor
 
-from ..data.student_stream import Batch
+from ..data.batches import Batch
 from ..grid import Box, inside_box
 from ..models.prune import gather_patches
 from ..padding import NO_PATCH

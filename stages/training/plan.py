@@ -6,36 +6,29 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ...artifacts_schema import Manifest, OptionError, TicketMismatchError, TicketStore, View, read_manifest
-from ...artifacts_schema.local_notes import noted_shards
+from ...artifacts_schema import Manifest, OptionError, TicketStore, View, read_manifest
 from ...artifacts_schema.thinning import approximation, mean_kept
-from ...artifacts_schema.token_labels import no_token_labels
-from ..data.class_list import ClassList, class_list_beside, listed_classes
+from ..data.class_list import ClassList, class_list_beside
 from ..data.decoders import shown_by
-from ..data.shards import Shard
 from ..data.spans import num_train_steps
-from ..data.student_stream import StreamConfig
-from ..models.checkpoints import find_weights
-from ..models.families import create_student, family_of, resolve_input
-from ..models.registry import canonical_name, center_view_of
-from ..models.resampling import resampled_in_words
-from ..models.resizing import check_resizable, resized_px, resized_side
+from ..data.stream_config import StreamConfig
+from ..models.registry import center_view_of
+from ..models.resizing import resized_px
 from ..models.student import Geometry, Student
-from ..models.weight_bounds import sketched
-from ..models.weights import check_initial_weights, load_initial_weights, read_weights
-from ..options import EvalProtocol, TokenTargets, subset_of
+from ..options import EvalProtocol, subset_of
 from ..runtime.distributed import Process
-from ..runtime.randomness import isolated_rng
 from ..runtime.reporting import Reporter, SilentReporter
 from .adaptive import check_counts, takes_counts
 from .baked_run import open_baked
 from .classes import check_resumed_classes, classes_of_run
-from .config import TrainConfig, check_options, matched_epochs, protocol_of
+from .config import TrainConfig, check_options, protocol_of
+from .defaults import model_name, out_of, settled, with_defaults
 from .elastic import dealt
-from .evaluate import center_of, check_protocol, check_tickets, eval_stream
+from .eval_stream import center_of, check_protocol, check_tickets, eval_stream
 from .record import RECORD_FILE, read_record
 from .run_samples import RunSamples, samples_of_run, training_shards
-from .thinning import cut_down, kept_share, recorded_tickets
+from .student_plan import check_student, make_student, token_targets
+from .thinning import cut_down, recorded_tickets
 from .view_plan import ViewPlan, plan_views
 
 # Of a student that is not there yet.
@@ -92,7 +85,7 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
     stored = baked.manifest if baked is not None else None if store is None else store.manifest
     manifest = stored if stored is None else cut_down(stored, str(config.tickets), config.ratio)
     shards = training_shards(config, manifest) if baked is None else baked.shards
-    name = _model_name(config, manifest)
+    name = model_name(config, manifest)
     if manifest is not None and (said := approximation(manifest)) and config.control in ("ticket", "inverse"):
         reporter.message(f"tickets are {said}")
     config = settled(config)
@@ -102,7 +95,7 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
     if config.run.resume:
         check_resumed_classes(out_of(config), classes)
     heard = SilentReporter() if any_labels else reporter
-    config = _with_defaults(config, name, manifest, reporter).but(
+    config = with_defaults(config, name, manifest, reporter).but(
         num_classes=classes_of_run(
             config.data.num_classes,
             store,
@@ -114,7 +107,7 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
     )
     views = plan_views(config, manifest, manifest.view.mean if manifest else _SOME_MEAN)
     config = _with_views(config, views)
-    config = config.but(token_labels=_token_labels(config, manifest, views, shards))
+    config = config.but(token_labels=token_targets(config, manifest, views, shards))
     samples = samples_of_run(
         config,
         views,
@@ -126,15 +119,11 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
         any_labels=any_labels,
         known=None if baked is None else baked.samples,
     )
-    student = _student(config, name, manifest, reporter)
+    student = make_student(config, name, manifest, reporter)
     if baked is not None:
         baked.check_student(student, name)
-    if config.control == "resize":
-        check_resizable(student, name, "`control='resize'`")
-    if config.dense_epochs:
-        _check_dense_end(student, config)
-    view = manifest.view if manifest else center_view_of(student.net, student.geometry.image_px)
-    view = shown_by(view, config.views.decoder, known=None if manifest is None else view, whose=f"{config.tickets}")
+    check_student(student, config, name)
+    view = _view(config, student, manifest)
     config = config.but(decoder=view.decoder_name)
     if manifest is not None:
         _check_store(config, manifest, student.geometry)
@@ -173,32 +162,6 @@ def _store(config: TrainConfig) -> TicketStore | None:
     return TicketStore.open(config.remote.location(config.tickets))
 
 
-def _model_name(config: TrainConfig, manifest: Manifest | None) -> str:
-    name = config.student.model or (manifest.selector.model if manifest else None)
-    if name is None:
-        why = "" if manifest is None else f" (the tickets are by {manifest.selector.title}, which has no architecture)"
-        raise OptionError(f"which model?{why} give `model`, e.g. deit_s")
-    return name
-
-
-def _with_defaults(config: TrainConfig, name: str, manifest: Manifest | None, reporter: Reporter) -> TrainConfig:
-    """The configuration with what follows from the model and the store alone filled in."""
-    epochs = _epochs(config, name, manifest, reporter)
-    return config.but(
-        shards=config.shards or _noted_shards(config, manifest),
-        model=canonical_name(name),
-        swin_input=resolve_input(name, config.student.swin_input),
-        epochs=epochs,
-        warmup_epochs=min(5.0, epochs / 5) if config.recipe.warmup_epochs is None else config.recipe.warmup_epochs,
-    )
-
-
-def _noted_shards(config: TrainConfig, manifest: Manifest | None) -> str | None:
-    if config.tickets is None or manifest is None or config.baked is not None:
-        return None
-    return noted_shards(config.tickets, manifest)
-
-
 def _steps_per_epoch(stream: StreamConfig, config: TrainConfig, process: Process) -> int:
     """Steps of an epoch.
 
@@ -220,129 +183,6 @@ def _recorded_tickets(config: TrainConfig, stored: Manifest | None, shown: Manif
     return recorded_tickets(stored, shown, learns_labels=config.student.token_labels == "store")
 
 
-def settled(config: TrainConfig) -> TrainConfig:
-    """The configuration with its folder, and with `auto_resume` decided: whether it goes on with a run there."""
-    out = out_of(config)
-    resume = config.run.resume or (config.run.auto_resume and read_record(out / RECORD_FILE) is not None)
-    return config.but(out=out, resume=resume, auto_resume=False)
-
-
-def out_of(config: TrainConfig) -> Path:
-    """The folder of a run, given or not."""
-    return config.run.out or TrainConfig.default_out(config.flat())
-
-
-def _epochs(config: TrainConfig, name: str, manifest: Manifest | None, reporter: Reporter) -> int:
-    """Epochs as asked, else the family's; more of them where they are to make up for the patches left out."""
-    epochs = family_of(name).epochs if config.recipe.epochs is None else config.recipe.epochs
-    num_dense = config.dense_epochs
-    if num_dense > epochs:
-        raise OptionError(f"`dense_epochs={num_dense}` of {epochs} epoch(s); give at most so many")
-    if not config.match_tokens:
-        return epochs
-    assert manifest is not None  # check_options: match_tokens needs a store
-    share = _share_seen(config, manifest)
-    matched = num_dense + matched_epochs(epochs - num_dense, manifest.selector, kept_share=share)
-    reporter.message(f"{epochs} epochs become {matched}, to see as many tokens as on all patches (`match_tokens`)")
-    return matched
-
-
-def _check_dense_end(student: Student, config: TrainConfig) -> None:
-    """Refuses to end on all patches with a student that is built for fewer.
-
-    Raises:
-        OptionError
-    """
-    if student.fixed_num_keep not in (None, student.geometry.num_patches):
-        raise OptionError(
-            f"`dense_epochs={config.dense_epochs}` shows {student.geometry.num_patches} patches, and this student "
-            f"(`swin_input='small-dense'`) is built for images packed from {student.fixed_num_keep}; leave it out"
-        )
-
-
-def _share_seen(config: TrainConfig, manifest: Manifest) -> float | None:
-    """Share of all patches that the run sees, where it is not what the selector kept."""
-    if config.control != "resize":
-        return kept_share(manifest)
-    return resized_side(mean_kept(manifest), (manifest.grid[0], manifest.grid[1])) ** 2 / manifest.num_patches
-
-
-def _student(config: TrainConfig, name: str, manifest: Manifest | None, reporter: Reporter) -> Student:
-    """A student with random weights, or those of `init`."""
-    num_keep = None if manifest is None or config.control == "dense" else mean_kept(manifest)
-
-    image_px = config.student.image_px or _size_of_tickets(name, manifest)
-
-    def make() -> Student:
-        return create_student(
-            name,
-            num_keep=num_keep,
-            patch_input=config.student.swin_input,
-            image_px=image_px,
-            num_classes=config.data.num_classes,
-            drop_path_rate=config.recipe.drop_path,
-        )
-
-    if config.student.init is not None:
-        weights = find_weights(config.student.init)
-        initial = read_weights(weights)
-        check_initial_weights(sketched(make).net, initial, str(weights), name)
-    with isolated_rng(config.run.seed, "initialisation"):
-        student = make()
-    if config.student.init is not None:
-        fresh = load_initial_weights(student.net, initial, str(weights), name)
-        head = f"; its head starts afresh for {config.data.num_classes} classes" if fresh else ""
-        said = resampled_in_words(student.net, initial)
-        reporter.message(f"initial weights: {weights}{f'; {said}' if said else ''}{head}")
-    return student
-
-
-def _size_of_tickets(name: str, manifest: Manifest | None) -> int | None:
-    """Side of the images that tickets are of, if a student with their patches can be made for it; None for its own."""
-    if manifest is None or family_of(name).size_kwargs is None:
-        return None
-    patch_px = sketched(lambda: create_student(name)).geometry.patch_px
-    return manifest.image_px if patch_px == manifest.patch_px else None
-
-
-def _token_labels(
-    config: TrainConfig, manifest: Manifest | None, views: ViewPlan, shards: list[Shard]
-) -> TokenTargets | None:
-    """Resolves where a student with an auxiliary head has its targets from.
-
-    Raises:
-        OptionError, TicketMismatchError: they are not to be had, or belong to something else.
-    """
-    assert config.student.model is not None
-    if not family_of(config.student.model).learns_token_labels:
-        if config.student.token_labels is not None:
-            raise OptionError(f"`token_labels`: {config.student.model} has no head that would learn them; leave it out")
-        return None
-    if config.student.token_labels == "image":
-        return "image"
-    image = "or give `token_labels='image'` (every token learns the image's label)"
-    if manifest is None:
-        raise OptionError(
-            f"{config.student.model} learns token labels; give `tickets` with a store that has them, {image}"
-        )
-    labels = manifest.token_labels
-    if labels is None:
-        assert config.tickets is not None
-        raise no_token_labels(config.tickets, f", {image}")
-    of_images = listed_classes(shards) or config.data.num_classes
-    if labels.num_classes != of_images or labels.num_classes != config.data.num_classes:
-        raise TicketMismatchError(
-            f"{config.tickets} has token labels of {labels.num_classes} classes ({labels.model}), and the images have "
-            f"{of_images}; label with a model of these classes, {image}"
-        )
-    if views.mode == "warp":
-        raise OptionError(
-            f"token labels in {config.tickets} belong to its own views; train on replayed or static views "
-            f"(`view_mode`), {image}"
-        )
-    return "store"
-
-
 def _with_views(config: TrainConfig, plan: ViewPlan) -> TrainConfig:
     """The configuration with what its views came to; replayed ones are the store's, so their numbers stay unset."""
     if plan.mode == "replay":
@@ -350,6 +190,12 @@ def _with_views(config: TrainConfig, plan: ViewPlan) -> TrainConfig:
     colours = {f.name: getattr(plan.policy.augment, f.name) for f in fields(plan.policy.augment)}
     num_views = plan.num_views if plan.mode == "warp" and config.num_views is not None else None
     return config.but(view_mode=plan.mode, num_views=num_views, augment=plan.policy.name, **colours)
+
+
+def _view(config: TrainConfig, student: Student, manifest: Manifest | None) -> View:
+    """The view that tickets are of, or the student's own; by the decoder that is asked for, where one may be."""
+    view = manifest.view if manifest else center_view_of(student.net, student.geometry.image_px)
+    return shown_by(view, config.views.decoder, known=None if manifest is None else view, whose=f"{config.tickets}")
 
 
 def _check_store(config: TrainConfig, manifest: Manifest, geometry: Geometry) -> None:

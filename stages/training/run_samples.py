@@ -16,7 +16,7 @@ from ..runtime.reporting import Reporter
 from .adaptive import takes_counts
 from .classes import check_labels, check_validation_classes
 from .config import TrainConfig
-from .evaluate import check_tickets, compare_for_testing
+from .eval_stream import check_tickets, compare_for_testing
 from .thinning import joined_num_keep
 from .view_plan import ViewPlan
 

@@ -16,13 +16,15 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ...artifacts_schema import DatalttError, Location, Manifest, OptionError, TicketStore
 from ...artifacts_schema.thinning import mean_kept, refuse_adaptive
+from ..data.batches import Batch
 from ..data.comparing import compare_or_count
 from ..data.images import normalize
 from ..data.join import JoinConfig
 from ..data.loader import raisable
 from ..data.shards import stored_shards
 from ..data.spans import num_train_steps
-from ..data.student_stream import Batch, StreamConfig, StreamPosition, StreamWorker
+from ..data.stream_config import StreamConfig, StreamPosition
+from ..data.student_stream import StreamWorker
 from ..options import ErrorOrAllow, ErrorOrSkip, Subset, ViewMode
 from ..runtime.distributed import rank_and_world_size
 from ..runtime.reporting import Reporter, SilentReporter

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from ...artifacts_schema import DatalttError, OptionError
+from ..data.batches import Batch
 from ..data.class_list import keep_class_list
 from ..data.fetching import fetch_tickets
 from ..data.layouts import Stretch
 from ..data.loader import iterate
-from ..data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition
+from ..data.stream_config import StreamConfig, StreamPosition
+from ..data.student_stream import SampleStream
 from ..models.checkpoints import (
     CheckpointInfo,
     latest_checkpoint,
@@ -40,10 +42,12 @@ from ..runtime.moving import on_device
 from ..runtime.precision import tf32
 from ..runtime.reporting import Reporter, SilentReporter
 from .config import TrainConfig
+from .defaults import out_of, settled
 from .elastic import layout_of, taken_before
-from .evaluate import Metrics, center_of, evaluate_stream
+from .eval_loop import Metrics, evaluate_stream
+from .eval_stream import center_of
 from .figures import MUCH_WAITING, Figures, in_hours, in_words, said_of_waiting
-from .plan import RunPlan, out_of, plan_run, settled
+from .plan import RunPlan, plan_run
 from .record import LOCK_FILE, begin_run, new_record, resume_run, undo_run
 from .room import check_room, check_run_folder
 from .run_log import Logger, RunLog, create_logger

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ...artifacts_schema import DatalttError
-from ..data.student_stream import Batch, StreamConfig
+from ..data.batches import Batch
+from ..data.stream_config import StreamConfig
 from ..models.student import Student
 from ..runtime.distributed import Process
 from ..runtime.randomness import seed_of

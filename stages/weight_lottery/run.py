@@ -40,7 +40,8 @@ from ..runtime.distributed import Process, process_group
 from ..runtime.randomness import isolated_rng
 from ..runtime.reporting import Reporter, SilentReporter
 from ..training.config import EvalConfig, TrainConfig
-from ..training.evaluate import Metrics, evaluate
+from ..training.eval_loop import Metrics
+from ..training.evaluate import evaluate
 from ..training.plan import RunPlan, plan_run
 from ..training.train import train
 from .config import (

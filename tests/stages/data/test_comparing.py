@@ -15,13 +15,15 @@ import pytest
 import torch
 from dataltt.artifacts_schema import Access, MissingTicketError, ShardError, TicketMismatchError, TicketStore
 from dataltt.stages.data import comparing
+from dataltt.stages.data.batches import Batch
 from dataltt.stages.data.comparing import Comparison, compare_or_count, compare_shards
 from dataltt.stages.data.join import JoinConfig
 from dataltt.stages.data.loader import iterate
 from dataltt.stages.data.policies import POLICIES
 from dataltt.stages.data.shards import Shard, resolve_shards
 from dataltt.stages.data.spans import CountedShard, SampleRows
-from dataltt.stages.data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition, StreamWorker
+from dataltt.stages.data.stream_config import StreamConfig, StreamPosition
+from dataltt.stages.data.student_stream import SampleStream, StreamWorker
 from dataltt.stages.runtime.reporting import SilentReporter
 from hypothesis import given, settings
 from hypothesis import strategies as st

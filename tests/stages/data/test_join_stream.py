@@ -25,12 +25,15 @@ from dataltt.artifacts_schema import (
 )
 from dataltt.stages.data import join as join_module
 from dataltt.stages.data.augment import AugmentConfig
+from dataltt.stages.data.batches import Batch
 from dataltt.stages.data.comparing import compare_or_count
 from dataltt.stages.data.counting import count_shards
 from dataltt.stages.data.join import JoinConfig
 from dataltt.stages.data.loader import iterate, num_workers_for
 from dataltt.stages.data.shards import resolve_shards
-from dataltt.stages.data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition, Subset
+from dataltt.stages.data.stream_config import StreamConfig, StreamPosition
+from dataltt.stages.data.student_stream import SampleStream
+from dataltt.stages.options import Subset
 from dataltt.stages.runtime.reporting import SilentReporter
 from PIL import Image
 

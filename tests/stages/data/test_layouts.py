@@ -14,7 +14,8 @@ from dataltt.stages.data.comparing import compare_or_count
 from dataltt.stages.data.join import JoinConfig
 from dataltt.stages.data.layouts import Layout, Shuffle, Stretch, left_after
 from dataltt.stages.data.shards import resolve_shards
-from dataltt.stages.data.student_stream import StreamConfig, StreamPosition, StreamWorker
+from dataltt.stages.data.stream_config import StreamConfig, StreamPosition
+from dataltt.stages.data.student_stream import StreamWorker
 from dataltt.stages.runtime.reporting import SilentReporter
 from hypothesis import given, settings
 from hypothesis import strategies as st

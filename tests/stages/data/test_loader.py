@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 from dataltt.artifacts_schema import LoaderError
+from dataltt.stages.data.batches import Batch
 from dataltt.stages.data.loader import iterate
 from dataltt.stages.data.sharing import ByPipe, Sending, num_bytes_of, semaphore_bytes
-from dataltt.stages.data.student_stream import Batch
 from dataltt.stages.data.watching import files_of
 from dataltt.stages.runtime.interrupts import StopRequest
 

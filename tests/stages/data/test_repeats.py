@@ -18,7 +18,8 @@ from dataltt.stages.data.layouts import Layout, Stretch, left_after
 from dataltt.stages.data.policies import replayed_policy
 from dataltt.stages.data.repeats import Repeats
 from dataltt.stages.data.shards import resolve_shards
-from dataltt.stages.data.student_stream import SampleStream, StreamConfig, StreamPosition, StreamWorker
+from dataltt.stages.data.stream_config import StreamConfig, StreamPosition
+from dataltt.stages.data.student_stream import SampleStream, StreamWorker
 from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.training.config import TrainConfig
 from dataltt.stages.training.train import train

@@ -19,6 +19,7 @@ from dataltt.artifacts_schema.geometry import BoxPx, box_of_px, box_to_px
 from dataltt.artifacts_schema.manifest import Decoder
 from dataltt.stages.data import images as images_module
 from dataltt.stages.data.augment import PhotometricAugment, cut_view, draw_crop
+from dataltt.stages.data.batches import Batch
 from dataltt.stages.data.counting import count_shards
 from dataltt.stages.data.decoders import decoded_by
 from dataltt.stages.data.drawing import PolicyViews
@@ -27,7 +28,8 @@ from dataltt.stages.data.join import JoinConfig
 from dataltt.stages.data.loader import iterate
 from dataltt.stages.data.policies import POLICIES
 from dataltt.stages.data.shards import resolve_shards
-from dataltt.stages.data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition
+from dataltt.stages.data.stream_config import StreamConfig, StreamPosition
+from dataltt.stages.data.student_stream import SampleStream
 from dataltt.stages.models.checkpoints import latest_checkpoint
 from dataltt.stages.models.selector import Ordered, TicketSelector
 from dataltt.stages.models.weights import load_vit

@@ -35,6 +35,7 @@ from dataltt.artifacts_schema.writing.label_commit import commit_labels
 from dataltt.artifacts_schema.writing.label_parts import LabelPartWriter, label_parts_dir, open_label_part
 from dataltt.artifacts_schema.writing.parts import part_path
 from dataltt.stages.data.augment import AugmentConfig
+from dataltt.stages.data.batches import Batch
 from dataltt.stages.data.counting import count_shards
 from dataltt.stages.data.drawing import PolicyViews
 from dataltt.stages.data.images import to_tensor
@@ -42,7 +43,8 @@ from dataltt.stages.data.join import JoinConfig, TicketJoin
 from dataltt.stages.data.loader import iterate
 from dataltt.stages.data.policies import POLICIES
 from dataltt.stages.data.shards import iter_samples, resolve_shards
-from dataltt.stages.data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition
+from dataltt.stages.data.stream_config import StreamConfig, StreamPosition
+from dataltt.stages.data.student_stream import SampleStream
 from dataltt.stages.runtime.reporting import SilentReporter
 from PIL import Image
 

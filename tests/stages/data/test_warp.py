@@ -17,6 +17,7 @@ from dataltt.artifacts_schema import TicketStore, geometry
 from dataltt.artifacts_schema import summary as summary_module
 from dataltt.artifacts_schema.geometry import center_box, warp_scores
 from dataltt.artifacts_schema.summary import position_prior
+from dataltt.stages.data.batches import Batch
 from dataltt.stages.data.counting import count_shards
 from dataltt.stages.data.drawing import DrawnView, PolicyViews
 from dataltt.stages.data.images import to_tensor
@@ -24,7 +25,8 @@ from dataltt.stages.data.join import JoinConfig
 from dataltt.stages.data.loader import iterate
 from dataltt.stages.data.policies import POLICIES
 from dataltt.stages.data.shards import resolve_shards
-from dataltt.stages.data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition
+from dataltt.stages.data.stream_config import StreamConfig, StreamPosition
+from dataltt.stages.data.student_stream import SampleStream
 from dataltt.stages.runtime.reporting import SilentReporter
 from hypothesis import given, settings
 from hypothesis import strategies as st

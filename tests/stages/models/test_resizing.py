@@ -18,7 +18,7 @@ from dataltt.stages.models.resizing import check_resizable, resize_images, resiz
 from dataltt.stages.models.student import Student
 from dataltt.stages.models.weight_bounds import sketched
 from dataltt.stages.training.config import TrainConfig
-from dataltt.stages.training.plan import _check_dense_end
+from dataltt.stages.training.student_plan import check_student
 from hypothesis import given
 from hypothesis import strategies as st
 from timm.models.vision_transformer import VisionTransformer
@@ -106,7 +106,7 @@ def test_a_packed_swin_cannot_end_on_all_patches() -> None:
     student = sketched(lambda: create_student("swin_t", num_keep=100, patch_input="small-dense"))
     config = TrainConfig.of(out=Path(), tickets="s.zarr", dense_epochs=1)
     with pytest.raises(OptionError, match=r"`dense_epochs=1` shows 196 patches, .* built for images packed from 100"):
-        _check_dense_end(student, config)
+        check_student(student, config, "swin_t")
 
 
 @given(st.integers(1, 16), st.data())

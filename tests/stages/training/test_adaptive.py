@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from dataltt.artifacts_schema import OptionError, TicketStore
-from dataltt.stages.data.student_stream import Batch, StreamConfig
+from dataltt.stages.data.batches import Batch
+from dataltt.stages.data.stream_config import StreamConfig
 from dataltt.stages.grid import Box
 from dataltt.stages.models.cost import student_gmacs
 from dataltt.stages.models.families import create_student

@@ -101,7 +101,7 @@ def test_a_head_too_small_for_the_labels_is_refused_before_it_is_made(
         raise AssertionError("a weight was made")
 
     others = make_shards(tmp_path / "others", (36,), small.samples, name="other")
-    monkeypatch.setattr("dataltt.stages.training.plan.create_student", never)
+    monkeypatch.setattr("dataltt.stages.training.student_plan.create_student", never)
     without_store = {"tickets": None, "control": "dense", "model": MODEL}
     for shards, changes in ((small.shards, {}), (others, {}), (others, without_store)):
         with pytest.raises(OptionError, match=r"`num_classes=5`, and labels in these shards go up to 9; give at least"):
@@ -234,7 +234,7 @@ def test_samples_without_a_label_are_named_before_a_weight_is_made(
 
     made = make_store(tmp_path, samples=_unlabelled(small))
     others = make_shards(tmp_path / "others", (20, 16), made.samples, name="other")
-    monkeypatch.setattr("dataltt.stages.training.plan.create_student", never)
+    monkeypatch.setattr("dataltt.stages.training.student_plan.create_student", never)
     without_store = {"tickets": None, "control": "dense", "model": MODEL}
     for shards, where, num_others, changes in (
         (made.shards, "train-000001.tar", 0, {}),  # that the store knows by name
@@ -291,7 +291,7 @@ def test_nothing_is_made_of_shards_that_lack_tickets(
         raise AssertionError("a weight was made")
 
     shards = make_shards(tmp_path, (12, 12), [*small.samples[:12], *fashion_samples(12, first=500)], name="other")
-    monkeypatch.setattr("dataltt.stages.training.plan.create_student", never)
+    monkeypatch.setattr("dataltt.stages.training.student_plan.create_student", never)
     monkeypatch.setattr("dataltt.stages.training.evaluate.load_student", never)
     for start in (
         lambda: _train(small, tmp_path / "run", shards=shards),

@@ -13,7 +13,8 @@ from dataltt.artifacts_schema import OptionError, TicketStore
 from dataltt.stages.analysis.sample_tickets import sample_tickets
 from dataltt.stages.data.images import center_crop, decode_bytes, to_tensor
 from dataltt.stages.data.loader import iterate
-from dataltt.stages.data.student_stream import SampleStream, StreamPosition
+from dataltt.stages.data.stream_config import StreamPosition
+from dataltt.stages.data.student_stream import SampleStream
 from dataltt.stages.runtime.distributed import Process
 from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.selection.select import select

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from dataltt.artifacts_schema import OptionError
+from dataltt.stages.data.batches import Batch
 from dataltt.stages.data.layouts import Layout, Stretch
-from dataltt.stages.data.student_stream import Batch
 from dataltt.stages.data.token_labels import TokenLabels
 from dataltt.stages.runtime.distributed import Process
 from dataltt.stages.training import train as train_module

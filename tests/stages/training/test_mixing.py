@@ -15,12 +15,14 @@ import pytest
 import torch
 from dataltt.artifacts_schema import OptionError, TicketStore
 from dataltt.stages.data.augment import AugmentConfig
+from dataltt.stages.data.batches import Batch
 from dataltt.stages.data.counting import count_shards
 from dataltt.stages.data.join import JoinConfig
 from dataltt.stages.data.loader import iterate
 from dataltt.stages.data.policies import POLICIES
 from dataltt.stages.data.shards import resolve_shards
-from dataltt.stages.data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition
+from dataltt.stages.data.stream_config import StreamConfig, StreamPosition
+from dataltt.stages.data.student_stream import SampleStream
 from dataltt.stages.grid import Box
 from dataltt.stages.models.prune import gather_patches
 from dataltt.stages.runtime.reporting import SilentReporter

@@ -13,7 +13,9 @@ import torch
 from dataltt.artifacts_schema import OptionError
 from dataltt.artifacts_schema.combining.assembly import Target
 from dataltt.artifacts_schema.combining.thin import thin_store
-from dataltt.stages.data.student_stream import Batch, SampleStream, StreamConfig, StreamPosition
+from dataltt.stages.data.batches import Batch
+from dataltt.stages.data.stream_config import StreamConfig, StreamPosition
+from dataltt.stages.data.student_stream import SampleStream
 from dataltt.stages.runtime.distributed import process_group
 from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.training.config import EvalConfig, TrainConfig

@@ -33,12 +33,14 @@ from dataltt.artifacts_schema.writing.new_store import hash_objects
 from dataltt.stages.models.checkpoints import latest_checkpoint, load_student, read_info
 from dataltt.stages.models.registry import create_vit, entry_of
 from dataltt.stages.models.weights import load_vit
+from dataltt.stages.options import EvalProtocol
 from dataltt.stages.runtime.randomness import generator_of, isolated_rng
 from dataltt.stages.runtime.reporting import SilentReporter
 from dataltt.stages.selection.select import select
 from dataltt.stages.training import figures
 from dataltt.stages.training.config import EvalConfig, TrainConfig
-from dataltt.stages.training.evaluate import EvalProtocol, Metrics, evaluate
+from dataltt.stages.training.eval_loop import Metrics
+from dataltt.stages.training.evaluate import evaluate
 from dataltt.stages.training.train import TrainResult, train
 from safetensors.torch import load_file, save_file
 from torch import Tensor

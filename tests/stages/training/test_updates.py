@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from dataltt.artifacts_schema import OptionError
-from dataltt.stages.data.student_stream import Batch
+from dataltt.stages.data.batches import Batch
 from dataltt.stages.data.token_labels import TokenLabels
 from dataltt.stages.models.checkpoints import latest_checkpoint, load_student, load_training_state
 from dataltt.stages.models.families import create_student
