@@ -277,7 +277,7 @@ class TrainConfig(Group):
         EvalProtocol | None,
         Option(
             help="Patches to validate on, and so what best means. Default: ticket; as in training for "
-            "`control='dense'`, `control='center'` and `control='resize'`.",
+            "`control='dense'`, `control='center'` and `control='resize'`; dense with `dense_epochs`.",
             on_resume="added",
         ),
     ] = None
@@ -422,11 +422,13 @@ def check_options(config: TrainConfig) -> None:
 
 
 def protocol_of(config: TrainConfig) -> EvalProtocol | None:
-    """Protocol of validation: as asked, else what (a), (b) and (c) of the paper are tested on, and what central patches
-    and smaller pictures can only be fairly tested on: themselves. None without shards.
+    """Protocol of validation: as asked, else what (a), (b) and (c) of the paper are tested on, what central patches and
+    smaller pictures can only be fairly tested on (themselves), and what a run ends on. None without shards.
     """
     if config.data.val_shards is None or config.test is not None:
         return config.test if config.data.val_shards is not None else None
+    if config.dense_epochs:
+        return "dense"
     if config.control in ("dense", "center", "resize"):
         return config.control
     if config.val_tickets is None:

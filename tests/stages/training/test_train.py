@@ -517,6 +517,7 @@ def test_dense_needs_no_store(small: SmallStore, tmp_path: Path) -> None:
         ({"control": "resize"}, "resize"),
         ({"control": "dense"}, "dense"),
         ({"control": "dense", "test": "ticket"}, "ticket"),
+        ({"dense_epochs": 1}, "dense"),
     ],
 )
 def test_best_is_chosen_by_the_protocol_asked_for(
