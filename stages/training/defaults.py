@@ -1,4 +1,4 @@
-"""What a run's options come to where they are left out: folder, model, shards, epochs."""
+"""Defaults of a run that follow from its tickets and model: folder, model, shards, epochs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ from .thinning import kept_share
 
 
 def model_name(config: TrainConfig, manifest: Manifest | None) -> str:
+    """The student's model: as asked, else the one that selected the tickets.
+
+    Raises:
+        OptionError: neither says it.
+    """
     name = config.student.model or (manifest.selector.model if manifest else None)
     if name is None:
         why = "" if manifest is None else f" (the tickets are by {manifest.selector.title}, which has no architecture)"

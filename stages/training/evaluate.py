@@ -56,7 +56,7 @@ def evaluate(config: EvalConfig, reporter: Reporter | None = None) -> Metrics:
 
 
 def _student_and_stream(config: EvalConfig, reporter: Reporter) -> tuple[Student, StreamConfig]:
-    """What is tested, and on what: checked, in the order in which it can fail, cheapest first."""
+    """The student and the stream that it is tested on: checked in the order in which they can fail, cheapest first."""
     find_weights(config.checkpoint, ema=config.ema)
     shards = resolve_shards(given_shards(config.shards), config.remote.access)
     tickets = None if config.tickets is None else config.remote.location(config.tickets)
