@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from ...artifacts_schema import CheckpointError
 from .lvvit import LVViT
 from .registry import ALIASES, create_vit
-from .resampling import resampled
+from .resampling import resampled, resampled_in_words
 from .weight_bounds import check_held, check_stored, sketched
 from .weight_digest import check_digest
 from .weight_entries import no_state_dict
@@ -171,6 +171,15 @@ def load_initial_weights(
     fresh, own = check_initial_weights(model, weights, source, name), model.state_dict()
     load_weights(model, {**resampled(model, weights), **{n: own[n] for n in fresh}}, source, name)
     return fresh
+
+
+def initial_in_words(
+    model: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: object, fresh: Sequence[str]
+) -> str:
+    """A line that says what a model starts from, whose `fresh` weights `load_initial_weights` left as they were."""
+    said = resampled_in_words(model, weights)
+    head = f"; its head starts afresh for {model.num_classes} classes" if fresh else ""
+    return f"initial weights: {source}{f'; {said}' if said else ''}{head}"
 
 
 def _heads_of(model: torch.nn.Module) -> list[torch.nn.Module]:

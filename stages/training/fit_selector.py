@@ -26,9 +26,8 @@ from ..models.checkpoints import SELECTOR_FILE, latest_checkpoint
 from ..models.dropping_vit import DroppingViT, check_drop_blocks
 from ..models.families import family_of
 from ..models.registry import canonical_name, create_vit, entry_of, geometry_of
-from ..models.resampling import resampled_in_words
 from ..models.student import Student
-from ..models.weights import load_initial_weights, vit_weights
+from ..models.weights import initial_in_words, load_initial_weights, vit_weights
 from ..options import CascadeOptions
 from ..runtime.distributed import is_main_process
 from ..runtime.reporting import Reporter, SilentReporter
@@ -191,9 +190,7 @@ def _preparation(
         if pretrained is not None:
             source = f"timm's pretrained weights of {config.model}"
             fresh = load_initial_weights(vit, pretrained, source, config.model)
-            head = f"; its head starts afresh for {vit.num_classes} classes" if fresh else ""
-            said = resampled_in_words(vit, pretrained)
-            reporter.message(f"initial weights: {source}{f'; {said}' if said else ''}{head}")
+            reporter.message(initial_in_words(vit, pretrained, source, fresh))
         return _FittedViT(vit, config.model, out, fitted)
 
     return prepare

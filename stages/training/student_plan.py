@@ -9,11 +9,10 @@ from ..data.class_list import listed_classes
 from ..data.shards import Shard
 from ..models.checkpoints import find_weights
 from ..models.families import create_student, family_of
-from ..models.resampling import resampled_in_words
 from ..models.resizing import check_resizable
 from ..models.student import Student
 from ..models.weight_bounds import sketched
-from ..models.weights import check_initial_weights, load_initial_weights, read_weights
+from ..models.weights import check_initial_weights, initial_in_words, load_initial_weights, read_weights
 from ..options import TokenTargets
 from ..runtime.randomness import isolated_rng
 from ..runtime.reporting import Reporter
@@ -60,9 +59,7 @@ def make_student(config: TrainConfig, name: str, manifest: Manifest | None, repo
         student = make()
     if config.student.init is not None:
         fresh = load_initial_weights(student.net, initial, str(weights), name)
-        head = f"; its head starts afresh for {config.data.num_classes} classes" if fresh else ""
-        said = resampled_in_words(student.net, initial)
-        reporter.message(f"initial weights: {weights}{f'; {said}' if said else ''}{head}")
+        reporter.message(initial_in_words(student.net, initial, weights, fresh))
     return student
 
 

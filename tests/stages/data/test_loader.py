@@ -21,7 +21,11 @@ from dataltt.stages.data.sharing import ByPipe, Sending, num_bytes_of, semaphore
 from dataltt.stages.data.watching import files_of
 from dataltt.stages.runtime.interrupts import StopRequest
 
+from ...helpers import run_process
 from .odd_datasets import Counting, Signalled, Silent
+
+# Scripts find the tests' own modules.
+_ENV = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])}
 
 _SMALL = """
 import os, subprocess, sys
@@ -85,18 +89,16 @@ def test_small_shared_memory(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(_SMALL)
     inside = f"mount -t tmpfs -o size=16k tmpfs /dev/shm && exec {sys.executable} {script} 16k 64k 5m"
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])}
-    command = ["unshare", "-m", "sh", "-c", inside]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, check=False)
-    lines = [line for line in done.stdout.splitlines() if not line.startswith("note: ")]
+    done = run_process(["unshare", "-m", "sh", "-c", inside], _ENV)
+    lines = [line for line in done.out.splitlines() if not line.startswith("note: ")]
     assert lines[1:] == [f"{size} {list(range(12))}" for size in ("64k", "5m")], done
     assert re.fullmatch(
         r"16k /dev/shm has \d+ bytes free, and 2 loader process\(es\) need 57344; make room there \(a container has "
         r"more with: docker run --shm-size 8g\), or use `workers=0`",
         lines[0],
     )
-    assert "note: there is little room in shared memory, so batches come through a pipe" in done.stdout
-    assert done.stderr == ""
+    assert "note: there is little room in shared memory, so batches come through a pipe" in done.out
+    assert done.err == ""
 
 
 @pytest.mark.long
@@ -121,14 +123,13 @@ def test_a_script_without_a_main_guard_is_told_of_it(tmp_path: Path) -> None:
         "from tests.stages.data.odd_datasets import Counting\n"
         "print(len(list(iterate(Counting(2), 1))))\n"
     )
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])}
-    done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, timeout=100, check=False)
-    assert done.stdout == ""
+    done = run_process([sys.executable, script], _ENV)
+    assert (done.code, done.out) == (1, "")
     assert re.fullmatch(
         r"dataltt\.\S+LoaderError: a loader process \(number \d+\) ended by itself with code 1; a script of your own "
         r'has to call dataltt below `if __name__ == "__main__":`, since every loader process runs the rest of the '
         r"script anew; else use fewer `workers` .*",
-        done.stderr.splitlines()[-1],
+        done.err.splitlines()[-1],
     )
 
 
