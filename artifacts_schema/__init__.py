@@ -46,9 +46,9 @@ if TYPE_CHECKING:
         SkippedSample,
         Thinned,
         View,
-        parse_manifest,
     )
     from .manifest_file import read_manifest
+    from .manifest_parsing import parse_manifest
     from .store import TicketStore, open_store
     from .token_labels import LabelMaps
 
@@ -61,10 +61,9 @@ _HOMES = {
         "UnsupportedVersionError"
     ),
     "image_tickets": "ImageTickets",
-    "manifest": (
-        "SCHEMA_VERSION Dataset Labeller Manifest Publication Selector SkippedSample Thinned View parse_manifest"
-    ),
+    "manifest": "SCHEMA_VERSION Dataset Labeller Manifest Publication Selector SkippedSample Thinned View",
     "manifest_file": "read_manifest",
+    "manifest_parsing": "parse_manifest",
     "store": "TicketStore open_store",
     "token_labels": "LabelMaps",
 }

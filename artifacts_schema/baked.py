@@ -31,7 +31,8 @@ from .documents import MAX_DOCUMENT_BYTES, too_large
 from .errors import BakedError, SchemaError
 from .files import read_regular
 from .identity import checksum_of
-from .manifest import Count, Manifest, Name, Sha256, ShortText, parse_manifest
+from .manifest import Count, Manifest, Name, Sha256, ShortText
+from .manifest_parsing import parse_manifest
 
 BAKED_FILE = "baked.json"
 FORMAT_VERSION = "1.0"

@@ -13,7 +13,8 @@ from .baked import is_baked
 from .documents import MAX_DOCUMENT_BYTES, too_large
 from .errors import Problem, SchemaError, StoreNotFoundError, TicketMismatchError
 from .layout import ROOT_FILE
-from .manifest import MANIFEST_ATTRIBUTE, Manifest, parse_manifest
+from .manifest import MANIFEST_ATTRIBUTE, Manifest
+from .manifest_parsing import parse_manifest
 
 
 def read_manifest(place: str | Path | Location, access: Access | None = None) -> Manifest:

@@ -15,7 +15,8 @@ from ..access.location import Location
 from ..layout import specs_of
 from ..local_notes import noted_shards
 from ..locking import LOCK_TIMEOUT_S, held, lock_of
-from ..manifest import Manifest, needed_version, parse_manifest
+from ..manifest import Manifest, needed_version
+from ..manifest_parsing import parse_manifest
 from ..space import check_space
 from ..store import TicketStore
 from ..token_labels import FOLDER

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..layout import specs_of
-from ..manifest import Manifest, parse_manifest
+from ..manifest import Manifest
+from ..manifest_parsing import parse_manifest
 from ..store import TicketStore
 from ..writing.commit import StoreSpec, checked_part, manifest_of, num_key_bytes_of, read_headers
 from ..writing.new_store import check_destination, write_new_store

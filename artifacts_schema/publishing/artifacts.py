@@ -13,8 +13,9 @@ from ..baked import BAKED_FILE, is_baked, parse_baked
 from ..documents import MAX_DOCUMENT_BYTES
 from ..errors import BakedError, SchemaError, StoreNotFoundError
 from ..layout import ROOT_FILE
-from ..manifest import MANIFEST_ATTRIBUTE, Manifest, parse_manifest
+from ..manifest import MANIFEST_ATTRIBUTE, Manifest
 from ..manifest_file import is_store, read_root
+from ..manifest_parsing import parse_manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

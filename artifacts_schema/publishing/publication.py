@@ -9,8 +9,9 @@ from ..access.location import Location
 from ..errors import OptionError
 from ..identity import version_of
 from ..local_notes import keep_source
-from ..manifest import Manifest, Publication, parse_manifest
+from ..manifest import Manifest, Publication
 from ..manifest_file import read_root
+from ..manifest_parsing import parse_manifest
 from ..writing.new_store import object_sizes
 from ..writing.root import replace_manifest
 

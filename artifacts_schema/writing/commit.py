@@ -16,16 +16,8 @@ import pyarrow.compute as pc
 from ..adaptive import Adaptive, ThresholdFinder, counts_of
 from ..errors import IncompletePartsError
 from ..layout import array_specs
-from ..manifest import (
-    Dataset,
-    Manifest,
-    Publication,
-    Selector,
-    SkippedSample,
-    View,
-    needed_version,
-    parse_manifest,
-)
+from ..manifest import Dataset, Manifest, Publication, Selector, SkippedSample, View, needed_version
+from ..manifest_parsing import parse_manifest
 from ..strings import MAX_STRING_BYTES
 from ..tickets import bad_ranks, bad_tickets, pack_ranks, ranks_dtype
 from .new_store import check_destination, creation_time, write_new_store

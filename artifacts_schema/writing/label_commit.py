@@ -18,7 +18,8 @@ from ..errors import DiskError, IncompletePartsError, OptionError, OutputExistsE
 from ..files import clear_left_behind, removing, writing
 from ..layout import array_specs
 from ..local_notes import keep_source
-from ..manifest import Labeller, Manifest, parse_manifest
+from ..manifest import Labeller, Manifest
+from ..manifest_parsing import parse_manifest
 from ..store import TicketStore
 from ..token_labels import FOLDER, bad_label_maps
 from .array_writer import ArrayWriter

@@ -16,8 +16,9 @@ from ..errors import OutputExistsError
 from ..files import check_writable, clear_left_behind, removing, writing
 from ..layout import is_beside_objects
 from ..local_notes import write_local_notes
-from ..manifest import MANIFEST_ATTRIBUTE, Manifest, parse_manifest
+from ..manifest import MANIFEST_ATTRIBUTE, Manifest
 from ..manifest_file import is_store
+from ..manifest_parsing import parse_manifest
 
 
 def check_destination(store_path: Path, *, overwrite: bool) -> None:

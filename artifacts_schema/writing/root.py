@@ -8,7 +8,8 @@ from pathlib import Path
 from ..files import write_atomically
 from ..identity import sealed, version_of
 from ..layout import ROOT_FILE
-from ..manifest import MANIFEST_ATTRIBUTE, Manifest, parse_manifest
+from ..manifest import MANIFEST_ATTRIBUTE, Manifest
+from ..manifest_parsing import parse_manifest
 
 
 def root_with(root: bytes, manifest: Manifest) -> bytes:

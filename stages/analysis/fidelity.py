@@ -49,7 +49,8 @@ from ..selection.choosing import checked_selector, chooser_of
 from ..selection.config import DrawnViewOptions, SelectConfig
 from ..selection.select import select
 from ..selection.selectors import CASCADE, NamedSelector
-from ..training.config import MixingOptions, TrainConfig
+from ..training.config import TrainConfig
+from ..training.groups import MixingOptions
 from ..training.mixing import Mix, draw_mix, mix_batch
 from ..training.plan import plan_run
 from .config import BATCH_SIZE, FidelityConfig

@@ -59,11 +59,10 @@ def evaluate_stream(
     """
     student.eval()
     seen = torch.zeros(stream.num_classes if checks_labels else 0)
-    position = StreamPosition(rank=process.rank, world_size=process.world_size)
-    sums = torch.zeros(5, dtype=torch.float64)
+    sums = torch.zeros(5, dtype=torch.float64)  # those of `_sums_of`, and bad images
     reporter.start(name, stream.num_samples, "images")
     batches = iterate(
-        SampleStream(stream, position),
+        SampleStream(stream, StreamPosition(rank=process.rank, world_size=process.world_size)),
         num_workers,
         pin_memory=process.device.type == "cuda",
         stall_timeout_s=stall_timeout_s,
@@ -80,22 +79,39 @@ def evaluate_stream(
             logits = forward_batch(
                 student, shown, stream.view, process.device, num_own=num_own, student_px=stream.student_px
             ).float()
-            logits = logits[: len(batch.labels)]
         if checks_labels:
             seen[batch.labels] = 1
-        labels = batch.labels.to(process.device)
-        top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        sums[:4] += torch.tensor([int(top[:, 0].sum()), int(top.sum()), float(loss), len(labels)], dtype=torch.float64)
-        now = min(stream.num_samples, num_shown + len(labels) * process.world_size)  # as if all ranks were as fast
+        sums[:4] += _sums_of(logits[: len(batch.labels)], batch.labels.to(process.device))
+        now = min(stream.num_samples, num_shown + len(batch.labels) * process.world_size)  # as if ranks were as fast
         reporter.advance(now - num_shown, f"top-1 {100 * float(sums[0] / sums[3]):.2f}")
         num_shown = now
     total = process.sum(sums).cpu()
-    top1, top5, loss, count, skipped = total.tolist()
-    reporter.advance(int(count) - num_shown, f"top-1 {100 * top1 / max(1, count):.2f}")
+    reporter.advance(int(total[3]) - num_shown, f"top-1 {100 * float(total[0]) / max(1, int(total[3])):.2f}")
     reporter.finish()
     if checks_labels:
         _say_labels(process.sum(seen), reporter)
+    return _means(total, stream)
+
+
+def _sums_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Sums over a batch, float64 [4]: right at first, right among five, cross-entropy, samples.
+
+    Args:
+        logits: float [B, classes].
+        labels: int64 [B].
+    """
+    top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    return torch.tensor([int(top[:, 0].sum()), int(top.sum()), float(loss), len(labels)], dtype=torch.float64)
+
+
+def _means(total: torch.Tensor, stream: StreamConfig) -> Metrics:
+    """Means of what was summed over all ranks.
+
+    Raises:
+        OptionError: there was no sample.
+    """
+    top1, top5, loss, count, skipped = total.tolist()
     if not count:
         raise OptionError("there was no sample to test on; check `shards` and the tickets")
     return Metrics(

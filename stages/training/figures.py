@@ -217,12 +217,6 @@ def in_words(figures: dict[str, float]) -> str:
     return ", ".join(words)
 
 
-def said_of_waiting(share: float, *, can_bake: bool) -> str:
-    """Sentence on what to do where a GPU waits for its input; only replayed views can be baked, and only once."""
-    way_out = "bake the patches (dataltt bake), or use more `workers`" if can_bake else "use more `workers`"
-    return f"note: {share:.0%} of this epoch went into waiting for images; {way_out}"
-
-
 def in_hours(seconds: float) -> str:
     """A duration as people say it: 2 h 05 min, 7 min, 12 s."""
     minutes = round(seconds / 60)

@@ -16,7 +16,8 @@ from ..models.resizing import resize_images
 from ..models.student import Student
 from ..padding import PatchesShown
 from ..runtime.precision import autocast
-from .config import MixingOptions, TrainConfig
+from .config import TrainConfig
+from .groups import MixingOptions
 from .inputs import kept_inputs, network_inputs
 from .mixing import Mixed, draw_mix, mix_batch, mix_kept
 from .patch_mixing import mix_patches

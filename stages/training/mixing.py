@@ -26,7 +26,7 @@ from ..grid import Box, inside_box
 from ..models.prune import gather_patches
 from ..padding import NO_PATCH
 from ..runtime.randomness import isolated_rng
-from .config import MixingOptions
+from .groups import MixingOptions
 
 
 class Mix(NamedTuple):

@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ...artifacts_schema import Manifest, OptionError, TicketStore, View, read_manifest
-from ...artifacts_schema.thinning import approximation, mean_kept
+from ...artifacts_schema import Manifest, OptionError, View, read_manifest
+from ...artifacts_schema.thinning import mean_kept
 from ..data.class_list import ClassList, class_list_beside
 from ..data.decoders import shown_by
 from ..data.spans import num_train_steps
@@ -20,15 +20,15 @@ from ..runtime.distributed import Process
 from ..runtime.reporting import Reporter, SilentReporter
 from .adaptive import check_counts, takes_counts
 from .baked_run import open_baked
-from .classes import check_resumed_classes, classes_of_run
+from .classes import check_resumed_classes
 from .config import TrainConfig, check_options, protocol_of
 from .defaults import model_name, out_of, settled, with_defaults
 from .elastic import dealt
 from .eval_stream import center_of, check_protocol, check_tickets, eval_stream
 from .record import RECORD_FILE, read_record
-from .run_samples import RunSamples, samples_of_run, training_shards
+from .run_samples import RunSamples, samples_of_run
+from .run_source import RunSource, source_of
 from .student_plan import check_student, make_student, token_targets
-from .thinning import cut_down, recorded_tickets
 from .view_plan import ViewPlan, plan_views
 
 # Of a student that is not there yet.
@@ -81,65 +81,38 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
     protocol = protocol_of(config)
     asked, baked = settled(config), open_baked(config)
     config = config if baked is None else baked.completed(config)
-    store = _store(config)
-    stored = baked.manifest if baked is not None else None if store is None else store.manifest
-    manifest = stored if stored is None else cut_down(stored, str(config.tickets), config.ratio)
-    shards = training_shards(config, manifest) if baked is None else baked.shards
-    name = model_name(config, manifest)
-    if manifest is not None and (said := approximation(manifest)) and config.control in ("ticket", "inverse"):
-        reporter.message(f"tickets are {said}")
-    config = settled(config)
-    saved = read_record(out_of(config) / RECORD_FILE) if config.run.resume else None
-    config = dealt(config, saved, process)
-    classes = class_list_beside(shards)
-    if config.run.resume:
-        check_resumed_classes(out_of(config), classes)
-    heard = SilentReporter() if any_labels else reporter
-    config = with_defaults(config, name, manifest, reporter).but(
-        num_classes=classes_of_run(
-            config.data.num_classes,
-            store,
-            shards,
-            heard,
-            highest_label=None if baked is None else baked.baked.highest_label,
-        ),
-        test=protocol,
-    )
+    source = source_of(config, baked)
+    manifest, name = source.manifest, model_name(config, source.manifest)
+    source.announce(config, reporter)
+    config, classes = _going_on(settled(config), source, process)
+    config = with_defaults(config, name, manifest, reporter)
+    num_classes = source.num_classes(config.data.num_classes, SilentReporter() if any_labels else reporter)
+    config = config.but(num_classes=num_classes, test=protocol)
     views = plan_views(config, manifest, manifest.view.mean if manifest else _SOME_MEAN)
     config = _with_views(config, views)
-    config = config.but(token_labels=token_targets(config, manifest, views, shards))
+    config = config.but(token_labels=token_targets(config, manifest, views, source.shards))
     samples = samples_of_run(
         config,
         views,
         protocol,
-        store,
-        shards,
+        source.store,
+        source.shards,
         reporter,
         classes_asked=asked.data.num_classes,
         any_labels=any_labels,
-        known=None if baked is None else baked.samples,
+        known=source.known_samples,
     )
-    student = make_student(config, name, manifest, reporter)
-    if baked is not None:
-        baked.check_student(student, name)
-    check_student(student, config, name)
+    student = _student(config, name, source, reporter)
     view = _view(config, student, manifest)
     config = config.but(decoder=view.decoder_name)
     if manifest is not None:
         _check_store(config, manifest, student.geometry)
     else:
         plan_views(asked, None, view.mean)  # with the student's own mean
-    stream = _train_stream(config, student.geometry, views, samples, view=view, manifest=manifest)
-    stream = stream if baked is None else replace(stream, baked=baked.source)
+    stream = _train_stream(config, student.geometry, views, samples, view=view, source=source)
     steps_per_epoch = _steps_per_epoch(stream, config, process)
     val_stream = _val_stream(config, protocol, samples, stream, student.geometry)
-    if protocol is not None and val_stream is not None:
-        check_protocol(student, protocol, val_stream.num_keep, name, config.val_tickets)
-    if manifest is not None:
-        check_counts(manifest, str(config.tickets), stream, student, name, compiled=config.student.compile)
-    if val_stream is not None and config.val_tickets is not None:
-        theirs = read_manifest(config.remote.location(config.val_tickets))
-        check_counts(theirs, config.val_tickets, val_stream, student, name, compiled=config.student.compile)
+    _check_shown(config, manifest, student, name, protocol, stream, val_stream)
     return RunPlan(
         asked=asked,
         config=config,
@@ -150,16 +123,50 @@ def plan_run(config: TrainConfig, process: Process, reporter: Reporter, *, any_l
         protocol=protocol,
         steps_per_epoch=steps_per_epoch,
         samples=samples.to_json(),
-        ticket_store=_recorded_tickets(config, stored, manifest),
+        ticket_store=source.recorded(config),
         classes=classes,
     )
 
 
-def _store(config: TrainConfig) -> TicketStore | None:
-    """The store that samples are joined with; baked ones have their tickets already."""
-    if config.tickets is None or config.baked is not None:
-        return None
-    return TicketStore.open(config.remote.location(config.tickets))
+def _going_on(config: TrainConfig, source: RunSource, process: Process) -> tuple[TrainConfig, ClassList | None]:
+    """The configuration as these processes share its batches, those of a run that goes on; and the classes listed
+    beside the shards, which have to be that run's.
+    """
+    saved = read_record(out_of(config) / RECORD_FILE) if config.run.resume else None
+    config = dealt(config, saved, process)
+    classes = class_list_beside(source.shards)
+    if config.run.resume:
+        check_resumed_classes(out_of(config), classes)
+    return config, classes
+
+
+def _student(config: TrainConfig, name: str, source: RunSource, reporter: Reporter) -> Student:
+    """The student, if it can do what the run asks of it."""
+    student = make_student(config, name, source.manifest, reporter)
+    if source.baked is not None:
+        source.baked.check_student(student, name)
+    check_student(student, config, name)
+    return student
+
+
+def _check_shown(
+    config: TrainConfig,
+    manifest: Manifest | None,
+    student: Student,
+    name: str,
+    protocol: EvalProtocol | None,
+    stream: StreamConfig,
+    val_stream: StreamConfig | None,
+) -> None:
+    """Refuses patches that the student cannot be shown, in training or in validation."""
+    if protocol is not None and val_stream is not None:
+        check_protocol(student, protocol, val_stream.num_keep, name, config.val_tickets)
+    compiled = config.student.compile
+    if manifest is not None:
+        check_counts(manifest, str(config.tickets), stream, student, name, compiled=compiled)
+    if val_stream is not None and config.val_tickets is not None:
+        theirs = read_manifest(config.remote.location(config.val_tickets))
+        check_counts(theirs, config.val_tickets, val_stream, student, name, compiled=compiled)
 
 
 def _steps_per_epoch(stream: StreamConfig, config: TrainConfig, process: Process) -> int:
@@ -175,12 +182,6 @@ def _steps_per_epoch(stream: StreamConfig, config: TrainConfig, process: Process
             f"{process.world_size} process(es); lower `batch_size`"
         )
     return steps
-
-
-def _recorded_tickets(config: TrainConfig, stored: Manifest | None, shown: Manifest | None) -> dict[str, Any]:
-    if stored is None or shown is None:
-        return {}
-    return recorded_tickets(stored, shown, learns_labels=config.student.token_labels == "store")
 
 
 def _with_views(config: TrainConfig, plan: ViewPlan) -> TrainConfig:
@@ -213,9 +214,10 @@ def _train_stream(
     samples: RunSamples,
     *,
     view: View,
-    manifest: Manifest | None,
+    source: RunSource,
 ) -> StreamConfig:
     assert c.data.num_classes is not None
+    manifest = source.manifest
     return StreamConfig(
         shards=samples.training.shards,
         view=view,
@@ -242,6 +244,7 @@ def _train_stream(
         on_bad_image=c.data.on_bad_image,
         shuffle_buffer=c.data.shuffle_buffer,
         repeats=c.views.repeats,
+        baked=None if source.baked is None else source.baked.source,
     )
 
 

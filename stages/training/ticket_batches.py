@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -269,17 +269,11 @@ def ticket_batches(
     Raises:
         DatalttError: whatever can be known to be wrong before an image is read.
     """
-    if batch_size < 1:
-        raise OptionError(f"`batch_size` {batch_size} should be at least 1")
-    if (rank is None) != (world_size is None):
-        raise OptionError("`rank` and `world_size` go together; give both, or neither")
-    if cast(str, subset) == "resize":
-        raise OptionError("`subset` 'resize' is none: take 'dense', and make the batch's images smaller")
+    _check_call(batch_size, subset, rank, world_size)
     store = tickets if isinstance(tickets, TicketStore) else TicketStore.open(tickets)
-    path = store.path
     manifest = store.manifest
     asked = LoopViews(
-        tickets=path,
+        tickets=store.path,
         subset=subset,
         view_mode=view_mode,
         num_views=num_views,
@@ -288,12 +282,8 @@ def ticket_batches(
         training=training,
     )
     views = shown_views(asked, manifest)
-    if subset == "inverse" and not manifest.has_ranks:
-        raise OptionError(f"`subset` 'inverse' needs ranks, which {path} lacks; select again: dataltt select --ranks")
+    own_counts = _own_counts(store, subset, views)
     found = stored_shards(store.location, manifest, None if shards is None else str(shards))
-    own_counts = takes_counts(manifest, subset)
-    if own_counts and views.mode == "warp":
-        refuse_adaptive(manifest, path, "how many patches the views of this `view_mode` need, they do not say")
     join = _join(store.location, subset, views, on_missing_ticket, on_changed_image, own_counts=own_counts)
     compared = compare_or_count(found, store, join, reporter or SilentReporter(), recount=recount)
     for sentence in compared.sentences() if reporter is None else ():
@@ -327,6 +317,33 @@ def ticket_batches(
             f"{config.num_samples} samples are fewer than one batch of {batch_size} on each process; lower `batch_size`"
         )
     return data
+
+
+def _check_call(batch_size: int, subset: str, rank: int | None, world_size: int | None) -> None:
+    if batch_size < 1:
+        raise OptionError(f"`batch_size` {batch_size} should be at least 1")
+    if (rank is None) != (world_size is None):
+        raise OptionError("`rank` and `world_size` go together; give both, or neither")
+    if subset == "resize":
+        raise OptionError("`subset` 'resize' is none: take 'dense', and make the batch's images smaller")
+
+
+def _own_counts(store: TicketStore, subset: Subset, views: ShownViews) -> bool:
+    """Tells whether images keep as many patches as their own tickets.
+
+    Raises:
+        OptionError: the store does not say what this subset, or these views, need.
+    """
+    if subset == "inverse" and not store.manifest.has_ranks:
+        raise OptionError(
+            f"`subset` 'inverse' needs ranks, which {store.path} lacks; select again: dataltt select --ranks"
+        )
+    own_counts = takes_counts(store.manifest, subset)
+    if own_counts and views.mode == "warp":
+        refuse_adaptive(
+            store.manifest, store.path, "how many patches the views of this `view_mode` need, they do not say"
+        )
+    return own_counts
 
 
 def _join(

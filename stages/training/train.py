@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...artifacts_schema import DatalttError, OptionError
+from ...artifacts_schema import DatalttError
 from ..data.batches import Batch
 from ..data.class_list import keep_class_list
 from ..data.fetching import fetch_tickets
@@ -24,15 +24,10 @@ from ..data.loader import iterate
 from ..data.stream_config import StreamConfig, StreamPosition
 from ..data.student_stream import SampleStream
 from ..models.checkpoints import (
-    CheckpointInfo,
     latest_checkpoint,
     load_training_state,
-    save_checkpoint,
-    save_weights,
 )
-from ..models.resizing import resized_in_words
 from ..models.student import Student
-from ..models.weights import load_weights, read_weights
 from ..options import EvalProtocol, Group
 from ..runtime.distributed import Process, process_group
 from ..runtime.interrupts import StopRequest
@@ -41,17 +36,19 @@ from ..runtime.locks import written_by_one
 from ..runtime.moving import on_device
 from ..runtime.precision import tf32
 from ..runtime.reporting import Reporter, SilentReporter
+from .announcements import dealt_anew_in_words, padding_in_words, run_in_words, waiting_in_words
 from .config import TrainConfig
 from .defaults import out_of, settled
 from .elastic import layout_of, taken_before
-from .eval_loop import Metrics, evaluate_stream
-from .eval_stream import center_of
-from .figures import MUCH_WAITING, Figures, in_hours, in_words, said_of_waiting
+from .eval_loop import Metrics
+from .figures import MUCH_WAITING, Figures, in_hours, in_words
 from .plan import RunPlan, plan_run
 from .record import LOCK_FILE, begin_run, new_record, resume_run, undo_run
 from .room import check_room, check_run_folder
 from .run_log import Logger, RunLog, create_logger
+from .run_state import Progress, load_state, save_state
 from .updates import Updates
+from .validation import Validation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +135,7 @@ class _Trainer:
         check_lock: Callable[[], None],
         logger: Logger | None,
     ) -> None:
-        self.process, self.reporter, self.out, self.check_lock = process, reporter, plan.out, check_lock
+        self.plan, self.process, self.reporter, self.check_lock = plan, process, reporter, check_lock
         self.record = new_record(
             asked,
             plan.config,
@@ -147,17 +144,13 @@ class _Trainer:
             ticket_store=plan.ticket_store,
             samples=plan.samples,
         )
-        self.config, self.student, self.steps_per_epoch = plan.config, plan.student, plan.steps_per_epoch
-        self.stream, self.val_stream, self.protocol = plan.stream, plan.val_stream, plan.protocol
-        self.stream_of = plan.stream_of
-        self.epochs, self.classes, self.logger = plan.epochs, plan.classes, logger
+        self.out, self.config, self.stream, self.logger = plan.out, plan.config, plan.stream, logger
+        self.epochs, self.steps_per_epoch = plan.epochs, plan.steps_per_epoch
         self.updates = Updates(plan.config, plan.student, plan.stream, process, steps_per_epoch=plan.steps_per_epoch)
+        self.validation = Validation(plan, self.updates, process, reporter)
         self.layout = layout_of(plan.config, process.world_size)
         self.taken: tuple[Stretch, ...] = ()  # of the epoch under way, by other layouts
         self.step, self.num_skipped = 0, 0
-        self.best_top1: float | None = None
-        self.validation: Metrics | None = None
-        self.ema_validation: Metrics | None = None
         self.stop = StopRequest(is_shared=process.world_size > 1)
         self.joint_stop = JointStop(process, self.stop)
 
@@ -165,16 +158,16 @@ class _Trainer:
         """Trains from the start, or from the newest checkpoint, to the end or to `max_steps`."""
         c = self.config
         if self.process.is_main:
-            check_room(self.out, self.student.net, c, self.reporter)
+            check_room(self.out, self.plan.student.net, c, self.reporter)
         if c.run.resume:
             self._go_on()
         else:
             self.process.on_main(self._begin)
         self.process.barrier()
         self.log = self._opened_log() if self.process.is_main else None
-        self._announce()
+        self.reporter.message(run_in_words(self.plan, self.layout, self.updates.lr))
         self.figures = Figures(
-            self.student,
+            self.plan.student,
             num_keep=None if self.stream.subset == "dense" else self.stream.num_keep,
             image_px=self.stream.student_px,
             ends_dense=c.dense_epochs > 0,
@@ -194,18 +187,21 @@ class _Trainer:
                 self.log.close()
             if self.step == 0 and not c.run.resume and self.process.is_main:
                 undo_run(self.out)  # ended by an error before it began: the corrected command starts afresh
-        shown = self.updates.loss.shown
+        return self._result()
+
+    def _result(self) -> TrainResult:
+        shown, num_dense = self.updates.loss.shown, self._num_dense_steps
         return TrainResult(
             run=str(self.out),
             step=self.step,
             epoch=self.step // self.steps_per_epoch,
-            protocol=self.protocol,
-            validation=self.validation,
-            ema_validation=self.ema_validation,
-            best_top1=self.best_top1,
+            protocol=self.plan.protocol,
+            validation=self.validation.last,
+            ema_validation=self.validation.last_of_average,
+            best_top1=self.validation.best_top1,
             num_skipped=self.num_skipped,
             num_missing=self.stream.num_missing,
-            tflops=self.figures.tflops_spent(self.step - self._num_dense_steps, self._num_dense_steps),
+            tflops=self.figures.tflops_spent(self.step - num_dense, num_dense),
             patches_kept=shown.mean_kept if shown.num_images else None,
             patches_padded=shown.mean_padded if shown.num_images else None,
         )
@@ -217,7 +213,7 @@ class _Trainer:
 
     def _begin(self) -> None:
         begin_run(self.out, self.record)
-        keep_class_list(self.out, self.classes)
+        keep_class_list(self.out, self.plan.classes)
 
     def _opened_log(self) -> RunLog:
         try:
@@ -240,32 +236,6 @@ class _Trainer:
         self._say_padding()
         self.joint_stop.settle()
 
-    def _announce(self) -> None:
-        c, s = self.config, self.stream
-        kept = self._shown_in_words()
-        tested = "while dropping" if self.student.summary else f"on {self.protocol}"
-        what = self.student.summary or f"{c.control}: {kept}"
-        left_out = s.num_shown - self.steps_per_epoch * self.layout.global_batch
-        repeated = f" (1 in {s.repeats} each epoch, in {s.repeats} views)" if s.repeats > 1 else ""
-        self.reporter.message(
-            f"{c.student.model}, {what}; {s.num_samples} images{repeated}, {self.steps_per_epoch} steps per epoch"
-            + (f" (each epoch leaves out another {left_out}, less than a batch)" if left_out else "")
-            + f", learning rate {self.updates.lr:.3g}"
-            + (f"; the last {c.dense_epochs} epoch(s) on all patches" if c.dense_epochs else "")
-            + (f"; best kept by testing {tested}" if self.protocol else "; no `val_shards`: no best is kept")
-        )
-
-    def _shown_in_words(self) -> str:
-        s, num_patches = self.stream, self.student.geometry.num_patches
-        if s.student_px is not None:
-            return resized_in_words(self.student.geometry, s.student_px, s.num_keep)
-        if s.subset == "dense":
-            return "all patches"
-        if s.own_counts:
-            return f"as many patches as an image needs, about {s.num_keep} of {num_patches} on average"
-        zeroed = "" if self.student.saves_compute else " (the others are set to zero, which saves no compute)"
-        return f"{s.num_keep} of {num_patches} patches{zeroed}"
-
     def _is_to_stop(self) -> bool:
         at_end = self.step >= self.epochs * self.steps_per_epoch
         at_max_steps = self.config.run.max_steps is not None and self.step >= self.config.run.max_steps
@@ -286,7 +256,7 @@ class _Trainer:
         self.reporter.start(f"epoch {epoch + 1}/{self.epochs}", self.steps_per_epoch * per_step, "images")
         self.reporter.advance(first * per_step)
         self.figures.begin_epoch(is_dense=epoch >= self.epochs - c.dense_epochs)
-        stream = self.stream_of(epoch)
+        stream = self.plan.stream_of(epoch)
         self.updates.show(stream)
         for batch in self._batches(stream, position):
             self._train_step(batch)
@@ -301,7 +271,7 @@ class _Trainer:
         if self.step == end:
             self.taken = ()
             if (epoch + 1) % c.logging.val_interval == 0 or epoch + 1 == self.epochs:
-                self._validate(epoch)
+                self.validation.run(self.step, epoch, self.log)
         elif self._is_to_stop():
             what = "interrupted" if self.joint_stop.is_agreed else "stopped by `max_steps`"
             self.reporter.message(f"{what} at step {self.step}, inside epoch {epoch + 1}: saved, not validated")
@@ -346,87 +316,16 @@ class _Trainer:
         return ", ".join(word for word in words if word)
 
     def _say_padding(self) -> None:
-        """Says what padding leaves of the arithmetic that adaptive tickets save."""
         shown = self.updates.loss.shown
-        if not self.stream.own_counts or not shown.num_images:
-            return
-        num_patches, whole = self.student.geometry.num_patches, self.figures.whole.flops
-        flops = self.figures.usual.flops
-        share = f"; {flops / whole:.1%} of the arithmetic of all {num_patches}" if flops and whole else ""
-        self.reporter.message(
-            f"{shown.mean_kept:.1f} patches of an image on average, {shown.mean_padded:.1f} with padding{share}"
-        )
+        if self.stream.own_counts and shown.num_images:
+            num_patches = self.plan.student.geometry.num_patches
+            self.reporter.message(padding_in_words(shown, self.figures, num_patches))
 
     def _say_waiting(self, epoch: int) -> None:
-        """Says what to do where a GPU waits for its input."""
         share = self.figures.epoch_wait_share
         if self.process.device.type != "cpu" and share > MUCH_WAITING and epoch == self.first_epoch:
             can_bake = self.stream.view_mode == "replay" and self.stream.baked is None
-            self.reporter.message(said_of_waiting(share, can_bake=can_bake))
-
-    def _validate(self, epoch: int) -> None:
-        if self.val_stream is None:
-            return
-        shown = self.validation = self._tested("testing")
-        said = f"epoch {epoch + 1}: top-1 {shown.top1:.2f}, loss {shown.loss:.3f}"
-        values = {f"val_{k}": v for k, v in asdict(shown).items()}
-        is_ema = False
-        if self.updates.ema is not None:
-            with self.updates.averaged():
-                averaged = self.ema_validation = self._tested("testing averaged weights")
-            said += f"; averaged weights {averaged.top1:.2f}, {averaged.loss:.3f}"
-            values |= {f"val_ema_{k}": v for k, v in asdict(averaged).items()}
-            if averaged.top1 > shown.top1:
-                shown, is_ema = averaged, True
-        is_best = self.best_top1 is None or shown.top1 > self.best_top1
-        if self.log is not None:
-            self.log.write(self.step, epoch, {**values, "val_protocol": self.protocol})
-        if is_best:
-            self.best_top1 = shown.top1
-            self._save_best(shown, is_ema=is_ema)
-        self.reporter.message(f"{said} on {self.protocol}" + (" (best so far)" if is_best else ""))
-
-    def _tested(self, name: str) -> Metrics:
-        c = self.config
-        assert self.val_stream is not None
-        assert c.runtime.workers is not None
-        return evaluate_stream(
-            self.student,
-            self.val_stream,
-            self.process,
-            num_workers=c.runtime.workers,
-            precision=c.runtime.precision,
-            stall_timeout_s=c.runtime.stall_timeout_s,
-            reporter=self.reporter,
-            own_patches=self.protocol == "own",
-            same_size=c.student.compile,
-            name=name,
-        )
-
-    def _save_best(self, tested: Metrics, *, is_ema: bool) -> None:
-        if not self.process.is_main:
-            return
-        assert not is_ema or self.updates.ema is not None
-        net = self.updates.ema.module if is_ema and self.updates.ema is not None else self.student.net
-        info = replace(self._info(), top1=tested.top1, is_ema=is_ema)
-        save_weights(self.out / "best.safetensors", net.state_dict(), info)
-
-    def _info(self) -> CheckpointInfo:
-        c, s = self.config, self.stream
-        assert c.student.model is not None
-        return CheckpointInfo(
-            model=c.student.model,
-            num_classes=s.num_classes,
-            image_px=s.image_px,
-            view=center_of(s.view),
-            control=c.control,
-            num_keep=self.student.fixed_num_keep or s.num_keep,
-            swin_input=c.student.swin_input,
-            step=self.step,
-            epoch=self.step // self.steps_per_epoch,
-            protocol=self.protocol,
-            top1=self.validation.top1 if self.validation else None,
-        )
+            self.reporter.message(waiting_in_words(share, can_bake=can_bake))
 
     def _save(self) -> None:
         """Writes a checkpoint, on rank 0; the others wait."""
@@ -434,19 +333,15 @@ class _Trainer:
         self.check_lock()
         num_skipped = self.process.sum(torch.tensor([float(self.num_skipped)]))
         if self.process.is_main:
-            training = {
-                "step": self.step,
-                "steps_per_epoch": self.steps_per_epoch,
-                **self.updates.state_dict(),
-                "best_top1": self.best_top1,
-                "num_skipped": int(num_skipped),
-                "layout": asdict(self.layout),
-                "taken": [asdict(stretch) for stretch in self.taken],
-                "shown": asdict(self.updates.loss.shown),
-            }
-            ema = self.updates.ema.module.state_dict() if self.updates.ema is not None else None
-            keep = self.config.logging.keep_checkpoints
-            save_checkpoint(self.out, self._info(), self.student.net.state_dict(), ema, training, keep=keep)
+            progress = Progress(
+                step=self.step,
+                best_top1=self.validation.best_top1,
+                num_skipped=int(num_skipped),
+                layout=self.layout,
+                taken=self.taken,
+            )
+            last = self.validation.last
+            save_state(self.plan, self.updates, progress, top1=None if last is None else last.top1)
         self.process.barrier()
 
     def _go_on(self) -> None:
@@ -463,31 +358,12 @@ class _Trainer:
             return
         self._load(checkpoint, state)
 
-    def _say_dealt_anew(self, num_skipped: int) -> None:
-        last = self.taken[-1]
-        said = f"the rest of epoch {self.step // self.steps_per_epoch + 1} is dealt to {self.layout}, in another order "
-        said += f"than to {last.layout}: each of its samples once"
-        if num_skipped:  # others took their places, and which ones cannot be told without reading all again
-            said += f", but up to {num_skipped} that stood in for bad images, which may be seen again"
-        self.reporter.message(said)
-
     def _load(self, checkpoint: Path, state: dict[str, Any]) -> None:
-        assert self.config.student.model is not None
-        source = checkpoint / "model.safetensors"
-        load_weights(self.student.net, read_weights(source), str(source), self.config.student.model)
-        if self.updates.ema is not None:
-            source = checkpoint / "ema.safetensors"
-            load_weights(self.updates.ema.module, read_weights(source), str(source), self.config.student.model)
-        self.updates.load_state_dict(state)
-        self.step, self.best_top1 = state["step"], state["best_top1"]
-        self.updates.loss.shown.go_on(**state.get("shown", {}))
+        load_state(self.plan, self.updates, checkpoint, state)
+        self.step, self.validation.best_top1 = state["step"], state["best_top1"]
         self.num_skipped = state["num_skipped"] if self.process.is_main else 0  # it is that of all ranks
-        if state["steps_per_epoch"] != self.steps_per_epoch:
-            raise OptionError(
-                f"the shards held {state['steps_per_epoch']} steps per epoch and now hold "
-                f"{self.steps_per_epoch}; give the same shards"
-            )
         self.reporter.message(f"resumed at step {self.step}")
         self.taken = taken_before(state, self.layout, self.steps_per_epoch)
         if len(self.taken) > len(state.get("taken", ())):
-            self._say_dealt_anew(state["num_skipped"])
+            epoch = self.step // self.steps_per_epoch
+            self.reporter.message(dealt_anew_in_words(self.taken[-1], self.layout, epoch, state["num_skipped"]))

@@ -14,7 +14,8 @@ from dataltt.pipeline.commands.select import select
 from dataltt.pipeline.commands.train import train
 from dataltt.pipeline.options import ConfiguredCommand, takes
 from dataltt.stages.options import Option
-from dataltt.stages.training.config import Recipe, TrainConfig
+from dataltt.stages.training.config import TrainConfig
+from dataltt.stages.training.groups import Recipe
 
 from ..helpers import MODEL, CliResult, SmallStore, run_cli
 

@@ -18,7 +18,8 @@ from dataltt.stages.options import (
     shares,
     whole_numbers,
 )
-from dataltt.stages.training.config import FitSelectorConfig, Recipe, TrainConfig
+from dataltt.stages.training.config import FitSelectorConfig, TrainConfig
+from dataltt.stages.training.groups import Recipe
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -26,7 +26,8 @@ from dataltt.stages.data.student_stream import SampleStream
 from dataltt.stages.grid import Box
 from dataltt.stages.models.prune import gather_patches
 from dataltt.stages.runtime.reporting import SilentReporter
-from dataltt.stages.training.config import MixingOptions, TrainConfig
+from dataltt.stages.training.config import TrainConfig
+from dataltt.stages.training.groups import MixingOptions
 from dataltt.stages.training.mixing import Mix, Mixed, draw_mix, mix_batch, mix_kept
 from dataltt.stages.training.train import train
 from hypothesis import given, settings

@@ -18,9 +18,10 @@ from dataltt.stages.models.student import Student
 from dataltt.stages.runtime.moving import on_device
 from dataltt.stages.runtime.peaks import peak_of
 from dataltt.stages.training import figures, run_log
+from dataltt.stages.training.announcements import waiting_in_words
 from dataltt.stages.training.config import EvalConfig, TrainConfig
 from dataltt.stages.training.evaluate import evaluate
-from dataltt.stages.training.figures import Figures, in_hours, in_words, said_of_waiting
+from dataltt.stages.training.figures import Figures, in_hours, in_words
 from dataltt.stages.training.train import TrainResult, train
 from safetensors.torch import load_file
 from torch import Tensor
@@ -267,6 +268,6 @@ def test_batches_move_whole() -> None:
     ("can_bake", "way_out"),
     [(True, "bake the patches (dataltt bake), or use more `workers`"), (False, "use more `workers`")],
 )
-def test_what_is_said_of_waiting(can_bake: bool, way_out: str) -> None:
-    said = said_of_waiting(0.314, can_bake=can_bake)
+def test_what_is_waiting_in_words(can_bake: bool, way_out: str) -> None:
+    said = waiting_in_words(0.314, can_bake=can_bake)
     assert said == f"note: 31% of this epoch went into waiting for images; {way_out}"
