@@ -190,9 +190,13 @@ def group_figure(kinds: Mapping[str, Points], dense: float | None, dense_sd: flo
 
 
 class Spent(NamedTuple):
-    """Result of an arm, in per cent of top-1, and the arithmetic of its training, in 10¹² operations."""
+    """Result of an arm, in per cent of top-1, and the arithmetic of its training, in 10¹² operations.
+
+    `kind` is what it is trained on: arms of a kind have one colour.
+    """
 
     name: str
+    kind: str
     tflops: float
     mean: float
     sd: float | None
@@ -202,9 +206,11 @@ def compute_figure(arms: Sequence[Spent]) -> Figure:
     """Top-1 over the arithmetic of training, a mark for each arm."""
     figure = Figure(figsize=(8.2, max(4.2, 0.27 * len(arms))), layout="constrained")
     axes = figure.subplots()
+    colours: dict[str, str] = {}
     for i, arm in enumerate(arms):
+        colour = colours.setdefault(arm.kind, f"C{len(colours) % 10}")
+        marker = "osDv^P"[sum(other.kind == arm.kind for other in arms[:i]) % 6]
         bars = None if arm.sd is None else [arm.sd]
-        marker, colour = "osDv^P"[i // 10 % 6], f"C{i % 10}"
         axes.errorbar(
             [arm.tflops], [arm.mean], yerr=bars, marker=marker, color=colour, ls="", capsize=3, label=arm.name
         )

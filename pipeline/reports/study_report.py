@@ -116,7 +116,13 @@ def _by_group(document: Mapping[str, Any]) -> dict[str, Points]:
 def _spent(document: Mapping[str, Any]) -> list[Spent]:
     """Arms by the test that they are validated on, as marks of the picture."""
     return [
-        Spent(name=f"{row['arm']}, on {row['tested_on']}", tflops=row["tflops"], mean=row["mean"], sd=row["sd"])
+        Spent(
+            name=f"{row['arm']}, on {row['tested_on']}",
+            kind=row["trained_on"],
+            tflops=row["tflops"],
+            mean=row["mean"],
+            sd=row["sd"],
+        )
         for row in first_tests(document)
     ]
 

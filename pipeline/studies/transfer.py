@@ -26,8 +26,8 @@ def transfer(inputs: StudyInputs, reporter: Reporter) -> Study:
     Tickets: at ratios .5 and .3 by the checkpoint, as it is, of the centre view.
     Arms: for 3 and for 10 epochs dense, and for each ratio tickets, random, center and resize.
     Cost: per seed 18 runs, 117 passes over the photographs: an hour for 1,405 of them on two CPU cores that others use.
-    To expect: after 3 epochs tickets above random subsets, by 4 points at ratio .5 and by 10 at .3 (five seeds),
-    which 10 epochs no longer show (three); smaller pictures above both.
+    To expect: after 3 epochs tickets above random subsets, by 4 points at ratio .5 and by 10 at .3, after 10 epochs
+    not at .5, and by 3 points at .3; smaller pictures above both.
     """
     inputs.needs("transfer", "shards", "test_shards", "checkpoint")
     assert inputs.test_shards is not None

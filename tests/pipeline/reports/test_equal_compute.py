@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from dataltt.pipeline.reports.equal_compute import equal_compute
+from dataltt.pipeline.reports.figures import Spent, compute_figure
 from dataltt.pipeline.reports.study_report import write_study_report
 
 
@@ -56,3 +57,16 @@ def test_the_page_has_the_table(tmp_path: Path) -> None:
     assert rows[0] == ["few", "ticket", "5", "60.00", "none", "", "", ""]
     assert rows[1][:7] == ["ticket", "ticket", "10", "72.50", "resize", "resize", "75.00"]
     assert rows[3] == ["dense", "dense", "20", "81.00", "resize", "resize", "75.00", "+6.00 [+6.00, +6.00]"]
+
+
+def test_arms_of_a_kind_have_one_colour_and_other_marks() -> None:
+    arms = [
+        Spent(name=f"{kind}-{epochs}", kind=kind, tflops=epochs, mean=50.0, sd=1.0)
+        for epochs in (3, 10)
+        for kind in ("dense", "ticket", "resize")
+    ]
+    lines = [bars.lines[0] for bars in compute_figure(arms).axes[0].containers]
+    colours = [line.get_color() for line in lines]
+    assert len(set(colours)) == 3
+    assert colours[:3] == colours[3:]
+    assert [line.get_marker() for line in lines] == ["o"] * 3 + ["s"] * 3
