@@ -40,7 +40,7 @@ def refuse_adaptive(manifest: Manifest, store: str, why: str) -> None:
     if manifest.adaptive is not None:
         raise OptionError(
             f"{store} has adaptive tickets (`budget={manifest.adaptive.budget:g}`), and {why}; select with `ratio`, "
-            "which keeps as many patches of every image"
+            "which keeps equally many patches of every image"
         )
 
 
@@ -60,7 +60,7 @@ def num_kept_of(manifest: Manifest, store: str, ratio: float) -> int:
     """
     if not 0 < ratio <= 1:
         raise OptionError(f"`ratio={ratio}` lies outside (0, 1]; 0.5 keeps half")
-    refuse_adaptive(manifest, store, f"`ratio={ratio}` cuts tickets of one number down to another")
+    refuse_adaptive(manifest, store, f"`ratio={ratio}` cuts down tickets of one number alone")
     count = num_kept(manifest.num_patches, ratio)
     if count > manifest.num_keep:
         raise OptionError(

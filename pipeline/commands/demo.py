@@ -40,9 +40,16 @@ def demo(config: DemoConfig, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "trained on", "tested on", *numbers("top-1 %", "loss"), title="Does a ViT need all patches?")
+    table = Table(
+        "",
+        "trained on",
+        "tested on",
+        *numbers("top-1 %", "loss", "10¹² operations"),
+        title="Does a ViT need all patches?",
+    )
     for row in result.rows:
-        table.add_row(row.label, row.trained_on, row.tested_on, f"{row.top1:.2f}", f"{row.loss:.3f}")
+        spent = "" if row.tflops is None else f"{row.tflops:.2f}"
+        table.add_row(row.label, row.trained_on, row.tested_on, f"{row.top1:.2f}", f"{row.loss:.3f}", spent)
     console = Console()
     console.print(table)
     console.print(

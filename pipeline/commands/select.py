@@ -31,7 +31,8 @@ def select(config: SelectConfig, as_json: bool) -> None:
         return
     kept = kept_in_words(manifest)
     num_unlabelled, key = first_unlabelled(TicketStore.open(str(out)))
-    then = "" if num_unlabelled else f"; next: dataltt train --tickets {out}"
+    model = "" if manifest.selector.model else " --model MODEL"  # there is none whose architecture a student could have
+    then = "" if num_unlabelled else f"; next: dataltt train --tickets {out}{model}"
     say(f"{out}: {kept} of {manifest.num_images} images{then}")
     if num_unlabelled:
         warn(

@@ -10,7 +10,7 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def run_demo(
     store, test_store = out / "train.zarr", out / "test.zarr"
     base = _dense_config(out, shards, test_shards, epochs, seed)
     reporter.heading("(c) dense: all patches")
-    train(base, reporter)
+    spent = {"dense": train(base, reporter).tflops}
     reporter.heading(f"selecting: the dense model keeps {ratio:.0%} of the patches of every image")
     for each, each_shards in ((store, shards), (test_store, test_shards)):
         weights = last_weights(out / "runs" / "dense")
@@ -75,14 +75,14 @@ def run_demo(
         select(config, reporter)
     pruned = base.but(tickets=str(store), val_tickets=str(test_store))
     reporter.heading("(a) ticket: the kept patches alone")
-    train(pruned.but(out=out / "runs" / "ticket", control="ticket"), reporter)
+    spent["ticket"] = train(pruned.but(out=out / "runs" / "ticket", control="ticket"), reporter).tflops
     reporter.heading("(b) random: as many patches, drawn anew for every image and step")
-    train(pruned.but(out=out / "runs" / "random", control="random"), reporter)
+    spent["random"] = train(pruned.but(out=out / "runs" / "random", control="random"), reporter).tflops
     reporter.heading("resize: whole pictures, made so small that they have as many patches")
-    train(pruned.but(out=out / "runs" / "resize", control="resize"), reporter)
-    runs = {"(a)": "ticket", "(b)": "random", "(c)": "dense"}
+    spent["resize"] = train(pruned.but(out=out / "runs" / "resize", control="resize"), reporter).tflops
+    runs = {"(a)": "ticket", "(b)": "random", "(c)": "dense", "resize": "resize"}
     manifest = read_manifest(str(store))
-    rows = list(_test_all(out, test_shards, str(test_store), seed, reporter))
+    rows = list(_test_all(out, test_shards, str(test_store), seed, spent, reporter))
     result = DemoResult(
         rows=rows,
         num_keep=manifest.num_keep,
@@ -162,7 +162,9 @@ def pack_fashion(folder: Path, split: str, count: int | None, reporter: Reporter
     ).num_samples
 
 
-def _test_all(out: Path, shards: str, store: str, seed: int, reporter: Reporter) -> Iterator[DemoRow]:
+def _test_all(
+    out: Path, shards: str, store: str, seed: int, spent: Mapping[str, float | None], reporter: Reporter
+) -> Iterator[DemoRow]:
     """The paper's comparison first, then the same students under the other protocols."""
     reporter.heading("testing")
     plan: list[tuple[str, str, EvalProtocol]] = [
@@ -185,4 +187,11 @@ def _test_all(out: Path, shards: str, store: str, seed: int, reporter: Reporter)
             ),
             reporter,
         )
-        yield DemoRow(label=label, trained_on=trained_on, tested_on=tested_on, top1=metrics.top1, loss=metrics.loss)
+        yield DemoRow(
+            label=label,
+            trained_on=trained_on,
+            tested_on=tested_on,
+            top1=metrics.top1,
+            loss=metrics.loss,
+            tflops=spent[trained_on],
+        )

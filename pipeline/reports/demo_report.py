@@ -18,25 +18,29 @@ from ...stages.analysis.sample_tickets import sample_tickets
 from ...stages.runtime.version import tool_version
 from ...stages.training.run_log import METRICS_FILE
 from ..escaping import in_page
-from .figures import curve_figure, draw_heat_map, ticket_figure, to_svg
+from .figures import Spent, compute_figure, curve_figure, draw_heat_map, ticket_figure, to_svg
 
 _NUM_SAMPLES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoRow:
-    """Row of the table: a student, what it was trained on, what it is tested on, and how it did."""
+    """Row of the table: a student, what it was trained on, what it is tested on, and how it did.
+
+    `tflops` is the arithmetic of its training, in 10¹² operations, where it is known.
+    """
 
     label: str
     trained_on: str
     tested_on: str
     top1: float
     loss: float
+    tflops: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoResult:
-    """Results of the demo. `runs` maps (a), (b), (c) to the folders of their runs."""
+    """Results of the demo. `runs` maps (a), (b), (c) and resize to the folders of their runs."""
 
     rows: list[DemoRow]
     num_keep: int
@@ -51,9 +55,15 @@ class DemoResult:
 
 def write_report(result: DemoResult, *, test_store: str, test_shards: str, num_train: int, num_test: int) -> None:
     """Writes result.report: the table, the learning curves, sample tickets over their images, where tickets lie."""
-    names = {"(c)": "(c) dense", "(a)": "(a) tickets", "(b)": "(b) random, tested on tickets"}
-    curves = {name: _curve(Path(result.runs[label])) for label, name in names.items()}
+    names = {"(c)": "(c) dense", "(a)": "(a) tickets", "(b)": "(b) random, tested on tickets", "resize": "resize"}
+    curves = {name: _curve(Path(result.runs[label])) for label, name in names.items() if label in result.runs}
     top1 = {row.label: row.top1 for row in result.rows if row.label}
+    first = {row.trained_on: row for row in reversed(result.rows)}  # each student by its own test
+    spent = [
+        Spent(name=f"{r.trained_on}, on {r.tested_on}", kind=r.trained_on, tflops=r.tflops, mean=r.top1, sd=None)
+        for r in reversed(first.values())
+        if r.tflops is not None
+    ]
     heat = Figure(figsize=(4.2, 3.6), layout="constrained")
     draw_heat_map(heat.subplots(), kept_share(TicketStore.open(test_store)))
     share = top1["(a)"] / 100
@@ -68,6 +78,7 @@ def write_report(result: DemoResult, *, test_store: str, test_shards: str, num_t
         num_test=num_test,
         stderr=100 * math.sqrt(share * (1 - share) / num_test),
         curves=to_svg(curve_figure(curves, "top-1 (%)")),
+        by_compute=to_svg(compute_figure(spent)) if spent else "",
         tickets=to_svg(ticket_figure(sample_tickets(test_store, test_shards, _NUM_SAMPLES))),
         heat=to_svg(heat),
         shards=test_shards.replace("test-", "train-"),

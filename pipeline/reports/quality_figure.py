@@ -28,7 +28,8 @@ def quality_figure(result: QualityResult) -> Figure:
         means = [f.mean for f in figures]
         bars = [[f.mean - f.low for f in figures], [f.high - f.mean for f in figures]]
         style = {"color": "0.45", "linestyle": _CONTROLS[name]} if kind == "control" else {"color": f"C{number}"}
-        label = shortened(shown(name), _NAME_CHARS) + (" ≈" if any(row.is_approximate for row in rows) else "")
+        label = shortened(shown(name), _NAME_CHARS) + (" *" if any(row.is_self_judged for row in rows) else "")
+        label += " ≈" if any(row.is_approximate for row in rows) else ""
         aside = (number - (len(arms) - 1) / 2) * _ASIDE
         x = [100 * row.num_tokens / result.num_patches + aside for row in rows]
         axes.errorbar(x, means, yerr=bars, marker="o", markersize=3.5, capsize=2, label=label, **style)  # type: ignore[arg-type]

@@ -29,7 +29,7 @@ def views_fashion(inputs: StudyInputs, reporter: Reporter) -> Study:
     Paper: none of its tables; it selects online (METHOD: why tickets are cached).
     Command: dataltt study views-fashion
     The selector is a dense student, trained for as many epochs on centre views.
-    Cost: 22 runs of 24 epochs.
+    Cost: 28 runs of 24 epochs.
     To expect: docs/views.md.
     """
     out = inputs.folder
@@ -49,7 +49,7 @@ def views_photos(inputs: StudyInputs, reporter: Reporter) -> Study:
     Paper: none of its tables; it selects online (METHOD: why tickets are cached).
     Command: dataltt study views-photos --shards 'photos/train-*.tar' --test-shards 'photos/test-*.tar' --checkpoint
     deit_tiny_patch16_224.safetensors
-    Cost: 18 selector passes and 21 runs of 16 epochs.
+    Cost: 18 selector passes and 27 runs of 16 epochs.
     To expect: docs/views.md.
     """
     inputs.needs("views-photos", "shards", "test_shards", "checkpoint")

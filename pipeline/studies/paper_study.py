@@ -149,7 +149,7 @@ def _fitted_selector(row: PaperRow, inputs: StudyInputs, reporter: Reporter) -> 
 def _label_config(store: str, inputs: StudyInputs) -> LabelConfig:
     return LabelConfig.of(
         model=LABELLER,
-        store=store,
+        tickets=store,
         shards=_given(inputs.shards),
         **inputs.runtime.flat(),
     )

@@ -126,7 +126,7 @@ def _label_tickets(store: str, inputs: StudyInputs, reporter: Reporter) -> None:
         LabelConfig.of(
             model="deit_t",
             checkpoint=Path(find_weights(out)),
-            store=store,
+            tickets=store,
             shards=inputs.shards,
             workers=inputs.runtime.workers,
             device=inputs.runtime.device,

@@ -94,7 +94,7 @@ class QualityConfig(Group):
     shards: Annotated[
         str | None,
         Option(
-            help="Images, in quotes. Default: $DATALTT_SHARDS; with `tickets` the first store's.",
+            help="Images, in quotes. Default: $DATALTT_SHARDS, else with `tickets` the first store's.",
             is_common=True,
             variable="DATALTT_SHARDS",
         ),

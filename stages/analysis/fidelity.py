@@ -38,6 +38,7 @@ from ..data.policies import policy_of
 from ..data.shards import RawSample, iter_samples, resolve_shards
 from ..data.stream_config import StreamConfig, StreamPosition
 from ..data.student_stream import SampleStream
+from ..models.checkpoints import find_weights
 from ..models.registry import create_vit
 from ..models.selector import TicketSelector
 from ..models.weights import vit_weights, vit_with, weights_sha256
@@ -48,7 +49,7 @@ from ..runtime.reporting import Reporter, SilentReporter
 from ..selection.choosing import checked_selector, chooser_of
 from ..selection.config import DrawnViewOptions, SelectConfig
 from ..selection.select import select
-from ..selection.selectors import CASCADE, NamedSelector
+from ..selection.selectors import CASCADE, NamedSelector, without_labels
 from ..training.config import TrainConfig
 from ..training.groups import MixingOptions
 from ..training.mixing import Mix, draw_mix, mix_batch
@@ -164,13 +165,18 @@ def _online(
         TicketMismatchError: other weights than the store's.
     """
     refuse_adaptive(manifest, str(config.tickets), "fidelity runs a selector that keeps one number")
+    if config.image_px not in (None, manifest.image_px):
+        raise OptionError(
+            f"`image_px={config.image_px}`: {config.tickets} is of images of {manifest.image_px} px; leave it out"
+        )
     s = manifest.selector
     named = _named(config, s, reporter)
     if named is not None and not named.needs_weights:
         vit = create_vit(config.model, image_px=manifest.image_px)
     else:
-        weights = vit_weights(config.model, config.checkpoint)
-        vit = vit_with(weights, f"{config.checkpoint}", config.model, image_px=manifest.image_px, needs_head=False)
+        file = None if config.checkpoint is None else find_weights(config.checkpoint)
+        weights = vit_weights(config.model, file)
+        vit = vit_with(weights, f"{file}", config.model, image_px=manifest.image_px, needs_head=False)
         found, expected = weights_sha256(vit, weights), s.weights_sha256 or ""
         if found != expected:
             raise TicketMismatchError(
@@ -182,7 +188,7 @@ def _online(
         return lambda images, names: cascade(images)
     chooser = chooser_of(named, CascadeOptions(ratio=s.ratio), vit, config.model, device)
     if chooser.uses_labels:
-        raise OptionError(f"{s.title} chooses by labels, of which mixed images have two; measure a selector without")
+        raise OptionError(f"{s.title} chooses by labels, of which mixed images have two; {without_labels(named)}")
     return lambda images, names: chooser.order(images, torch.zeros(len(images), dtype=torch.int64), names).order
 
 

@@ -97,7 +97,7 @@ def _stores(config: QualityConfig) -> list[_Store]:
         if manifest.selector.uses_labels:
             raise TicketMismatchError(
                 f"{name} holds tickets that were chosen by the images' labels ({manifest.selector.title}), which they "
-                "give away; select them without labels"
+                "give away; judge tickets that were selected without labels"
             )
         if found and _seen(manifest) != _seen(found[0].manifest):
             raise TicketMismatchError(

@@ -180,7 +180,8 @@ def conclusions(rows: Sequence[Scored], gains: Sequence[Gain], measure: Measure,
             _compared(other, difference(gains, best.arm, other.arm, num_keep, measure), measure)
             for other in (*others[:1], *controls[:1])
         ]
-        leads = f"{best.arm} leads" if others else best.arm
+        name = f"{best.arm} (judged by its own network)" if best.is_self_judged else best.arm
+        leads = f"{name} leads" if others else name
         said.append(f"at {num_keep} of {num_patches} patches {leads}: {'; '.join(compared)}")
     return said
 

@@ -28,7 +28,7 @@ _LAST_STRIDE_TO_WINDOW = 2  # Swin's last stage has n / 2 tokens along a side, w
 class ZeroedSwin(ZeroedStudent):
     """A Swin that is given images with all other patches zero; its windows fit images of one size alone."""
 
-    no_smaller = "use `swin_input='small-dense'`, which is built for smaller ones"
+    no_smaller = "one that is trained with `swin_input='small-dense'` is built for smaller ones"
 
 
 class SmallDenseSwin(Student):
@@ -92,7 +92,7 @@ def check_square(num_keep: int, num_patches: int) -> int:
     listed = " or ".join(f"{k} (`ratio={ratio_of(k, num_patches)}`)" for k in near)
     raise OptionError(
         f"`swin_input='small-dense'` packs patches into a square, and {num_keep} is no square; select {listed}, or "
-        "train with `swin_input='zero'`"
+        "train with `swin_input='zero'`, which smaller pictures and adaptive tickets do not go with"
     )
 
 

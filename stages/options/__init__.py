@@ -45,6 +45,7 @@ from .values import (
     nearest,
     parsed_value,
     refuse_unknown,
+    seed_numbers,
     shares,
     whole_numbers,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "options_of",
     "parsed_value",
     "refuse_unknown",
+    "seed_numbers",
     "shares",
     "subset_of",
     "whole_numbers",

@@ -146,6 +146,18 @@ def whole_numbers(value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
+def seed_numbers(value: Any) -> tuple[int, ...]:
+    """Whole numbers as of `whole_numbers`, no two of them the same.
+
+    Raises:
+        ValueError: it is no such text; says what it should be.
+    """
+    numbers = whole_numbers(value)
+    if len(set(numbers)) != len(numbers):
+        raise ValueError("different whole numbers such as 0,1,2")
+    return numbers
+
+
 def shares(value: Any) -> tuple[float, ...]:
     """Shares of a text such as 0.7,0.5; a list passes, and so does a single number.
 

@@ -19,10 +19,10 @@ from ..models.registry import canonical_name, entry_of, geometry_of
 from ..models.selector import Ordered, TicketSelector
 from ..options import CascadeOptions
 from .config import SelectConfig
-from .selectors import NamedSelector, made, named_selector, ordered
+from .selectors import NamedSelector, made, named_selector, ordered, without_labels
 
 UNNAMED = "the ViT"  # a ViT of the caller's own
-_TESTED_SPLITS = ("validation", "val", "test")
+_TESTED_SPLITS = ("validation", "valid", "val", "dev", "eval", "test")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,10 +128,10 @@ def chooser_of(
     num_keep = keep_counts(num_patches, CascadeOptions(ratio=cascade.ratio))[-1]
     scorer = made(named, model.to(device))
     uses_labels = bool(getattr(scorer, "uses_labels", False))
-    if uses_labels and split in _TESTED_SPLITS:
+    if uses_labels and split.casefold() in _TESTED_SPLITS:
         raise OptionError(
             f"the selector {named.name!r} would choose by the labels of {split} images, and a test on such tickets "
-            "tells nothing; select these without labels"
+            f"tells nothing; {without_labels(named)}"
         )
 
     def order(images: Tensor, labels: Tensor, names: Sequence[str]) -> Ordered:
@@ -160,7 +160,7 @@ def _adaptive(budget: float | None, num_patches: int, base: Adaptive | None) -> 
     if budget is None:
         return None
     least, most = least_and_most(num_patches, budget)
-    if least == most:
+    if least == most or not 1 <= budget * num_patches < num_patches:
         raise OptionError(f"`budget={budget:g}` of {num_patches} patch(es) leaves no choice; give `ratio`")
     is_known = base is not None and base.budget == budget
     return Adaptive(budget=budget, least_keep=least, threshold=base.threshold if base and is_known else 0.0)

@@ -1,4 +1,5 @@
-"""Selectors that score all patches of an image once; the K best are its ticket. The cascade is none of them.
+"""Selectors that score all patches of an image once; the K best are its ticket. The cascade, which scores as it drops,
+stands in models/selector.py.
 
 A selector is a class: `Scorer` says what it gives. Its keyword-only arguments are its settings, each with a default
 whose type (bool, int, float, str) is that of what `selector_option` may give.

@@ -33,6 +33,7 @@ from ...artifacts_schema.writing.commit import StoreSpec, commit
 from ...artifacts_schema.writing.new_store import check_destination
 from ...artifacts_schema.writing.parts import Part, begin_plan, part_path, parts_dir, read_header, write_part
 from ...artifacts_schema.writing.room import selection_bytes
+from ..data.class_list import listed_classes
 from ..data.decoders import shown_by
 from ..data.drawing import ViewDrawer
 from ..data.images import normalize
@@ -106,6 +107,8 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
             budget=config.budget,
             base=None if base is None else base.manifest.adaptive,
         )
+        if chooser.uses_labels and named is not None and named.package is None:
+            _check_classes(model.num_classes, shards)
         selector = described(config, named, chooser, digest)
         spec = _store_spec(config, model, chooser, selector, shards, policy, num_views, base, split)
         if base is not None:
@@ -123,6 +126,20 @@ def select(config: SelectConfig, reporter: Reporter | None = None) -> Manifest |
             check_lock=check_lock,
             writing="the store",
             num_shards=len(shards),
+        )
+
+
+def _check_classes(num_classes: int, shards: Sequence[Shard]) -> None:
+    """Refuses labels that number other classes than the selector's head.
+
+    Raises:
+        OptionError
+    """
+    listed = listed_classes(shards)
+    if listed not in (None, num_classes):
+        raise OptionError(
+            f"the selector's head has {num_classes} classes, and classes.json beside the shards lists {listed}: labels "
+            "would name others of them; leave `selector_option='labels=true'` out"
         )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from ...artifacts_schema import ModelError, OptionError
+from ...artifacts_schema import DatalttError, ModelError, OptionError
 from ..models.selector import Ordered
 from .scorers import SHIPPED, Scorer
 
@@ -99,9 +100,12 @@ def _settings(name: str, make: Callable[..., Scorer], options: Sequence[str]) ->
             "one where it is written"
         )
     has = f"it has {', '.join(f'{n}={v}' for n, v in known.items())}" if known else "it has none"
-    settings = dict(known)
+    settings, given = dict(known), set[str]()
     for option in options:
         key, is_pair, text = option.partition("=")
+        if key in given:
+            raise OptionError(f"`selector_option={option!r}`: {key} is given twice; give it once")
+        given.add(key)
         if not is_pair or key not in known:
             raise OptionError(f"`selector_option={option!r}` is no setting of the selector {name!r}; {has}")
         try:
@@ -144,6 +148,10 @@ def ordered(
     """
     with torch.no_grad():
         scores = scorer.scores(images, labels, num_keep, names=names)
+    if not isinstance(scores, Tensor):
+        raise ModelError(
+            f"the selector {name!r} gave {type(scores).__name__} for scores; they should be a torch tensor"
+        )
     if scores.shape != (len(images), num_patches):
         raise ModelError(
             f"the selector {name!r} gave scores of shape {list(scores.shape)}; they should be "
@@ -156,6 +164,47 @@ def ordered(
     return Ordered(*reversed(scores.sort(dim=1, descending=True, stable=True)))
 
 
+def without_labels(named: NamedSelector) -> str:
+    """Way out for a selector that chooses by labels where it may not."""
+    if named.settings.get("labels") is True:
+        return "leave `selector_option='labels=true'` out"
+    return "take a selector that needs no labels"
+
+
 def made(named: NamedSelector, vit: VisionTransformer) -> Scorer:
-    """The selector with its ViT, whose weights are frozen."""
-    return named.make(vit.eval().requires_grad_(False), **named.settings)
+    """The selector with its ViT, whose weights are frozen.
+
+    Raises:
+        ModelError: the selector of another package failed, here or when it scores.
+    """
+    vit = vit.eval().requires_grad_(False)
+    return named.make(vit, **named.settings) if named.name in SHIPPED else _Foreign(named, vit)
+
+
+class _Foreign:
+    """Selector of another package: what goes wrong in it is said to be its own."""
+
+    def __init__(self, named: NamedSelector, vit: VisionTransformer) -> None:
+        self._named = named
+        with self._blamed():
+            self._scorer = named.make(vit, **named.settings)
+        self.uses_labels = bool(getattr(self._scorer, "uses_labels", False))
+        self.gives_weights = bool(getattr(self._scorer, "gives_weights", False))
+
+    def scores(self, images: Tensor, labels: Tensor | None, num_keep: int, *, names: Sequence[str]) -> Tensor:
+        """Scores of the other package's."""
+        with self._blamed():
+            return self._scorer.scores(images, labels, num_keep, names=names)
+
+    @contextmanager
+    def _blamed(self) -> Iterator[None]:
+        try:
+            yield
+        except DatalttError:
+            raise
+        except Exception as error:
+            whose = self._named.package or "another package"
+            raise ModelError(
+                f"the selector {self._named.name!r} of {whose} failed ({type(error).__name__}: {error}); mend it "
+                "there, or take another"
+            ) from error

@@ -27,7 +27,7 @@ def check_counts(
     if not stream.own_counts:
         return
     if not student.takes_counts:
-        refuse_adaptive(manifest, tickets, f"{model} takes as many patches of every image")
+        refuse_adaptive(manifest, tickets, f"{model} takes equally many patches of every image")
     if stream.view_mode == "warp" or (stream.view_mode == "static" and stream.view.kind != "center"):
         refuse_adaptive(manifest, tickets, "how many patches the views of this `view_mode` need, they do not say")
     if compiled:

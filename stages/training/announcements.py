@@ -44,10 +44,15 @@ def _shown_in_words(student: Student, stream: StreamConfig) -> str:
     return f"{stream.num_keep} of {num_patches} patches{zeroed}"
 
 
-def padding_in_words(shown: PatchesShown, figures: Figures, num_patches: int) -> str:
-    """Sentence on what padding leaves of the arithmetic that adaptive tickets save."""
+def padding_in_words(shown: PatchesShown, figures: Figures, num_patches: int, *, ends_dense: bool) -> str:
+    """Sentence on what padding leaves of the arithmetic that adaptive tickets save.
+
+    Args:
+        ends_dense: whether the run has an end on all patches, of which this does not tell.
+    """
     whole, flops = figures.whole.flops, figures.usual.flops
     share = f"; {flops / whole:.1%} of the arithmetic of all {num_patches}" if flops and whole else ""
+    share += ", before the end on all of them" if ends_dense else ""
     return f"{shown.mean_kept:.1f} patches of an image on average, {shown.mean_padded:.1f} with padding{share}"
 
 

@@ -91,11 +91,22 @@ def _student_and_stream(config: EvalConfig, reporter: Reporter) -> tuple[Student
         joins=config.joins,
         on_bad_image=config.on_bad_image,
     )
+    _check_num_keep(config, student, stream)
     check_protocol(student, config.test, stream.num_keep, name, config.tickets)
     if manifest is not None:
         check_counts(manifest, str(config.tickets), stream, student, name)
     _say_patches(config, stream, student, info, reporter)
     return student, stream
+
+
+def _check_num_keep(config: EvalConfig, student: Student, stream: StreamConfig) -> None:
+    asked, total = config.num_keep, student.geometry.num_patches
+    if asked is not None and asked > total:
+        raise OptionError(f"`num_keep={asked}`: the student sees {total} patches; give at most so many")
+    if asked is not None and config.tickets is not None and asked != stream.num_keep:
+        raise OptionError(
+            f"`num_keep={asked}`: {config.tickets} says how many, {stream.num_keep}; leave one of the two out"
+        )
 
 
 def _view(config: EvalConfig, student: Student, info: CheckpointInfo | None, manifest: Manifest | None) -> View:

@@ -319,7 +319,8 @@ class _Trainer:
         shown = self.updates.loss.shown
         if self.stream.own_counts and shown.num_images:
             num_patches = self.plan.student.geometry.num_patches
-            self.reporter.message(padding_in_words(shown, self.figures, num_patches))
+            ends_dense = self.config.dense_epochs > 0
+            self.reporter.message(padding_in_words(shown, self.figures, num_patches, ends_dense=ends_dense))
 
     def _say_waiting(self, epoch: int) -> None:
         share = self.figures.epoch_wait_share

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from ...artifacts_schema.errors import OptionError, OutputExistsError
 from ...artifacts_schema.files import write_atomically, writing
-from ..options import Group, Option, options_of, whole_numbers
+from ..options import Group, Option, options_of, seed_numbers
 from ..training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class PruningOptions(Group):
         return self.compare == "all" or number in (1, self.rounds)
 
 
-Seeds = Annotated[tuple[int, ...], Option(help="Seeds, e.g. 0,1,2.", parser=whole_numbers, metavar="N,N,…")]
+Seeds = Annotated[tuple[int, ...], Option(help="Seeds, e.g. 0,1,2.", parser=seed_numbers, metavar="N,N,…")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

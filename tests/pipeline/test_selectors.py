@@ -155,12 +155,23 @@ def test_tickets_by_labels_are_for_training_alone(small: SmallStore, tmp_path: P
     assert "holds tickets that were chosen by the images' labels" in _refused(
         *_train(store, small, tmp_path / "2", *val)
     )
+    for split in ("val", "valid", "Validation", "dev"):
+        said = _refused(*_select_by_labels(small.shards, small.weights), "--split", split, "--out", tmp_path / "v.zarr")
+        assert f"would choose by the labels of {split} images, and a test on such tickets tells nothing; leave" in said
+        assert "leave --selector-option labels=true out" in said
+
+
+def test_labels_of_other_classes_choose_nothing(small: SmallStore, tmp_path: Path) -> None:
+    shards = make_shards(tmp_path / "shards", (6,), fashion_samples(6))
+    (tmp_path / "shards" / "classes.json").write_text(json.dumps({"shirt": 0, "shoe": 1, "bag": 2}))
+    said = _refused(*_select_by_labels(shards, small.weights), "--out", tmp_path / "no.zarr")
+    assert "the selector's head has 10 classes, and classes.json beside the shards lists 3" in said
+    assert not (tmp_path / "no.zarr").exists()
+
+
+def _select_by_labels(shards: str, weights: Path) -> tuple[object, ...]:
     given = ("--selector", "gradient", "--selector-option", "labels=true", "--model", MODEL, "--ratio", 0.5)
-    said = _refused(
-        *("select", *given, "--checkpoint", small.weights, "--shards", small.shards),
-        *("--split", "val", "--out", tmp_path / "val.zarr", *_ON_CPU),
-    )
-    assert "would choose by the labels of val images" in said
+    return ("select", *given, "--checkpoint", weights, "--shards", shards, *_ON_CPU)
 
 
 @pytest.mark.parametrize(

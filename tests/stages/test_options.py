@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -15,6 +16,7 @@ from dataltt.stages.options import (
     nearest,
     options_of,
     parsed_value,
+    seed_numbers,
     shares,
     whole_numbers,
 )
@@ -45,6 +47,35 @@ class Outer(Group):
 
 
 # Making and changing
+
+
+def test_configs_are_made_of_names_that_they_have() -> None:
+    """A wrong name is an error only where it is run, and some of these places take hours to come to."""
+    root = Path(__file__).parents[2]
+    files = [file for folder in ("artifacts_schema", "stages", "pipeline") for file in (root / folder).rglob("*.py")]
+    known = {cls.__name__: {declared.name for declared in options_of(cls)} for cls in _configs(Group)}
+    made = [
+        (f"{file.relative_to(root)}:{node.lineno}", node.func.value.id, {k.arg for k in node.keywords if k.arg})
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "of"
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id in known
+    ]
+    assert {"LabelConfig", "TrainConfig", "SelectConfig", "FitSelectorConfig", "EvalConfig"} <= {
+        name for _, name, _ in made
+    }
+    assert [(place, given - known[name]) for place, name, given in made if given - known[name]] == []
+
+
+def _configs(cls: type[Group]) -> list[type[Group]]:
+    import dataltt.stages.baking.config
+    import dataltt.stages.selection.config  # noqa: F401
+
+    found = [sub for sub in cls.__subclasses__() if sub.__module__.startswith("dataltt")]
+    return [*found, *(below for sub in found for below in _configs(sub))]
 
 
 def test_a_config_of_plain_names() -> None:
@@ -235,6 +266,12 @@ def test_no_whole_numbers(value: Any) -> None:
     with pytest.raises(OptionError) as error:
         parsed_value("drop_blocks", value, option)
     assert str(error.value) == f"`drop_blocks={value!r}` should be whole numbers such as 3,6,9"
+
+
+def test_seeds_are_different_numbers() -> None:
+    assert seed_numbers("0,2,1") == (0, 2, 1)
+    with pytest.raises(ValueError, match=r"^different whole numbers such as 0,1,2$"):
+        seed_numbers("0,1,0")
 
 
 @given(st.lists(st.floats(0, 1, exclude_min=True), min_size=1))

@@ -33,6 +33,11 @@ def test_the_table_has_the_papers_rows_first(made: tuple[Path, DemoResult]) -> N
         ("", "resize", "resize"),
     ]
     assert all(0 <= r.top1 <= 100 and np.isfinite(r.loss) for r in result.rows)
+    dense, ticket, random, resize = (r.tflops for r in result.rows[:4])
+    assert dense is not None
+    assert ticket is not None
+    assert ticket == random == resize  # 25 of 49 patches, or all 5 · 5 of smaller pictures
+    assert ticket < 0.55 * dense
     assert (result.num_keep, result.num_patches) == (25, 49)
 
 
@@ -64,7 +69,7 @@ def test_the_report_is_self_contained_and_says_the_same(made: tuple[Path, DemoRe
     page = (out / "report.html").read_text(encoding="utf-8")
     for row in result.rows:
         assert f">{row.top1:.2f}</td>" in page
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert not re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=[\"'](?!data:)", page)
     summary = json.loads((out / "dataltt-demo.json").read_text())
     assert summary["rows"][0]["top1"] == result.rows[0].top1

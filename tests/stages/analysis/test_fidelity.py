@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dataltt.artifacts_schema import TicketStore
+from dataltt.artifacts_schema import OptionError, TicketStore
 from dataltt.artifacts_schema.tickets import mirror, unpack_mask
 from dataltt.stages.analysis.config import FidelityConfig
 from dataltt.stages.analysis.fidelity import FidelityResult, _iou, fidelity
@@ -129,6 +129,11 @@ def test_what_cannot_be_measured(made: SmallStore, options: tuple[object, ...], 
     result = run_cli("fidelity", "--model", MODEL, "--checkpoint", made.weights, *given)
     assert result.code == 1
     assert sentence in result.err
+
+
+def test_images_of_another_size_than_the_stores(made: SmallStore) -> None:
+    with pytest.raises(OptionError, match=r"`image_px=32`: .* is of images of 28 px; leave it out"):
+        _measure(made, tickets=made.store, image_px=32)
 
 
 def test_other_weights_than_the_stores(made: SmallStore, tmp_path: Path) -> None:

@@ -223,6 +223,8 @@ def test_damage_is_named(adaptive: SmallStore, tmp_path: Path, damage: Any, said
         ({"selector": "variance"}, "scores of the selector 'variance' are no weights"),
         ({"ratio": 0.5}, "`budget=0.4` stands in place of `ratio` and `keep_rate`; leave these out"),
         ({"keep_rate": 0.5}, "`budget=0.4` stands in place of"),
+        ({"budget": 1.0}, r"`budget=1` of 49 patch\(es\) leaves no choice; give `ratio`"),
+        ({"budget": 0.02}, r"`budget=0.02` of 49 patch\(es\) leaves no choice; give `ratio`"),
     ],
 )
 def test_what_does_not_go_together_is_refused(

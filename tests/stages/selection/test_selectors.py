@@ -15,7 +15,7 @@ from dataltt.stages.data.patches import center_scores
 from dataltt.stages.models.registry import create_vit
 from dataltt.stages.selection import selectors
 from dataltt.stages.selection.scorers import SHIPPED
-from dataltt.stages.selection.selectors import made, named_selector, ordered
+from dataltt.stages.selection.selectors import NamedSelector, made, named_selector, ordered
 from hypothesis import given
 from hypothesis import strategies as st
 from timm.models.vision_transformer import VisionTransformer
@@ -229,6 +229,7 @@ def test_scores_of_another_kind_are_refused(scores: Any, said: str) -> None:
         ("random", ["seed=one"], "`selector_option='seed=one'` should be of the kind of seed=0, the default"),
         ("gradient", ["labels=1"], "`selector_option='labels=1'` should be of the kind of labels=False, the default"),
         ("cascade", ["seed=1"], "`selector_option='seed=1'`: the cascade takes none; its options are"),
+        ("random", ["seed=1", "seed=2"], "`selector_option='seed=2'`: seed is given twice; give it once"),
     ],
 )
 def test_what_there_is_not_is_refused_with_what_there_is(name: str, options: list[str], said: str) -> None:
@@ -266,3 +267,36 @@ def test_settings_of_another_package_are_checked_as_our_own(monkeypatch: pytest.
         named_selector("ours", [f"rate={value}"])
     with pytest.raises(OptionError, match="`selector='worse'`: its setting rate has no default that is"):
         named_selector("worse", [])
+
+
+class _Failing:
+    """Selector of another package that fails where it is told to."""
+
+    uses_labels = True
+
+    def __init__(self, vit: VisionTransformer, *, where: str = "") -> None:
+        self.where = where
+        if where == "making":
+            raise ValueError("no such grid")
+
+    def scores(self, images: Tensor, labels: Tensor | None, num_keep: int, *, names: Sequence[str]) -> Any:
+        """Fails, or gives what is no tensor."""
+        if self.where == "scoring":
+            raise KeyError("block 12")
+        return np.zeros((len(images), 49))
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("making", r"of ours 1.0 failed \(ValueError: no such grid\); mend it there, or take another"),
+        ("scoring", r"of ours 1.0 failed \(KeyError: 'block 12'\); mend it there"),
+        ("", "gave ndarray for scores; they should be a torch tensor"),
+    ],
+)
+def test_what_goes_wrong_in_another_package_is_said_to_be_its_own(where: str, said: str) -> None:
+    named = NamedSelector(name="ours", make=_Failing, settings={"where": where}, package="ours 1.0")
+    with pytest.raises(ModelError, match=f"the selector 'ours' {said}"):
+        ordered(made(named, _vit()), "ours", _images(), None, 8, 49, _NAMES)
+    if where != "making":
+        assert getattr(made(named, _vit()), "uses_labels", False) is True

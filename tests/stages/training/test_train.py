@@ -931,6 +931,10 @@ def test_subsets_need_a_size(small: SmallStore, test: EvalProtocol) -> None:
         evaluate(_eval(small, small.weights, test, tickets=None, model=MODEL))
     found = evaluate(_eval(small, small.weights, test, tickets=None, model=MODEL, num_keep=25))
     assert found == evaluate(_eval(small, small.weights, test, model=MODEL))
+    with pytest.raises(OptionError, match="`num_keep=50`: the student sees 49 patches; give at most so many"):
+        evaluate(_eval(small, small.weights, test, tickets=None, model=MODEL, num_keep=50))
+    with pytest.raises(OptionError, match=r"`num_keep=10`: .* says how many, 25; leave one of the two out"):
+        evaluate(_eval(small, small.weights, test, model=MODEL, num_keep=10))
 
 
 def test_tickets_are_needed_to_test_on_them(small: SmallStore) -> None:
