@@ -162,7 +162,8 @@ def test_several_are_compared_at_each_share(small: SmallStore) -> None:
     assert [row.is_self_judged for row in result.rows] == [True, True, False, False, False, False]
     assert {(gain.arm, gain.other) for gain in result.gains} >= {("cascade", "attention"), ("attention", "variance")}
     best = max(result.rows[:3], key=lambda row: row.figures.of("top1").mean)
-    assert result.conclusions[0].startswith(f"at 25 of 49 patches {best.arm} leads: ")
+    whose = " (judged by its own network)" if best.is_self_judged else ""
+    assert result.conclusions[0].startswith(f"at 25 of 49 patches {best.arm}{whose} leads: ")
 
 
 def test_without_a_share_it_is_the_usual_ones(small: SmallStore) -> None:

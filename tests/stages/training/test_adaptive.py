@@ -207,7 +207,7 @@ def test_a_test_does_not_depend_on_batches(center: SmallStore, run: TrainResult,
         ({"view_mode": "warp", "augment": "deit"}, "the views of this `view_mode` need, they do not say; select with"),
         ({"view_mode": "static", "control": "random"}, "the views of this `view_mode` need, they do not say"),
         ({"compile": True}, "`compile` (leave it out) would compile the student anew for every batch; select"),
-        ({"model": "resnet50", "ratio": 0.2}, "has adaptive tickets (`budget=0.4`), and `ratio=0.2` cuts tickets"),
+        ({"model": "resnet50", "ratio": 0.2}, "has adaptive tickets (`budget=0.4`), and `ratio=0.2` cuts down tickets"),
     ],
 )
 def test_what_needs_equal_numbers_is_refused(
@@ -226,7 +226,7 @@ def test_students_that_take_one_number_are_refused(center: SmallStore) -> None:
         shards=(), view=manifest.view, image_px=28, mode="L", grid=GRID, subset="ticket", num_keep=20,
         own_counts=True, batch_size=1, num_classes=10, seed=0,
     )  # fmt: skip
-    with pytest.raises(OptionError, match=r"has adaptive tickets .* and swin takes as many patches of every image"):
+    with pytest.raises(OptionError, match=r"has adaptive tickets .* and swin takes equally many patches of every"):
         check_counts(manifest, center.store, stream, student, "swin")
     with pytest.raises(OptionError, match="a loader's own batches need equal numbers; join it with `dataset`"):
         join_tickets([], tickets=center.store)
