@@ -10,7 +10,7 @@ from ...stages.selection.config import SelectConfig
 from ...stages.training.config import FitSelectorConfig, TrainConfig
 from ...stages.training.fit_selector import fit_selector
 from ..demo.run import BATCH_SIZE, MODEL, PEAK_LR
-from .arms import Tickets, claims, paper_arms
+from .arms import PLAIN_CONTROLS, Tickets, claims, paper_arms
 from .engine import Study, exists, finish_run, make_store
 from .fashion import SELECTOR_SEED, pack_fashion_shards
 from .inputs import StudyInputs
@@ -22,7 +22,7 @@ NUM_VIEWS, MIN_CROP = 8, 0.5
 NUM_TRAIN: int | None = None  # all 10,000
 NUM_TEST: int | None = None  # all 2,000
 FIT_PEAK_LR = 3e-4
-CONTROLS = ("random", "resize")
+CONTROLS = ("random", *PLAIN_CONTROLS)
 
 
 def converged(inputs: StudyInputs, reporter: Reporter) -> Study:
@@ -33,9 +33,9 @@ def converged(inputs: StudyInputs, reporter: Reporter) -> Study:
     Tickets: at ratio .5 of 8 stored views, by a dense model of 40 epochs (seed "selector") fitted for 10; tested on the
     centre view. DeiT's recipe scaled down: its optimiser, smoothing and mirrored crops (of at least half the image);
     neither mixing, erasing nor stochastic depth, which so small a network does without.
-    Arms: dense, tickets, random, resize, all on the same stored views.
-    Cost: the selector 50 epochs; per seed 4 runs of 40 epochs, of which dense takes twice what the others take: three
-    quarters of an hour on a CPU core.
+    Arms: dense, tickets, random, center, resize, all on the same stored views.
+    Cost: the selector 50 epochs; per seed 5 runs of 40 epochs, of which dense takes twice what the others take: an
+    hour on a CPU core.
     To expect: on tickets, tickets 5 points above random subsets, 3.5 below all patches, and 3 below smaller pictures,
     which come to what all patches come to (three seeds).
     """

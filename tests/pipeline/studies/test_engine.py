@@ -387,7 +387,7 @@ def test_the_converged_study_tests_tickets_of_a_fitted_selector(
     runtimes = {(arm.train.runtime.precision, arm.train.runtime.stall_timeout_s) for arm in study.arms}
     assert runtimes == {("bf16", 60.0)}
     assert {arm.train.recipe.batch_size for arm in study.arms} == {25}
-    assert [arm.name for arm in study.arms] == ["dense", "ticket-0.5", "random-0.5", "resize-0.5"]
+    assert [arm.name for arm in study.arms] == ["dense", "ticket-0.5", "random-0.5", "center-0.5", "resize-0.5"]
     assert {arm.train.views.view_mode for arm in study.arms} == {"replay"}
     assert {arm.train.tickets for arm in study.arms} == {str(tmp_path / "train.zarr")}  # dense, too: the same views
     train, test = (read_manifest(str(tmp_path / f"{split}.zarr")) for split in ("train", "test"))
@@ -395,7 +395,7 @@ def test_the_converged_study_tests_tickets_of_a_fitted_selector(
     assert (test.num_views, test.selector) == (1, train.selector)
     fitted = weights_sha256(load_vit(converged.MODEL, find_weights(tmp_path / "selector-fitted")))
     assert train.selector.weights_sha256 == fitted
-    assert [c.claim for c in study.comparisons] == ["above", "above", "no worse"]
+    assert [c.claim for c in study.comparisons] == ["above", "above", "above", "no worse"]
     shutil.rmtree(tmp_path / "selector-fitted")  # whoever has the tickets goes on without it
     assert converged.converged(inputs, SilentReporter()).arms == study.arms
 
