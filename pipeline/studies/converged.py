@@ -36,8 +36,8 @@ def converged(inputs: StudyInputs, reporter: Reporter) -> Study:
     Arms: dense, tickets, random, center, resize, all on the same stored views.
     Cost: the selector 50 epochs; per seed 5 runs of 40 epochs, of which dense takes twice what the others take: an
     hour on a CPU core.
-    To expect: on tickets, tickets 5 points above random subsets, 3.5 below all patches, and 3 below smaller pictures,
-    which come to what all patches come to (three seeds).
+    To expect: on tickets, tickets 5 points above random subsets, level with central patches, 3.5 below all
+    patches, and 3 below smaller pictures, which come to what all patches come to (three seeds).
     """
     shards, test_shards = pack_fashion_shards(inputs, {"train": NUM_TRAIN, "test": NUM_TEST}, reporter)
     recipe = short_recipe(inputs, model=MODEL, epochs=EPOCHS, batch_size=BATCH_SIZE, peak_lr=PEAK_LR)
